@@ -1,0 +1,29 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test slow lint bench clean
+
+demo: $(STAMP)                 ## install, then score the bundled passages with the bundled checkpoint
+	$(BIN)/slant demo
+
+test: $(STAMP)                 ## the test suite, without the tests marked slow
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)                 ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)                 ## formatting, lints and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The constraints pin the versions the suite was run with; pip resolves the rest.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

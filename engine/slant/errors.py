@@ -1,0 +1,20 @@
+"""Errors whose message is one clear sentence for a person, with what to do next."""
+
+
+class SlantError(Exception):
+    """A problem with a file, a model or an option: the whole call cannot go on.
+
+    A problem with one text is never raised while other texts are scored: it becomes that row's ``error``.
+    """
+
+
+class CheckpointError(SlantError):
+    """The checkpoint is missing, damaged, incomplete or of another architecture."""
+
+
+class PromptError(SlantError):
+    """The template, the labels or the tokenizer do not fit together."""
+
+
+class TableError(SlantError):
+    """An input table cannot be read or an output table cannot be written."""

@@ -1,0 +1,123 @@
+"""What the engine answers: one row per text, in the order the texts were given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FAILED = -1  # the label of a row that has an error
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The answer for one text.
+
+    ``logits`` and ``probabilities`` are float32 ``[n]`` over the n labels; ``margin`` is the largest probability minus
+    the second; ``expected`` is the sum of i * p_i. ``tokens`` counts the prompt's tokens after truncation and
+    ``tokens_dropped`` those that truncation removed from the article. With an ``error``, ``label`` is -1,
+    ``label_name`` is empty and every figure is NaN.
+    """
+
+    label: int
+    label_name: str
+    expected: float
+    margin: float
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    tokens: int
+    truncated: bool
+    tokens_dropped: int
+    error: str | None
+
+    @classmethod
+    def failed(cls, error: str, labels: int) -> Score:
+        """The row of a text that could not be scored, for a model with ``labels`` labels."""
+        nan = np.full(labels, np.nan, dtype=np.float32)
+        return cls(FAILED, "", np.nan, np.nan, nan, nan, 0, False, 0, error)
+
+    @classmethod
+    def of(
+        cls, logits: NDArray[np.float32], probabilities: NDArray[np.float32], names: Sequence[str], *, tokens: int, dropped: int
+    ) -> Score:
+        """The row of a scored text: float32 ``[n]`` logits and their softmax, and the n labels' names."""
+        label = int(probabilities.argmax())
+        second, first = np.sort(probabilities)[-2:]
+        expected = float(probabilities.astype(np.float64) @ np.arange(len(names)))
+        return cls(
+            label, names[label], expected, float(first - second), probabilities, logits, tokens, dropped > 0, dropped, None
+        )
+
+
+class Scores(Sequence[Score]):
+    """The answers for a list of texts: columns as arrays, rows by index or iteration.
+
+    ``probabilities`` and ``logits`` are float32 ``[n, k]``, ``label`` int64 ``[n]``, ``expected`` and ``margin`` float32
+    ``[n]``, ``tokens`` and ``tokens_dropped`` int64 ``[n]``, ``truncated`` bool ``[n]``; ``label_name`` and ``error`` are
+    lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others.
+    """
+
+    def __init__(self, rows: Sequence[Score], labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self._rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self._rows)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+        if isinstance(index, slice):
+            return Scores(self._rows[index], self.labels)
+        return self._rows[index]
+
+    def _column(self, name: str, dtype: type, width: int | None = None) -> NDArray:
+        shape = (len(self), width) if width else (len(self),)
+        return np.array([getattr(row, name) for row in self._rows], dtype=dtype).reshape(shape)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        return self._column("probabilities", np.float32, len(self.labels))
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        return self._column("logits", np.float32, len(self.labels))
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        return self._column("label", np.int64)
+
+    @property
+    def expected(self) -> NDArray[np.float32]:
+        return self._column("expected", np.float32)
+
+    @property
+    def margin(self) -> NDArray[np.float32]:
+        return self._column("margin", np.float32)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        return self._column("tokens", np.int64)
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        return self._column("truncated", np.bool_)
+
+    @property
+    def tokens_dropped(self) -> NDArray[np.int64]:
+        return self._column("tokens_dropped", np.int64)
+
+    @property
+    def label_name(self) -> list[str]:
+        return [row.label_name for row in self._rows]
+
+    @property
+    def error(self) -> list[str | None]:
+        return [row.error for row in self._rows]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        return np.array([row.error is None for row in self._rows], dtype=np.bool_)
