@@ -40,14 +40,29 @@ class Score:
 
     @classmethod
     def of(
-        cls, logits: NDArray[np.float32], probabilities: NDArray[np.float32], names: Sequence[str], *, tokens: int, dropped: int
+        cls,
+        logits: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+        names: Sequence[str],
+        *,
+        tokens: int,
+        dropped: int,
     ) -> Score:
         """The row of a scored text: float32 ``[n]`` logits and their softmax, and the n labels' names."""
         label = int(probabilities.argmax())
         second, first = np.sort(probabilities)[-2:]
         expected = float(probabilities.astype(np.float64) @ np.arange(len(names)))
         return cls(
-            label, names[label], expected, float(first - second), probabilities, logits, tokens, dropped > 0, dropped, None
+            label,
+            names[label],
+            expected,
+            float(first - second),
+            probabilities,
+            logits,
+            tokens,
+            dropped > 0,
+            dropped,
+            None,
         )
 
 

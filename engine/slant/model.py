@@ -1,0 +1,232 @@
+"""The Qwen3.5 text model over a static batch: token ids in, the last position's hidden states out.
+
+A batch is right-padded and has no masks: convolution, recurrence and causal attention only look back, so what follows a
+text cannot reach it. The last block needs every position's keys and values (or recurrent state) but answers for one
+position only: its query, gate, output projection and MLP run on one row a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from slant_kernels.attention import causal_attention, last_attention
+from slant_kernels.delta_inputs import delta_inputs
+from slant_kernels.delta_rule import delta_rule
+from slant_kernels.embedding import embedding
+from slant_kernels.linear import linear
+from slant_kernels.norm import add_rms_norm, gated_rms_norm
+from slant_kernels.rotary import gate_heads, norm_rotary, rotary_tables
+from slant_kernels.swiglu import swiglu
+from torch import Tensor
+
+from slant.checkpoint import EMBEDDING, Checkpoint
+from slant.config import ModelConfig
+
+State = tuple[Tensor, Tensor]
+"""What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the last
+convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The state after ``length`` tokens that all texts of a batch begin with: one entry a layer."""
+
+    length: int
+    states: tuple[State, ...]
+
+
+class Weights:
+    """Reads tensors of a checkpoint one at a time into memory of their own, merged and converted on the way."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+        self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
+
+    def matrix(self, *names: str) -> Tensor:
+        """The named matrices stacked by rows, in the model's dtype."""
+        infos = [self.checkpoint.tensors[name] for name in names]
+        rows = [info.shape[0] for info in infos]
+        merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
+        for name, part in zip(names, merged.split(rows), strict=True):
+            part.copy_(self.checkpoint.read(name))
+        return merged
+
+    def fp32(self, name: str) -> Tensor:
+        """A small tensor (norm, gate, convolution) that is computed in fp32."""
+        return self.checkpoint.read(name).to(device=self.device, dtype=torch.float32, copy=True)
+
+
+class DeltaNet:
+    """Gated DeltaNet mixer: projections, convolution, delta rule, gated norm."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
+        self.config = config
+        self.in_qkvz = weights.matrix(f"{name}.in_proj_qkv.weight", f"{name}.in_proj_z.weight")
+        self.in_ab = weights.matrix(f"{name}.in_proj_a.weight", f"{name}.in_proj_b.weight")
+        self.taps = weights.fp32(f"{name}.conv1d.weight").squeeze(1).T.contiguous()
+        self.A_log = weights.fp32(f"{name}.A_log")
+        self.dt_bias = weights.fp32(f"{name}.dt_bias")
+        self.norm = weights.fp32(f"{name}.norm.weight")
+        self.out = weights.matrix(f"{name}.out_proj.weight")
+
+    def __call__(self, x: Tensor, rotary: State, state: State | None) -> tuple[Tensor, State]:
+        o, z, state = self._mix(x, state)
+        return self._project(o, z), state
+
+    def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
+        """The output at each text's last position, ``[B, 1, hidden]``.
+
+        The recurrence runs over all positions: it is the path to the last one.
+        """
+        o, z, _ = self._mix(x, state)
+        return self._project(at_last(o, lengths), at_last(z, lengths))
+
+    def _mix(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
+        c = self.config
+        mixed, z = linear(x, self.in_qkvz).split([c.conv_dim, c.value_dim], dim=-1)
+        a, b = linear(x, self.in_ab).chunk(2, dim=-1)
+        before, recurrent = state or (mixed.new_zeros(1, len(self.taps) - 1, c.conv_dim), None)
+        q, k, v, g, beta = delta_inputs(
+            mixed, a, b, self.taps, self.A_log, self.dt_bias, c.linear_num_key_heads, c.linear_key_head_dim, before
+        )
+        o, recurrent = delta_rule(q, k, v, g, beta, recurrent)
+        width = before.shape[1]
+        before = torch.cat([before.expand(len(x), -1, -1), mixed[:, -width:]], dim=1)[:, -width:]
+        return o, z.unflatten(-1, o.shape[2:]), (before, recurrent)
+
+    def _project(self, o: Tensor, z: Tensor) -> Tensor:
+        return linear(gated_rms_norm(o, z, self.norm, self.config.rms_norm_eps).flatten(2), self.out)
+
+
+class Attention:
+    """Gated full attention mixer with q/k norm and partial rotary positions."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
+        self.config = config
+        # Keys and values first: the last block multiplies by them everywhere and by the query rows at one position.
+        self.in_kvq = weights.matrix(*(f"{name}.{part}_proj.weight" for part in "kvq"))
+        self.kv_rows = 2 * config.num_key_value_heads * config.head_dim
+        self.q_norm = weights.fp32(f"{name}.q_norm.weight")
+        self.k_norm = weights.fp32(f"{name}.k_norm.weight")
+        self.out = weights.matrix(f"{name}.o_proj.weight")
+
+    def __call__(self, x: Tensor, rotary: State, state: State | None) -> tuple[Tensor, State]:
+        kv, qg = linear(x, self.in_kvq).split([self.kv_rows, len(self.in_kvq) - self.kv_rows], dim=-1)
+        k, v = self._keys_values(kv, rotary, state)
+        q, gate = self._query_gate(qg, rotary)
+        return linear(gate_heads(causal_attention(q, k, v), gate), self.out), (k, v)
+
+    def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
+        """The output at each text's last position, ``[B, 1, hidden]``."""
+        k, v = self._keys_values(linear(x, self.in_kvq[: self.kv_rows]), rotary, state)
+        cos, sin = (table[lengths - 1, None] for table in rotary)
+        q, gate = self._query_gate(linear(at_last(x, lengths), self.in_kvq[self.kv_rows :]), (cos, sin))
+        prefix = k.shape[2] - x.shape[1]
+        return linear(gate_heads(last_attention(q, k, v, lengths + prefix), gate), self.out)
+
+    def _keys_values(self, kv: Tensor, rotary: State, state: State | None) -> State:
+        k, v = kv.unflatten(-1, (2, self.config.num_key_value_heads, self.config.head_dim)).unbind(2)
+        k, v = norm_rotary(k, self.k_norm, *rotary, self.config.rms_norm_eps), v.transpose(1, 2)
+        if state is not None:
+            k, v = (
+                torch.cat([old.expand(len(kv), -1, -1, -1), new], dim=2) for old, new in zip(state, (k, v), strict=True)
+            )
+        return k, v
+
+    def _query_gate(self, qg: Tensor, rotary: State) -> tuple[Tensor, Tensor]:
+        q, gate = qg.unflatten(-1, (self.config.num_attention_heads, 2, self.config.head_dim)).unbind(3)
+        return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps), gate
+
+
+class Block:
+    """Norm, mixer, norm, MLP; the residual stream is carried beside the mixer's and MLP's output."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, index: int) -> None:
+        name = f"layers.{index}"
+        self.eps = config.rms_norm_eps
+        self.mixer: DeltaNet | Attention
+        if config.layer_types[index] == "linear_attention":
+            self.mixer = DeltaNet(config, weights, f"{name}.linear_attn")
+        else:
+            self.mixer = Attention(config, weights, f"{name}.self_attn")
+        self.input_norm = weights.fp32(f"{name}.input_layernorm.weight")
+        self.post_norm = weights.fp32(f"{name}.post_attention_layernorm.weight")
+        self.gate_up = weights.matrix(f"{name}.mlp.gate_proj.weight", f"{name}.mlp.up_proj.weight")
+        self.down = weights.matrix(f"{name}.mlp.down_proj.weight")
+
+    def __call__(
+        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None
+    ) -> tuple[Tensor, Tensor, State]:
+        x, residual = add_rms_norm(x, residual, self.input_norm, self.eps)
+        x, state = self.mixer(x, rotary, state)
+        return *self._mlp(x, residual), state
+
+    def last(
+        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x, residual = add_rms_norm(x, residual, self.input_norm, self.eps)
+        return self._mlp(self.mixer.last(x, rotary, state, lengths), at_last(residual, lengths))
+
+    def _mlp(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        x, residual = add_rms_norm(x, residual, self.post_norm, self.eps)
+        return linear(swiglu(linear(x, self.gate_up)), self.down), residual
+
+
+class Model:
+    """All blocks of a checkpoint, in ``dtype`` (fp32 or bf16) on one device. It holds no final norm and no head."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_tokens: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Load one tensor at a time; ``progress(done, total)`` counts blocks."""
+        weights, config = Weights(checkpoint, dtype, device), checkpoint.config
+        self.config, self.device, self.dtype = config, device, dtype
+        self.embedding = weights.matrix(EMBEDDING)
+        self.blocks: list[Block] = []
+        for index in range(config.num_hidden_layers):
+            self.blocks.append(Block(config, weights, index))
+            progress(index + 1, config.num_hidden_layers)
+        cos, sin = rotary_tables(max_tokens, config.rotary_dim, config.rope_theta)
+        self.rotary = cos.to(device), sin.to(device)
+
+    def prefix(self, ids: Tensor) -> Prefix:
+        """The state after the tokens ids ``[P]`` that every text begins with."""
+        lengths = torch.tensor([len(ids)], device=self.device)
+        x, residual, rotary = self._embed(ids[None], lengths), None, self._rotary(0, len(ids))
+        states: list[State] = []
+        for block in self.blocks:
+            x, residual, state = block(x, residual, rotary, None)
+            states.append(tuple(part.clone() for part in state))  # type: ignore[arg-type]
+        return Prefix(len(ids), tuple(states))
+
+    def __call__(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """Hidden states before the final norm at each text's last position.
+
+        ids int64 ``[B, T]`` right-padded with any id, lengths int64 ``[B]`` from 1 to T, both without the prefix's tokens;
+        returns ``[B, hidden]`` of the model's dtype.
+        """
+        start = prefix.length if prefix else 0
+        states = prefix.states if prefix else (None,) * len(self.blocks)
+        x, residual, rotary = self._embed(ids, lengths), None, self._rotary(start, ids.shape[1])
+        for block, state in zip(self.blocks[:-1], states[:-1], strict=True):
+            x, residual, _ = block(x, residual, rotary, state)
+        x, residual = self.blocks[-1].last(x, residual, rotary, states[-1], lengths)
+        return (residual + x)[:, 0]
+
+    def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return embedding(ids, lengths, self.embedding)
+
+    def _rotary(self, start: int, length: int) -> State:
+        cos, sin = self.rotary
+        return cos[start : start + length], sin[start : start + length]
+
+
+def at_last(x: Tensor, lengths: Tensor) -> Tensor:
+    """x ``[B, T, ...]`` at each row's position ``lengths - 1``: ``[B, 1, ...]``."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1].unsqueeze(1)

@@ -1,0 +1,81 @@
+"""The gated delta rule, forward only: a linear-attention state that forgets by g and is corrected by beta.
+
+    S_t = exp(g_t) S_{t-1} + k_t outer beta_t (v_t - (exp(g_t) S_{t-1})^T k_t);   o_t = S_t^T q_t
+
+Shapes, all fp32: q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, g and beta ``[B, T, Hv]`` with Hv a multiple of H (value heads
+i H' .. (i + 1) H' - 1 share key head i); state ``[1 or B, Hv, K, V]``. Yang et al. 2024 (arXiv 2412.06464).
+
+The chunked form (the same paper, section 3.3) handles up to 64 tokens at a time. With c the cumulated g of a chunk,
+D_ij = exp(c_i - c_j) for i >= j, and A_ij = beta_i D_ij (k_i . k_j) for i > j:
+
+    (I + A) [U, W] = [beta v, beta exp(c) k]
+    N = U - W S;   o = exp(c) q S + (q k^T * D) N;   S <- exp(c_last) S + (exp(c_last - c) k)^T N
+
+The triangular system is solved by substitution. Neumann doubling is faster on paper, but a text that repeats one word
+makes all keys equal, and then its powers overflow fp32.
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK = 64
+
+
+def delta_rule_reference(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    B, T, Hv, V = v.shape
+    q, k = (x.repeat_interleave(Hv // x.shape[2], dim=2) for x in (q, k))
+    S = q.new_zeros(B, Hv, q.shape[3], V) if state is None else state.expand(B, -1, -1, -1).clone()
+    o = torch.empty_like(v)
+    for t in range(T):
+        S = S * g[:, t, :, None, None].exp()
+        read = (S * k[:, t, :, :, None]).sum(-2)
+        S = S + k[:, t, :, :, None] * (beta[:, t, :, None] * (v[:, t] - read))[:, :, None]
+        o[:, t] = (S * q[:, t, :, :, None]).sum(-2)
+    return o, S
+
+
+def delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Outputs ``[B, T, Hv, V]`` and the state after the last token ``[B, Hv, K, V]``, fp32."""
+    B, T, Hv, V = v.shape
+    K = k.shape[3]
+    N = -(-T // CHUNK)
+    C = -(-T // N)  # equal chunks: 65 tokens become 2 x 33, not 2 x 64
+
+    def chunked(x: Tensor) -> Tensor:
+        """``[B, T, H, ...]`` -> ``[N, B, Hv, C, ...]``; a token of zeros after the end changes nothing."""
+        if N * C > T:
+            x = torch.cat([x, x.new_zeros(B, N * C - T, *x.shape[2:])], dim=1)
+        x = x.unflatten(1, (N, C)).movedim((1, 3), (0, 2))
+        if x.shape[2] < Hv:
+            x = x.unsqueeze(3).expand(-1, -1, -1, Hv // x.shape[2], *x.shape[3:]).flatten(2, 3)
+        return x.contiguous()
+
+    q, k, v, g, beta = (chunked(x) for x in (q, k, v, g, beta))
+    c = g.cumsum(-1)
+    decay = (c[..., :, None] - c[..., None, :]).masked_fill(_above_diagonal(C, c.device), float("-inf")).exp()
+    kT = k.transpose(-1, -2)
+    attn = (q @ kT).mul_(decay)
+    A = (k @ kT).mul_(decay).mul_(beta[..., None])
+    grown = c.exp()[..., None]
+    rhs = torch.cat([v, grown * k], dim=-1).mul_(beta[..., None])
+    U, W = torch.linalg.solve_triangular(A, rhs, upper=False, unitriangular=True).split([V, K], dim=-1)
+    q = grown * q
+    left = (c[..., -1:] - c).exp()[..., None]
+    kT = (left * k).transpose(-1, -2)
+    last = grown[..., -1:, :]
+
+    S = q.new_zeros(B, Hv, K, V) if state is None else state.expand(B, -1, -1, -1)
+    o = torch.empty_like(v)
+    for n in range(N):
+        new = U[n] - W[n] @ S
+        o[n] = q[n] @ S + attn[n] @ new
+        S = last[n] * S + kT[n] @ new
+    return o.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T], S
+
+
+def _above_diagonal(size: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
