@@ -20,8 +20,8 @@ class Batch:
 def bucket_lengths(limit: int) -> tuple[int, ...]:
     """The padded lengths in use up to ``limit`` tokens, which is itself the last one.
 
-    Multiples of 16 up to 256, of 32 up to 512, of 64 up to 1024, then steps of at most 15 %, rounded down to multiples of
-    64. A short post has about 75 tokens after the prefix: coarser steps would waste a third of the work on it.
+    Multiples of 16 up to 256, of 32 up to 512, of 64 up to 1024, then steps of at most 15 %, rounded down to multiples
+    of 64. A short post has about 75 tokens after the prefix: coarser steps would waste a third of the work on it.
     """
     lengths = [*range(16, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), 1024]
     while lengths[-1] < limit:

@@ -118,7 +118,7 @@ class Checkpoint:
 
     def _notes(self) -> Iterator[str]:
         if self.head == HEAD and self.config.tie_word_embeddings:
-            yield "config.json says the head is tied to the embedding, but the file has lm_head.weight: that one is used."
+            yield "config.json says the head is tied to the embedding, but lm_head.weight is in the file and is used."
         if self.skipped:
             yield f"{len(self.skipped)} vision and multi-token-prediction tensors are skipped."
 

@@ -56,8 +56,8 @@ class Engine:
         device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
         template, labels: the prompt around "{article}" and {answer: name}; by default the checkpoint folder's
         ``slant.json``, else the built-in ones.
-        max_tokens, truncation: the longest prompt in tokens, and what happens to a longer one ("head" keeps the article's
-        beginning, "middle" its beginning and end, "error" makes it that row's error).
+        max_tokens, truncation: the longest prompt in tokens, and what happens to a longer one ("head" keeps the
+        article's beginning, "middle" its beginning and end, "error" makes it that row's error).
         token_budget: computed tokens a batch, padding included; the default suits the device.
         threads: CPU threads of the whole process (torch's setting); unchanged if None.
         progress: called with (blocks loaded, blocks in all).
@@ -66,20 +66,22 @@ class Engine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
+        where = choose_device(device)
+        dtype = choose_dtype(weights, where)
+        budget = TOKEN_BUDGETS[where.type] if token_budget is None else token_budget
+        if budget < 1:
+            raise SlantError(f"token_budget is {budget}; give at least 1.")
         checkpoint = Checkpoint.open(model)
         prompt = Prompt.load(
             checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation
         )
         check_fit(checkpoint, prompt)
-        where = choose_device(device)
-        dtype = choose_dtype(weights, where)
         network = Model(checkpoint, dtype, where, max_tokens, progress)
         head = Head(
             norm=checkpoint.read("norm.weight").to(where, torch.float32),
             rows=checkpoint.head_rows(prompt.answer_ids).to(where, torch.float32),
             eps=checkpoint.config.rms_norm_eps,
         )
-        budget = TOKEN_BUDGETS[where.type] if token_budget is None else token_budget
         return cls(prompt, Runner(network, head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=budget))
 
     @overload

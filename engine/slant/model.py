@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from slant.checkpoint import EMBEDDING, Checkpoint
+from slant.config import ModelConfig
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_inputs import delta_inputs
 from slant_kernels.delta_rule import delta_rule
@@ -19,14 +23,10 @@ from slant_kernels.linear import linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
 from slant_kernels.rotary import gate_heads, norm_rotary, rotary_tables
 from slant_kernels.swiglu import swiglu
-from torch import Tensor
-
-from slant.checkpoint import EMBEDDING, Checkpoint
-from slant.config import ModelConfig
 
 State = tuple[Tensor, Tensor]
-"""What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the last
-convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
+"""What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the
+last convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ class Model:
     def __call__(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Hidden states before the final norm at each text's last position.
 
-        ids int64 ``[B, T]`` right-padded with any id, lengths int64 ``[B]`` from 1 to T, both without the prefix's tokens;
-        returns ``[B, hidden]`` of the model's dtype.
+        ids int64 ``[B, T]`` right-padded with any id, lengths int64 ``[B]`` from 1 to T, both without the prefix's
+        tokens; returns ``[B, hidden]`` of the model's dtype.
         """
         start = prefix.length if prefix else 0
         states = prefix.states if prefix else (None,) * len(self.blocks)

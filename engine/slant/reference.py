@@ -1,7 +1,7 @@
 """The model card's own way, through transformers: the independent truth (fp32) and reference (bf16).
 
-Left padding with an attention mask, ``logits_to_keep=1``, softmax over the answers' token ids at the last position. This
-is the only module that imports a transformers model class; nothing of the engine's forward is used here.
+Left padding with an attention mask, ``logits_to_keep=1``, softmax over the answers' token ids at the last position.
+This is the only module that imports a transformers model class; nothing of the engine's forward is used here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Reference:
         self.model, self.tokenizer, self.prompt = model, tokenizer, prompt
 
     @classmethod
-    def load(cls, model: str | Path, *, weights: str = "fp32", device: str = "cpu", prompt: Prompt | None = None) -> Reference:
+    def load(
+        cls, model: str | Path, *, weights: str = "fp32", device: str = "cpu", prompt: Prompt | None = None
+    ) -> Reference:
         """Load a checkpoint folder or hub id with transformers, weights "bf16" or "fp32".
 
         ``prompt`` renders (and truncates) the texts; by default the folder's own. Raises SlantError where transformers
@@ -79,7 +81,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
 
 @torch.inference_mode()
 def last_logits(model: Any, sequences: Sequence[Sequence[int]], answer_ids: Sequence[int]) -> Tensor:
-    """Answer logits at the last position, fp32 ``[len(sequences), len(answer_ids)]`` on the CPU, of one left-padded batch."""
+    """Answer logits of one left-padded batch, fp32 ``[len(sequences), len(answer_ids)]`` on the CPU."""
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
     mask = torch.zeros_like(ids)

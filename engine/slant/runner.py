@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from slant_kernels.digit_head import digit_head
 from torch import Tensor
 
 from slant.buckets import Batch, plan
 from slant.model import Model, Prefix
+from slant_kernels.digit_head import digit_head
 
 Ids = NDArray[np.int32]
 

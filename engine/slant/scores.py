@@ -69,9 +69,9 @@ class Score:
 class Scores(Sequence[Score]):
     """The answers for a list of texts: columns as arrays, rows by index or iteration.
 
-    ``probabilities`` and ``logits`` are float32 ``[n, k]``, ``label`` int64 ``[n]``, ``expected`` and ``margin`` float32
-    ``[n]``, ``tokens`` and ``tokens_dropped`` int64 ``[n]``, ``truncated`` bool ``[n]``; ``label_name`` and ``error`` are
-    lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others.
+    ``probabilities`` and ``logits`` are float32 ``[n, k]``, ``label`` int64 ``[n]``, ``expected`` and ``margin``
+    float32 ``[n]``, ``tokens`` and ``tokens_dropped`` int64 ``[n]``, ``truncated`` bool ``[n]``; ``label_name`` and
+    ``error`` are lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others.
     """
 
     def __init__(self, rows: Sequence[Score], labels: Sequence[str]) -> None:

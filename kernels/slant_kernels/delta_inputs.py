@@ -4,10 +4,10 @@
     q, k, v = c split;  q, k <- x / sqrt(|x|^2 + 1e-6) per head;  q <- q / sqrt(K)
     g       = -exp(A_log) softplus(a + dt_bias);  beta = sigmoid(b)
 
-Shapes: mixed ``[B, T, C]`` with C = 2 H K + Hv V; a, b ``[B, T, Hv]``; taps fp32 ``[W, C]``; A_log, dt_bias fp32 ``[Hv]``;
-initial ``[1 or B, W - 1, C]`` holds the inputs before the first, zeros if None. Returns fp32 q, k ``[B, T, H, K]``,
-v ``[B, T, Hv, V]``, g and beta ``[B, T, Hv]``. Yang et al. 2024 (arXiv 2412.06464), in the form of transformers'
-Qwen3_5GatedDeltaNet.
+Shapes: mixed ``[B, T, C]`` with C = 2 H K + Hv V; a, b ``[B, T, Hv]``; taps fp32 ``[W, C]``; A_log, dt_bias fp32
+``[Hv]``; initial ``[1 or B, W - 1, C]`` holds the inputs before the first, zeros if None. Returns fp32 q, k
+``[B, T, H, K]``, v ``[B, T, Hv, V]``, g and beta ``[B, T, Hv]``. Yang et al. 2024 (arXiv 2412.06464), in
+the form of transformers' Qwen3_5GatedDeltaNet.
 """
 
 from typing import NamedTuple
@@ -78,9 +78,9 @@ def delta_inputs(
     for j in range(1, W):
         c = torch.addcmul(c, x[:, j : j + T], taps[j])
     c = F.silu(c)
-    qk = c[..., : 2 * width].unflatten(2, (2 * key_heads, key_dim))
-    qk = qk * torch.rsqrt(qk.square().sum(-1, keepdim=True) + L2_EPS)
-    q, k = qk[:, :, :key_heads] * key_dim**-0.5, qk[:, :, key_heads:]
+    qk = c[..., : 2 * width].unflatten(2, (2, key_heads, key_dim))
+    scale = qk.new_tensor([key_dim**-0.5, 1.0])[:, None, None]
+    q, k = (qk * (torch.rsqrt(qk.square().sum(-1, keepdim=True) + L2_EPS) * scale)).unbind(2)
     v = c[..., 2 * width :].unflatten(2, (a.shape[2], -1))
     g = -A_log.exp() * F.softplus(a.float() + dt_bias)
     return DeltaInputs(q, k, v, g, torch.sigmoid(b.float()))

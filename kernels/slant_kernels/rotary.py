@@ -1,12 +1,12 @@
-"""What stands between the attention projections and attention: q/k norm, partial rotary, the layout, the output gate.
+"""Between the attention projections and attention: q/k norm, partial rotary, the layout, and the output gate.
 
     norm_rotary: y = rms_norm(x) per head; the first R of its D dimensions are rotated by their position,
                  (y1, y2) -> (y1 cos - y2 sin, y2 cos + y1 sin) with y1, y2 the halves of those R
     gate_heads:  y * sigmoid(gate)
 
-Shapes: x ``[B, T, H, D]`` -> ``[B, H, T, D]`` for attention, and back in ``gate_heads``; cos, sin fp32 ``[T, R / 2]`` or
-``[B, T, R / 2]``. Rotary positions: Su et al. 2021 (arXiv 2104.09864). With text alone Qwen's three-axis positions are all equal,
-so the plain form is exact.
+Shapes: x ``[B, T, H, D]`` -> ``[B, H, T, D]`` for attention, and back in ``gate_heads``; cos, sin fp32 ``[T, R / 2]``
+or ``[B, T, R / 2]``. Su et al. 2021 (arXiv 2104.09864). With text alone Qwen's three position axes are equal, so
+the plain form is exact.
 """
 
 import torch

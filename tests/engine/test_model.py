@@ -1,14 +1,14 @@
 """The whole forward against transformers in fp32 and bf16, and what must not change a text's numbers."""
 
 import pytest
-import tiny
 import torch
-from slant_kernels.digit_head import digit_head
 
+import tiny
 from slant.buckets import bucket_lengths
 from slant.checkpoint import Checkpoint
 from slant.model import Model
 from slant.reference import last_logits, load_model
+from slant_kernels.digit_head import digit_head
 
 SHAPES = [*tiny.SHAPES, tiny.MULTIMODAL]
 LENGTHS = (1, 2, 3, 4, 16, 63, 64, 65, 128, 130)

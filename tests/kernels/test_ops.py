@@ -1,11 +1,12 @@
 """Each op against its own fp32 reference, at awkward shapes, in fp32 and bf16.
 
-fp32 may differ by rounding; in bf16 an op may err twice as much as the reference formula evaluated in bf16 by torch does.
+fp32 may differ by rounding; in bf16 an op may err twice as much as the reference formula in bf16 by torch does.
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
+
 from slant_kernels import attention, delta_inputs, delta_rule, digit_head, embedding, linear, norm, rotary, swiglu
 
 EPS = 1e-6
