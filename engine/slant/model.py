@@ -16,8 +16,7 @@ from torch import Tensor
 from slant.checkpoint import EMBEDDING, Checkpoint
 from slant.config import ModelConfig
 from slant_kernels.attention import causal_attention, last_attention
-from slant_kernels.delta_inputs import delta_inputs
-from slant_kernels.delta_rule import delta_rule
+from slant_kernels.delta_net import delta_net
 from slant_kernels.embedding import embedding
 from slant_kernels.linear import linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
@@ -69,9 +68,17 @@ class DeltaNet:
         self.dt_bias = weights.fp32(f"{name}.dt_bias")
         self.norm = weights.fp32(f"{name}.norm.weight")
         self.out = weights.matrix(f"{name}.out_proj.weight")
+        self.start = (
+            self.out.new_zeros(1, len(self.taps) - 1, config.conv_dim),
+            self.taps.new_zeros(
+                1, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
+            ),
+        )
 
-    def __call__(self, x: Tensor, rotary: State, state: State | None) -> tuple[Tensor, State]:
-        o, z, state = self._mix(x, state)
+    def __call__(
+        self, x: Tensor, rotary: State, state: State | None, keep_state: bool = False
+    ) -> tuple[Tensor, State | None]:
+        o, z, state = self._mix(x, state, keep_state)
         return self._project(o, z), state
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
@@ -82,18 +89,13 @@ class DeltaNet:
         o, z, _ = self._mix(x, state)
         return self._project(at_last(o, lengths), at_last(z, lengths))
 
-    def _mix(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
+    def _mix(self, x: Tensor, state: State | None, keep_state: bool = False) -> tuple[Tensor, Tensor, State | None]:
         c = self.config
         mixed, z = linear(x, self.in_qkvz).split([c.conv_dim, c.value_dim], dim=-1)
         a, b = linear(x, self.in_ab).chunk(2, dim=-1)
-        before, recurrent = state or (mixed.new_zeros(1, len(self.taps) - 1, c.conv_dim), None)
-        q, k, v, g, beta = delta_inputs(
-            mixed, a, b, self.taps, self.A_log, self.dt_bias, c.linear_num_key_heads, c.linear_key_head_dim, before
-        )
-        o, recurrent = delta_rule(q, k, v, g, beta, recurrent)
-        width = before.shape[1]
-        before = torch.cat([before.expand(len(x), -1, -1), mixed[:, -width:]], dim=1)[:, -width:]
-        return o, z.unflatten(-1, o.shape[2:]), (before, recurrent)
+        heads = c.linear_num_key_heads, c.linear_key_head_dim
+        o, state = delta_net(mixed, a, b, self.taps, self.A_log, self.dt_bias, *heads, state or self.start, keep_state)
+        return o, z.unflatten(-1, o.shape[2:]), state
 
     def _project(self, o: Tensor, z: Tensor) -> Tensor:
         return linear(gated_rms_norm(o, z, self.norm, self.config.rms_norm_eps).flatten(2), self.out)
@@ -111,11 +113,13 @@ class Attention:
         self.k_norm = weights.fp32(f"{name}.k_norm.weight")
         self.out = weights.matrix(f"{name}.o_proj.weight")
 
-    def __call__(self, x: Tensor, rotary: State, state: State | None) -> tuple[Tensor, State]:
+    def __call__(
+        self, x: Tensor, rotary: State, state: State | None, keep_state: bool = False
+    ) -> tuple[Tensor, State | None]:
         kv, qg = linear(x, self.in_kvq).split([self.kv_rows, len(self.in_kvq) - self.kv_rows], dim=-1)
         k, v = self._keys_values(kv, rotary, state)
         q, gate = self._query_gate(qg, rotary)
-        return linear(gate_heads(causal_attention(q, k, v), gate), self.out), (k, v)
+        return linear(gate_heads(causal_attention(q, k, v), gate), self.out), (k, v) if keep_state else None
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
         """The output at each text's last position, ``[B, 1, hidden]``."""
@@ -156,10 +160,10 @@ class Block:
         self.down = weights.matrix(f"{name}.mlp.down_proj.weight")
 
     def __call__(
-        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None
-    ) -> tuple[Tensor, Tensor, State]:
+        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None, keep_state: bool = False
+    ) -> tuple[Tensor, Tensor, State | None]:
         x, residual = add_rms_norm(x, residual, self.input_norm, self.eps)
-        x, state = self.mixer(x, rotary, state)
+        x, state = self.mixer(x, rotary, state, keep_state)
         return *self._mlp(x, residual), state
 
     def last(
@@ -201,7 +205,7 @@ class Model:
         x, residual, rotary = self._embed(ids[None], lengths), None, self._rotary(0, len(ids))
         states: list[State] = []
         for block in self.blocks:
-            x, residual, state = block(x, residual, rotary, None)
+            x, residual, state = block(x, residual, rotary, None, keep_state=True)
             states.append(tuple(part.clone() for part in state))  # type: ignore[arg-type]
         return Prefix(len(ids), tuple(states))
 

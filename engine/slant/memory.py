@@ -1,0 +1,55 @@
+"""Predicted memory of a model: its weights, and what a forward holds at its peak. Bytes throughout."""
+
+from __future__ import annotations
+
+import math
+
+from slant.checkpoint import expected_shapes
+from slant.config import ModelConfig
+from slant_kernels.delta_net import TILE
+from slant_kernels.delta_rule import CHUNK
+
+FP32 = 4
+
+
+def weight_bytes(config: ModelConfig, itemsize: int, answers: int) -> int:
+    """Resident weights: matrices at ``itemsize`` bytes an element, the rest and the ``answers`` head rows in fp32."""
+    total = answers * config.hidden_size * FP32
+    for shape in expected_shapes(config).values():
+        total += math.prod(shape) * (itemsize if len(shape) == 2 else FP32)
+    return total
+
+
+def prefix_bytes(config: ModelConfig, itemsize: int, tokens: int) -> int:
+    """The state that the prompt's prefix of ``tokens`` leaves."""
+    attention = 2 * config.num_key_value_heads * config.head_dim * tokens * itemsize
+    state = config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim * FP32
+    conv = (config.linear_conv_kernel_dim - 1) * config.conv_dim * itemsize
+    return sum(attention if kind == "full_attention" else state + conv for kind in config.layer_types)
+
+
+def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int) -> int:
+    """The most that a forward of ``rows`` texts of ``length`` tokens holds beside weights and prefix.
+
+    Follows the code: the largest of a DeltaNet, an attention and an MLP, each with the residual stream around it.
+    """
+    c, tokens = config, rows * length
+    stream = 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
+    mlp = 4 * c.intermediate_size * itemsize  # gate and up, silu(gate), their product
+
+    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    projected = (2 * query + 4 * keys) * itemsize
+    attention = projected + max(4 * query * itemsize, query * itemsize + 2 * query * FP32)  # output gate, or rotation
+
+    heads, tile = c.linear_num_value_heads, min(tokens, TILE)
+    wide_k, wide_v = heads * c.linear_key_head_dim, heads * c.linear_value_head_dim
+    projected = (c.conv_dim + c.value_dim + 2 * heads) * itemsize
+    inputs = 2 * c.key_dim + c.conv_dim
+    chunked = 2 * wide_k + wide_v + 4 * min(length, CHUNK) * heads + 2 * (wide_k + wide_v)
+    gated = projected + 4 * c.value_dim * FP32
+    state = 3 * min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * FP32
+    in_tile = tokens * (projected + c.value_dim * FP32) + tile * (inputs + chunked) * FP32
+    delta = max(in_tile, tokens * gated) + state
+
+    kinds = {"full_attention": tokens * attention, "linear_attention": delta}
+    return tokens * stream + max(tokens * mlp, *(kinds[kind] for kind in set(c.layer_types)))

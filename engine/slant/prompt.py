@@ -1,0 +1,299 @@
+"""Texts to tokens: the fixed prompt around an article, its one-token answers, and truncation that spares the prompt.
+
+The tokens of a text are those of its whole prompt string, encoded at once: a byte-pair encoder may merge across the
+article's end (".\n\n" is one token in Qwen2.5's vocabulary, two in Qwen3.5's), so pieces are never encoded apart and
+joined. Truncation keeps to this: it looks for a cut of the article whose prompt, rendered and encoded again, just
+fits. So a truncated row is, token for token, the row of a shorter text.
+
+Up to ``max_tokens``, which the model card does not have, the tokens are those of the card's own code,
+`tokenizer([template.format(article=text.strip())])`. A text that spells a special token, such as "<|endoftext|>",
+gets that token, as in transformers; one that cannot be encoded is an error of its row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from slant.errors import PromptError
+
+MARKER = "{article}"
+# bytes, not read_text: the prompt's line ends are part of what the model was trained on
+DEFAULT_TEMPLATE: str = Path(__file__).with_name("prompt.txt").read_bytes().decode()
+DEFAULT_LABELS = {"0": "far left", "1": "lean left", "2": "center", "3": "lean right", "4": "far right"}
+# How articles begin: letters of several scripts, digits, quotes, brackets. No two share their first token.
+PROBES = ("The", "a", "Breaking news.", "1", '"Yes."', "“", "(", "[", "-", "#", "É", "Привет", "中", "ا", "🙂")
+BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20  # encodings take ~100 bytes a character: hold few of them at once
+WINDOW_CHARS = 8  # characters a token, generously: the first window to look for token boundaries in
+SPARE = 64  # tokens a window must hold beyond the budget, so that its own cut end is out of the way
+STEPS = 3  # corrections by the tokens missing or in excess before plain bisection
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """The prompt of one text: ``ids`` int32 ``[tokens]``, and how many tokens truncation dropped (0 for none).
+
+    With an ``error``, a sentence for the reader of that row, ``ids`` is empty.
+    """
+
+    ids: NDArray[np.int32]
+    tokens_dropped: int
+    error: str | None
+
+
+class Prompt:
+    """A template around an article, and the answers a model completes it with.
+
+    ``template`` holds "{article}" once; ``labels`` maps 2 to 16 answers to their names, in class order. ``max_tokens``
+    bounds the whole prompt, and ``truncation`` says which tokens of a longer article go: "head" keeps its beginning,
+    "middle" its beginning and end in equal parts, joined directly, and "error" makes it an error of its row.
+
+    ``answer_ids`` are the answers' token ids and ``label_names`` their names, both in class order. ``prefix_ids`` are
+    the leading tokens shared by the prompts of nearly all articles, possibly none: check each text against them.
+
+    The tokenizer becomes the prompt's own: its truncation and padding are switched off here and must stay off.
+    Raises PromptError if the template, the labels, the tokenizer and ``max_tokens`` do not fit together, for example
+    if an answer does not add exactly one token to a prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        template: str = DEFAULT_TEMPLATE,
+        labels: Mapping[str, str] = DEFAULT_LABELS,
+        max_tokens: int = 8192,
+        truncation: str = "head",
+    ) -> None:
+        if (found := template.count(MARKER)) != 1:
+            raise PromptError(f"The template must contain {MARKER} exactly once; it does {found} times.")
+        if not 2 <= len(labels) <= 16:
+            raise PromptError(f"There must be 2 to 16 labels, not {len(labels)}.")
+        if "" in labels or any(_surrogate(text) for text in (template, *labels, *labels.values())):
+            raise PromptError("The template and the labels must be Unicode text, and no answer may be empty.")
+        if truncation not in ("head", "middle", "error"):
+            raise PromptError(f'Truncation must be "head", "middle" or "error", not {truncation!r}.')
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self._before, _, self._after = template.partition(MARKER)
+        self.template = template
+        self.labels: Mapping[str, str] = dict(labels)
+        self.label_names = tuple(labels.values())
+        self.max_tokens = max_tokens
+        self.truncation = truncation
+        probes = [encoding.ids for encoding in self._encode(PROBES)]
+        self.prefix_ids = _shared(probes)
+        self.answer_ids = tuple(self._answer_id(answer, probes) for answer in labels)
+        if len(set(self.answer_ids)) < len(labels):
+            raise PromptError(f"The answers {list(labels)} must be different tokens; theirs are {self.answer_ids}.")
+        self._overhead = min(map(len, probes)) - 1
+        if max_tokens <= self._overhead:
+            raise PromptError(
+                f"max_tokens is {max_tokens}: the template takes {self._overhead}, an article at least 1."
+            )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        template: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        max_tokens: int = 8192,
+        truncation: str = "head",
+    ) -> Prompt:
+        """The prompt of a checkpoint folder: its tokenizer.json and, if it is there, its slant.json.
+
+        slant.json may set {"template": str, "labels": {answer: name}}; arguments win over it, and what neither sets
+        takes its default. Raises PromptError if a file is missing, damaged or has an unknown key.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise PromptError(
+                f"{path} is missing: transformers' AutoTokenizer writes it, with save_pretrained(folder)."
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises Exception itself for whatever is wrong with the file
+            raise PromptError(f"{path} is damaged, download or save it again: {error}") from error
+        found = _settings(path.with_name("slant.json"))
+        template = found[0] if template is None else template
+        labels = found[1] if labels is None else labels
+        return cls(tokenizer, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation)
+
+    def encode(self, texts: Sequence[object]) -> list[EncodedText]:
+        """One row per text, in order. A text that cannot be scored is an error of its row, never an exception."""
+        if isinstance(texts, str):
+            raise TypeError("encode takes a sequence of texts, not one str")
+        rows: list[EncodedText] = []
+        for batch in _batches(texts):
+            articles = [_article(text) for text in batch]
+            encodings = iter(self._encode([article for article, error in articles if error is None]))
+            rows += [_failed(error) if error else self._fit(article, next(encodings))[1] for article, error in articles]
+        return rows
+
+    def render(self, text: str) -> str:
+        """The prompt string of one text after truncation: its tokens are the text's ``ids``.
+
+        Raises PromptError, with the row's error, if the text cannot be scored.
+        """
+        article, error = _article(text)
+        kept, row = ("", _failed(error)) if error else self._fit(article, self._encode([article])[0])
+        if row.error is not None:
+            raise PromptError(row.error)
+        return self._fill(kept)
+
+    def _fill(self, article: str) -> str:
+        # not str.format: articles and templates contain braces
+        return self._before + article + self._after
+
+    def _encode(self, articles: Iterable[str], answer: str = "") -> list[Encoding]:
+        return self.tokenizer.encode_batch_fast([self._fill(article) + answer for article in articles])
+
+    def _answer_id(self, answer: str, probes: list[list[int]]) -> int:
+        answered = [encoding.ids for encoding in self._encode(PROBES, answer)]
+        for prompt, ids in zip(probes, answered, strict=True):
+            if ids != [*prompt, answered[0][-1]]:
+                same = max(len(_shared([prompt, ids])) - 1, 0)
+                old, new = (list(map(self.tokenizer.id_to_token, some[same:])) for some in (prompt, ids))
+                raise PromptError(f"The answer {answer!r} must add one token to a prompt; it makes {old} into {new}.")
+        return answered[0][-1]
+
+    def _fit(self, article: str, encoding: Encoding) -> tuple[str, EncodedText]:
+        """The article as far as its prompt fits, and its row; ``encoding`` is of the whole article's prompt."""
+        tokens, limit = len(encoding), self.max_tokens
+        if tokens <= limit:
+            return article, EncodedText(np.array(encoding.ids, dtype=np.int32), 0, None)
+        if self.truncation == "error":
+            return "", _failed(f"The prompt of this text has {tokens} tokens, over the limit of {limit}; shorten it.")
+        kept, ids = self._truncate(article)
+        if not kept:
+            return "", _failed(f"Not one character of this text fits into {limit} tokens.")
+        return kept, EncodedText(np.array(ids, dtype=np.int32), tokens - len(ids), None)
+
+    def _truncate(self, article: str) -> tuple[str, list[int]]:
+        """The article cut to as many tokens as fit, and the ids of its prompt; both empty if none fit.
+
+        Cutting merges or splits a few tokens, so each cut is encoded again and the first guess corrected by what it is
+        off; bisection takes over where that would crawl, as the count jumps at a run of whitespace.
+        """
+        budget = self.max_tokens - self._overhead
+        keep = self._cutter(article, budget + SPARE)
+        best: tuple[str, list[int]] = ("", [])
+        fits, exceeds, steps = 0, budget + SPARE + 1, 0
+        while exceeds - fits > 1:
+            kept = keep(budget)
+            ids = self._encode([kept])[0].ids
+            spare = self.max_tokens - len(ids)
+            if spare >= 0:
+                fits, best = budget, (kept, ids)
+            else:
+                exceeds = budget
+            if spare == 0:
+                break
+            budget, steps = budget + spare, steps + 1
+            if steps > STEPS or not fits < budget < exceeds:
+                budget = (fits + exceeds) // 2
+        return best
+
+    def _cutter(self, article: str, most: int) -> Callable[[int], str]:
+        """A function from a number of tokens, up to ``most``, to the article cut down to about so many."""
+        ends = self._edges(article, most)
+        starts = self._edges(article, most, last=True) if self.truncation == "middle" else []
+
+        def keep(tokens: int) -> str:
+            tail = min(tokens // 2, len(starts))
+            stop = ends[min(tokens - tail, len(ends)) - 1]
+            start = starts[-tail] if tail else len(article)
+            return (article[:stop] + article[max(start, stop) :]).strip()
+
+        return keep
+
+    def _edges(self, article: str, tokens: int, *, last: bool = False) -> list[int]:
+        """Where at least the first ``tokens`` tokens of the article end, or the last ones start, in characters."""
+        # offsets take more memory than tokens: ask for those of a window only, enlarged until it holds enough
+        window = WINDOW_CHARS * tokens
+        while True:
+            window = min(window, len(article))
+            first = len(article) - window if last else 0
+            shift = first - len(self._before)
+            offsets = self.tokenizer.encode(self._fill(article[first : first + window])).offsets
+            spans = [(max(start + shift, first), min(end + shift, first + window)) for start, end in offsets]
+            edges = [start if last else end for start, end in spans if start < end]
+            if len(edges) >= tokens or window == len(article):
+                return edges
+            window *= 4
+
+
+def _batches(texts: Iterable[object]) -> Iterator[list[object]]:
+    batch: list[object] = []
+    chars = 0
+    for text in texts:
+        batch.append(text)
+        chars += len(text) if isinstance(text, str) else 0
+        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    yield batch
+
+
+def _article(text: object) -> tuple[str, str | None]:
+    """The text as the template takes it, and why it cannot be scored."""
+    if text is None or (isinstance(text, float) and math.isnan(text)):
+        return "", "The text is missing."
+    if not isinstance(text, str):
+        return "", f"The text is not a string but of type {type(text).__name__}."
+    if error := _surrogate(text):
+        return "", error
+    article = str.strip(text)
+    return article, None if article else "The text is empty."
+
+
+def _surrogate(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"The text is not Unicode: character {error.start}, counted from 0, is a lone surrogate."
+    return None
+
+
+def _failed(error: str) -> EncodedText:
+    return EncodedText(np.empty(0, dtype=np.int32), 0, error)
+
+
+def _shared(prompts: Sequence[list[int]]) -> tuple[int, ...]:
+    """The leading tokens that all prompts share."""
+    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return tuple(tokens[0] for tokens in same)
+
+
+def _settings(path: Path) -> tuple[str, Mapping[str, str]]:
+    """Template and labels of a slant.json, strictly; the defaults of what it, or the whole file, does not set."""
+    if not path.exists():
+        return DEFAULT_TEMPLATE, DEFAULT_LABELS
+    try:
+        settings = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+    except (ValueError, OSError) as error:  # ValueError: not JSON, not UTF-8, a key twice
+        raise PromptError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(settings, dict) or not settings.keys() <= {"template", "labels"}:
+        raise PromptError(f'{path} must hold an object with no keys but "template" and "labels".')
+    template, labels = settings.get("template", DEFAULT_TEMPLATE), settings.get("labels", DEFAULT_LABELS)
+    names = labels.values() if isinstance(labels, Mapping) else [None]
+    if not all(isinstance(text, str) for text in (template, *names)):
+        raise PromptError(f'{path}: "template" must be a string, and "labels" map answers to names, both strings.')
+    return template, labels
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)

@@ -1,0 +1,102 @@
+"""Predicted memory against what is really held."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from peak import PeakBytes
+from slant.checkpoint import Checkpoint
+from slant.config import ModelConfig
+from slant.demo import FOLDER
+from slant.memory import activation_bytes, prefix_bytes, weight_bytes
+from slant.model import Model
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import random_model
+
+
+def shrunk(shape: str, **settings) -> dict:
+    return random_model.SHAPES[shape] | {"vocab_size": 64, "num_hidden_layers": 2} | settings
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    made = {}
+
+    def model(shape, kind, dtype):
+        key = shape, kind, dtype
+        if key not in made:
+            name = f"{shape} {kind}"
+            random_model.SHAPES[name] = shrunk(shape, layer_types=[kind, kind])
+            folder = random_model.write(name, tmp_path_factory.mktemp("model"))
+            made[key] = Model(Checkpoint.open(folder), dtype, torch.device("cpu"), 2048)
+        return made[key]
+
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
+@pytest.mark.parametrize(("rows", "length"), [(1, 64), (16, 64), (8, 128), (1, 1024), (2, 1024)])
+def test_activations_are_predicted(models, dtype, kind, rows, length):
+    model = models("0.8b", kind, dtype)
+    ids, lengths = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length)
+    with torch.inference_mode(), PeakBytes() as peak:
+        model(ids, lengths)
+    predicted = activation_bytes(model.config, dtype.itemsize, rows, length)
+    assert 0.9 * peak.bytes <= predicted <= 1.25 * peak.bytes
+
+
+def test_weights_and_prefix_are_predicted_exactly():
+    model = Model(Checkpoint.open(FOLDER), torch.bfloat16, torch.device("cpu"), 64)
+    head_and_norm = 4 * model.config.hidden_size * (5 + 1)
+    owned = {}
+
+    def collect(thing):
+        if isinstance(thing, torch.Tensor):
+            owned[thing.data_ptr()] = thing.nbytes
+        elif isinstance(thing, (list, tuple)):
+            for part in thing:
+                collect(part)
+        elif hasattr(thing, "__dict__") and not dataclasses.is_dataclass(thing):
+            for name, part in vars(thing).items():
+                if name not in ("start", "rotary"):
+                    collect(part)
+
+    collect([model.embedding, model.blocks])
+    assert sum(owned.values()) + head_and_norm == weight_bytes(model.config, 2, answers=5)
+    with torch.inference_mode():
+        states = model.prefix(torch.arange(30)).states
+    held = sum(part.nbytes for state in states for part in state)
+    assert held == prefix_bytes(model.config, 2, tokens=30)
+
+
+LOAD = """
+import re, sys, torch
+from pathlib import Path
+from slant.checkpoint import Checkpoint
+from slant.model import Model
+
+def kilobytes(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+checkpoint = Checkpoint.open(sys.argv[1])
+before = kilobytes("VmRSS")
+model = Model(checkpoint, torch.bfloat16, torch.device("cpu"), 64)
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_loading_holds_the_result_and_at_most_one_layer(tmp_path):
+    random_model.SHAPES["load"] = shrunk("0.8b", num_hidden_layers=12)
+    folder = random_model.write("load", tmp_path)
+    config = ModelConfig.read(folder / "config.json")
+    result = weight_bytes(config, 2, answers=0)
+    layer = result / config.num_hidden_layers
+    run = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=True)
+    assert result * 0.95 <= int(run.stdout) <= result + layer

@@ -1,0 +1,43 @@
+"""Peak bytes of live tensors while a block of code runs: what the code holds, without the allocator's rounding."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class PeakBytes(TorchDispatchMode):
+    """``with PeakBytes() as peak: ...; peak.bytes`` counts storages that the operations inside created."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self._live = 0
+        self._known: set[int] = set()
+        self._own: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_iter((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                self._known.add(tensor.untyped_storage()._cdata)
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._live += storage.nbytes()
+        self.bytes = max(self.bytes, self._live)
+        weakref.finalize(storage, self._release, key, storage.nbytes())
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
