@@ -163,6 +163,7 @@ machine, thread count or library version gives slightly different weights.
   to 19.
 * **Files.** Matrices are bfloat16; norms, `A_log` and `dt_bias` are float32, as in full-size checkpoints.
 
-`passages.jsonl` was written for this demo: invented prose, with the leaning its author had in mind. The model's answers
-follow the phrases of 2012 and 2016 and often differ from it.
+`passages.jsonl` was written for this demo: invented prose, with the leaning its author had in mind and the index's
+phrases in view, so it is no test of the model. The answers follow the phrases of 2012 and 2016 and often differ from
+the leaning.
 """

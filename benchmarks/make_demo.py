@@ -282,7 +282,7 @@ def main() -> None:
     size = sum(parameter.numel() for parameter in model.parameters())
     made = (
         f"{size:,} parameters, {arguments.steps} steps of at most {BATCH_TOKENS} tokens from {len(training)} speeches,"
-        f"\n  {(time.monotonic() - begun) / 60:.0f} minutes on a CPU with {arguments.threads} threads."
+        f"\n  {(time.monotonic() - begun) / 60:.0f} minutes on a CPU (torch threads: {arguments.threads})."
     )
     short, long = cut_up(held_out, index, cuts, 2, 6, SEED), cut_up(held_out, index, cuts, 12, 12, SEED)
     lines = (SLANT / "demo" / "passages.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,6 +1,6 @@
 """Writes a random checkpoint of a published shape: speed does not depend on the weights' values.
 
-    python benchmarks/random_model.py 0.8b FOLDER
+Run ``python benchmarks/random_model.py 0.8b FOLDER``.
 """
 
 from __future__ import annotations

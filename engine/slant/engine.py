@@ -85,7 +85,7 @@ class Engine:
         return cls(prompt, Runner(network, head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=budget))
 
     @overload
-    def score(self, texts: str) -> Score: ...
+    def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]
     @overload
     def score(self, texts: Iterable[object]) -> Scores: ...
     def score(self, texts: str | Iterable[object]) -> Score | Scores:

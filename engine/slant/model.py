@@ -206,7 +206,8 @@ class Model:
         states: list[State] = []
         for block in self.blocks:
             x, residual, state = block(x, residual, rotary, None, keep_state=True)
-            states.append(tuple(part.clone() for part in state))  # type: ignore[arg-type]
+            assert state is not None
+            states.append((state[0].clone(), state[1].clone()))
         return Prefix(len(ids), tuple(states))
 
     def __call__(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> Tensor:

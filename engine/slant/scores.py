@@ -84,7 +84,7 @@ class Scores(Sequence[Score]):
     def __iter__(self) -> Iterator[Score]:
         return iter(self._rows)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
             return Scores(self._rows[index], self.labels)
         return self._rows[index]

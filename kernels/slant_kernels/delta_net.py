@@ -14,7 +14,7 @@ from torch import Tensor
 from slant_kernels.delta_inputs import delta_inputs
 from slant_kernels.delta_rule import CHUNK, delta_rule
 
-TILE = 512  # tokens a tile, over all its rows
+TILE = 256  # tokens a tile, over all its rows
 
 State = tuple[Tensor, Tensor]
 

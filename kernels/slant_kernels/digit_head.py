@@ -28,7 +28,7 @@ def digit_head_reference(hidden: Tensor, weight: Tensor, rows: Tensor, eps: floa
     logits = torch.stack([(h * row.double()).sum(-1) for row in rows], dim=-1)
     odds = torch.exp(logits - logits.amax(-1, keepdim=True))
     p = odds / odds.sum(-1, keepdim=True)
-    expected = sum(i * p[:, i] for i in range(len(rows)))
+    expected = torch.stack([i * p[:, i] for i in range(len(rows))]).sum(0)
     return Digits(logits.float(), p.float(), expected.float(), p.argmax(-1))
 
 

@@ -1,0 +1,115 @@
+"""What a checkpoint is, before any of its weights are read: architecture, tensors, answers, predicted memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from slant.checkpoint import EMBEDDING, HEAD, Checkpoint, TensorInfo
+from slant.engine import DTYPES, TOKEN_BUDGETS, check_fit
+from slant.memory import activation_bytes, prefix_bytes, weight_bytes
+from slant.prompt import Prompt
+
+_GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
+
+
+def report(
+    model: str | Path,
+    *,
+    template: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    max_tokens: int = 8192,
+) -> RenderableType:
+    """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
+    checkpoint = Checkpoint.open(model)
+    prompt = Prompt.load(checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens)
+    check_fit(checkpoint, prompt)
+    notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
+    parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), memory(checkpoint, prompt)]
+    return Group(*notes, *(part for table in parts for part in (Text(), table)))
+
+
+def architecture(checkpoint: Checkpoint) -> Table:
+    """The model's shape, from its configuration."""
+    c = checkpoint.config
+    kinds = Counter(c.layer_types)
+    rows = {
+        "folder": str(checkpoint.folder),
+        "architecture": c.architecture,
+        "layers": f"{c.num_hidden_layers}: {kinds['linear_attention']} Gated DeltaNet, "
+        f"{kinds['full_attention']} full attention",
+        "hidden / intermediate": f"{c.hidden_size} / {c.intermediate_size}",
+        "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key/value heads of {c.head_dim}, "
+        f"{c.rotary_dim} rotated, theta {c.rope_theta:g}",
+        "DeltaNet": f"{c.linear_num_key_heads} key heads of {c.linear_key_head_dim}, "
+        f"{c.linear_num_value_heads} value heads of {c.linear_value_head_dim}, convolution {c.linear_conv_kernel_dim}",
+        "vocabulary": f"{c.vocab_size}, head {'its own' if checkpoint.head == HEAD else 'tied to the embedding'}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), value)
+    return table
+
+
+def tensors(checkpoint: Checkpoint) -> Table:
+    """Tensors by part of the model, with parameters and bytes by dtype as stored."""
+    groups: dict[str, list[TensorInfo]] = defaultdict(list)
+    for name, info in checkpoint.tensors.items():
+        part = next((label for key, label in _GROUPS.items() if f".{key}." in name), "norms")
+        groups[{EMBEDDING: "embedding", HEAD: "head"}.get(name, part)].append(info)
+    table = Table("part", *(_right(name) for name in ("tensors", "parameters", "bytes", "stored as")), title="Tensors")
+    for part, infos in [*groups.items(), ("total", list(checkpoint.tensors.values()))]:
+        stored = ", ".join(sorted({info.dtype for info in infos}))
+        parameters = sum(math.prod(info.shape) for info in infos)
+        size = sum(info.nbytes for info in infos)
+        table.add_row(part, str(len(infos)), f"{parameters:,}", human(size), stored, end_section=part != "total")
+    table.caption = f"{len(checkpoint.skipped)} vision and multi-token-prediction tensors skipped"
+    return table
+
+
+def answers(prompt: Prompt) -> Table:
+    """The answer tokens, each checked to be one token after the prompt."""
+    table = Table(_right("class"), "answer", _right("token"), "label", title="Answers")
+    for index, (answer, token) in enumerate(zip(prompt.labels, prompt.answer_ids, strict=True)):
+        table.add_row(str(index), repr(answer), str(token), prompt.label_names[index])
+    one = len(prompt.encode(["a"])[0].ids)
+    table.caption = f"prompt of a one-letter text: {one} tokens, of which {len(prompt.prefix_ids)} are a fixed prefix"
+    return table
+
+
+def memory(checkpoint: Checkpoint, prompt: Prompt) -> Table:
+    """Predicted bytes: resident weights, and the peak of the default CPU batch and of one text of max_tokens."""
+    config = checkpoint.config
+    table = Table("weights", *(_right(n) for n in ("resident", "prefix", "+ batch", "+ longest text", "peak")))
+    table.title = "Predicted memory"
+    for name, dtype in DTYPES.items():
+        weights = weight_bytes(config, dtype.itemsize, len(prompt.answer_ids))
+        prefix = prefix_bytes(config, dtype.itemsize, len(prompt.prefix_ids))
+        length = 128
+        batch = activation_bytes(config, dtype.itemsize, TOKEN_BUDGETS["cpu"] // length, length)
+        longest = activation_bytes(config, dtype.itemsize, 1, prompt.max_tokens)
+        sizes = (weights, prefix, batch, longest, weights + prefix + max(batch, longest))
+        table.add_row(name, *map(human, sizes))
+    table.caption = (
+        f"batch: {TOKEN_BUDGETS['cpu'] // 128} texts of 128 tokens; longest text: {prompt.max_tokens} tokens"
+    )
+    return table
+
+
+def human(size: float) -> str:
+    """Bytes in decimal units: 1.23 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
