@@ -1,8 +1,8 @@
 """The engine's runner and transformers on one random model, the same token sequences, in turn.
 
 Both get token ids, so tokenization is in neither figure. transformers runs as the model card does (left padding,
-``logits_to_keep=1``) in batches of 8 sorted by length, as a fair user would; the runner starts from the prefix of 30 tokens
-that all sequences share, which is part of what it offers. A row of ``results/against_transformers.jsonl`` is one workload.
+``logits_to_keep=1``) in batches of 8 sorted by length, as a fair user would; the runner starts from the prefix of 30
+tokens that all sequences share, which is part of what it offers. One row of the result file is one workload.
 
 Run ``python benchmarks/against_transformers.py FOLDER`` with a folder that ``random_model.py`` wrote.
 """
@@ -17,10 +17,10 @@ from statistics import median
 
 import numpy as np
 import torch
-from environment import append, environment, percentiles
 from rich.console import Console
 from rich.table import Table
 
+from environment import append, environment, percentiles
 from slant.checkpoint import Checkpoint
 from slant.engine import TOKEN_BUDGETS
 from slant.model import Model
@@ -41,9 +41,9 @@ def workloads(rng: np.random.Generator) -> dict[str, list[Ids]]:
     return {name: [np.concatenate([prefix, body]).astype(np.int32) for body in each] for name, each in bodies.items()}
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[list[Ids]], None], sequences: list[Ids]) -> float:
     start = time.perf_counter()
-    run()
+    run(sequences)
     return time.perf_counter() - start
 
 
@@ -78,9 +78,7 @@ def main() -> None:
     for name, sequences in loads.items():
         with console.status(name):
             ours(sequences), theirs(sequences)
-            pairs = [
-                (seconds(lambda: ours(sequences)), seconds(lambda: theirs(sequences))) for _ in range(options.pairs)
-            ]  # noqa: B023
+            pairs = [(seconds(ours, sequences), seconds(theirs, sequences)) for _ in range(options.pairs)]
         a, b = [list(column) for column in zip(*pairs, strict=True)]
         ratio = median(y / x for x, y in pairs)
         tokens = sum(map(len, sequences))

@@ -25,7 +25,9 @@ class Scorer(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]: ...
-    def stream(self, texts: Iterable[object], *, window: int = ...) -> Iterator[Score]: ...
+    def stream(
+        self, texts: Iterable[object], *, window: int = ..., progress: Callable[[int, int], None] = ...
+    ) -> Iterator[Score]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def score_table(
     and error. They are null in a row with an error, and ``error`` is null in the others.
     window: rows scored at a time.
     force: replace an existing target.
-    progress: called after each row's answer.
+    progress: called as batches are answered and as rows with an error are met.
 
     Raises TableError for an input or output that cannot be used, OSError if writing fails (for example on a full disk),
     and SlantError from loading the engine.
@@ -111,23 +113,35 @@ def answer_schema(labels: int, prefix: str = "") -> pa.Schema:
 
 
 class _Tally:
-    """Counts answers as they come and reports them."""
+    """Counts texts as their batches are done, and rows with an error as their turn comes; reports both."""
 
     def __init__(self, total: int | None, progress: Callable[[Summary], None]) -> None:
         self._total, self._progress = total, progress
         self._start = time.perf_counter()
         self._rows = self._errors = self._tokens = 0
-        self._end = 0.0
+        self._chunk = self._before = 0, 0  # rows and end of the input so far, with and without the chunk in work
 
-    def add(self, score: Score, end: float) -> None:
+    def read(self, chunk: Chunk) -> None:
+        """Another chunk is being scored."""
+        self._before = self._chunk
+        self._chunk = self._chunk[0] + len(chunk.errors), chunk.end
+
+    def scored(self, texts: int, tokens: int) -> None:
+        """A batch is done."""
+        self._rows += texts
+        self._tokens += tokens
+        self._progress(self.summary())
+
+    def failed(self) -> None:
+        """A row has an error."""
         self._rows += 1
-        self._errors += score.error is not None
-        self._tokens += score.tokens
-        self._end = end
+        self._errors += 1
         self._progress(self.summary())
 
     def summary(self) -> Summary:
-        done = min(1.0, self._end / self._total) if self._total else None
+        (rows, end), (rows_before, end_before) = self._chunk, self._before
+        part = (self._rows - rows_before) / max(1, rows - rows_before)
+        done = min(1.0, (end_before + (end - end_before) * part) / self._total) if self._total else None
         return Summary(self._rows, self._errors, self._tokens, time.perf_counter() - self._start, done)
 
 
@@ -142,17 +156,19 @@ def _scored(engine: Scorer, table: Table, window: int, tally: _Tally) -> Iterato
     def texts() -> Iterator[object]:
         for chunk in table.chunks:
             waiting.append(chunk)
+            tally.read(chunk)
             yield from chunk.texts
 
-    start, scores = 0, list[Score]()
-    for score in engine.stream(texts(), window=window):
+    scores = list[Score]()
+    for score in engine.stream(texts(), window=window, progress=tally.scored):
         chunk = waiting[0]
         error = chunk.errors[len(scores)]
         scores.append(score if error is None else Score.failed(error, len(engine.labels)))
-        tally.add(scores[-1], start + (chunk.end - start) * len(scores) / len(chunk.errors))
+        if scores[-1].error is not None:
+            tally.failed()
         if len(scores) == len(chunk.errors):
             yield waiting.popleft(), scores
-            start, scores = chunk.end, []
+            scores = []
     if waiting:
         raise RuntimeError("the engine answered fewer texts than it was given")
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -128,7 +128,7 @@ def score(
                 truncation=truncation.value,
                 threads=threads,
                 progress=progress.loaded,
-                **settings,  # type: ignore[arg-type]
+                **settings,
             )
 
         summary = score_table(
@@ -198,7 +198,7 @@ def _checkpoint(model: str) -> str:
     return str(FOLDER)
 
 
-def _prompt(template: Path | None, labels: Path | None, max_tokens: int) -> dict[str, object]:
+def _prompt(template: Path | None, labels: Path | None, max_tokens: int) -> dict[str, Any]:
     """The options that make the prompt, as Engine.load takes them."""
     try:
         text = template.read_bytes().decode() if template else None

@@ -22,6 +22,7 @@ from slant.runner import Head, Runner
 from slant.scores import Score, Scores
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Progress = Callable[[int, int], None]
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 
 
@@ -101,22 +102,25 @@ class Engine:
             return score
         return Scores(self._score(list(texts)), self.labels)
 
-    def stream(self, texts: Iterable[object], *, window: int = 1024) -> Iterator[Score]:
+    def stream(
+        self, texts: Iterable[object], *, window: int = 1024, progress: Progress = lambda texts, tokens: None
+    ) -> Iterator[Score]:
         """Score any number of texts in constant memory, lazily and in their order.
 
-        ``window`` texts are read ahead and sorted by length: a larger one pads less and answers later.
+        ``window`` texts are read ahead and sorted by length: a larger one pads less and answers later. ``progress`` is
+        called after each batch with the texts it answered and their tokens, before a window's first answer is given.
         """
         if window < 1:
             raise ValueError(f"the window must hold at least one text, not {window}.")
         texts = iter(texts)
         while chunk := list(islice(texts, window)):
-            yield from self._score(chunk)
+            yield from self._score(chunk, progress)
 
     def warmup(self) -> None:
         """Run one small batch, so that the first real one does not pay for thread pools and first-touched memory."""
         self._score(["warm-up"])
 
-    def _score(self, texts: list[object]) -> list[Score]:
+    def _score(self, texts: list[object], progress: Progress = lambda texts, tokens: None) -> list[Score]:
         encoded = self.prompt.encode(texts)
         good = [row for row, text in enumerate(encoded) if text.error is None]
         scores = [Score.failed(text.error or "", len(self.labels)) for text in encoded]
@@ -124,6 +128,8 @@ class Engine:
             for index, logits, probabilities in zip(result.rows, result.logits, result.probabilities, strict=True):
                 row = good[index]
                 scores[row] = self._answer(encoded[row].ids, encoded[row].tokens_dropped, logits, probabilities)
+            answered = [scores[good[index]] for index in result.rows if scores[good[index]].error is None]
+            progress(len(answered), sum(score.tokens for score in answered))
         return scores
 
     def _answer(self, ids: np.ndarray, dropped: int, logits: np.ndarray, probabilities: np.ndarray) -> Score:

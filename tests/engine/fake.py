@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import ModuleType
 from zlib import crc32
@@ -33,11 +33,21 @@ class Engine:
     def warmup(self) -> None:
         """Nothing to warm."""
 
-    def stream(self, texts: Iterable[object], *, window: int = 1024) -> Iterator[Score]:
+    def stream(
+        self,
+        texts: Iterable[object],
+        *,
+        window: int = 1024,
+        progress: Callable[[int, int], None] = lambda texts, tokens: None,
+    ) -> Iterator[Score]:
         texts = iter(texts)
         while chunk := list(islice(texts, window)):
             time.sleep(self.delay)
-            yield from map(self.answer, chunk)
+            scores = [self.answer(text) for text in chunk]
+            for score in scores:
+                if score.error is None:
+                    progress(1, score.tokens)
+            yield from scores
 
     def answer(self, text: object) -> Score:
         try:

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -379,8 +380,8 @@ def test_the_model_is_loaded_after_the_tables_are_checked(table: Path) -> None:
 class Failing(Engine):
     """Fails in the middle of the table."""
 
-    def stream(self, texts: Iterable[object], *, window: int = 1024) -> Iterator[Score]:
-        for i, score in enumerate(super().stream(texts, window=window)):
+    def stream(self, texts: Iterable[object], **options: Any) -> Iterator[Score]:
+        for i, score in enumerate(super().stream(texts, **options)):
             if i == 5:
                 raise KeyboardInterrupt
             yield score
@@ -482,8 +483,8 @@ def test_progress_reaches_the_end(table: Path) -> None:
 
 def test_an_engine_that_loses_a_text_is_found_out(table: Path) -> None:
     class Losing(Engine):
-        def stream(self, texts: Iterable[object], *, window: int = 1024) -> Iterator[Score]:
-            yield from list(super().stream(texts, window=window))[:-1]
+        def stream(self, texts: Iterable[object], **options: Any) -> Iterator[Score]:
+            yield from list(super().stream(texts, **options))[:-1]
 
     with pytest.raises(RuntimeError, match="fewer"):
         run(table, engine=Losing())

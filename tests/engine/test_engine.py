@@ -132,6 +132,15 @@ def test_stream_keeps_order_and_reads_no_further_than_its_window(engine, scores)
     np.testing.assert_allclose([s.logits for s in first], scores.logits[:40], atol=1e-4, rtol=0)
 
 
+def test_stream_reports_each_batch_before_the_windows_answers(engine):
+    batches = []
+    stream = engine.stream([*TEXTS, None], progress=lambda texts, tokens: batches.append((texts, tokens)))
+    first = next(stream)
+    assert sum(texts for texts, _ in batches) == len(TEXTS)
+    assert sum(tokens for _, tokens in batches) == first.tokens + sum(score.tokens for score in stream)
+    assert len(batches) > 1
+
+
 def test_stream_refuses_an_empty_window(engine):
     with pytest.raises(ValueError, match="window"):
         next(engine.stream(TEXTS, window=0))
