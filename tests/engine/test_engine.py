@@ -15,6 +15,7 @@ from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.reference import Reference
+from slant.runner import Runner
 
 TEXTS = [passage["text"] for passage in passages()]
 
@@ -84,6 +85,24 @@ def test_a_text_without_the_prompts_prefix_is_computed_in_full(engine, scores):
     results = engine.score(TEXTS[:8])
     runner.prefix_ids = saved
     np.testing.assert_allclose(results.logits, scores.logits[:8], atol=1e-4, rtol=0)
+
+
+def test_sequences_with_and_without_the_prefix_in_one_call(engine):
+    """A sequence that starts otherwise is computed in full, and every answer goes to its own row."""
+    runner = engine.runner
+    generator = np.random.default_rng(0)
+    prefix = runner.prefix_ids
+    bodies = [generator.integers(100, 4000, n).astype(np.int32) for n in (40, 50, 60, 70)]
+    other = prefix.copy()
+    other[3] += 1
+    mixed = [np.concatenate([start, body]) for start, body in zip((other, prefix, other, prefix), bodies, strict=True)]
+    mixed += [prefix[:5], prefix]  # shorter than the prefix, and the prefix itself
+    answers = {row: line for result in runner.run(mixed) for row, line in zip(result.rows, result.logits, strict=True)}
+    assert sorted(answers) == list(range(len(mixed)))
+    plain = Runner(runner.model, runner.head, (), max_tokens=runner.max_tokens, token_budget=1)
+    for row, sequence in enumerate(mixed):
+        (result,) = plain.run([sequence])
+        np.testing.assert_allclose(answers[row], result.logits[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def models(tmp_path_factory):
         key = shape, kind, dtype
         if key not in made:
             name = f"{shape} {kind}"
-            random_model.SHAPES[name] = shrunk(shape, layer_types=[kind, kind])
+            wider = {"intermediate_size": 9216} if shape == "wide" else {}
+            random_model.SHAPES[name] = shrunk("0.8b", layer_types=[kind, kind], **wider)
             folder = random_model.write(name, tmp_path_factory.mktemp("model"))
             made[key] = Model(Checkpoint.open(folder), dtype, torch.device("cpu"), 2048)
         return made[key]
@@ -43,12 +44,20 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
 @pytest.mark.parametrize(("rows", "length"), [(1, 64), (16, 64), (8, 128), (1, 1024), (2, 1024)])
 def test_activations_are_predicted(models, dtype, kind, rows, length):
-    model = models("0.8b", kind, dtype)
+    check_activations(models("0.8b", kind, dtype), rows, length)
+
+
+def check_activations(model, rows, length):
     ids, lengths = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length)
     with torch.inference_mode(), PeakBytes() as peak:
         model(ids, lengths)
-    predicted = activation_bytes(model.config, dtype.itemsize, rows, length)
+    predicted = activation_bytes(model.config, model.dtype.itemsize, rows, length)
     assert 0.9 * peak.bytes <= predicted <= 1.25 * peak.bytes
+
+
+@pytest.mark.parametrize(("rows", "length"), [(8, 128), (1, 1024)])
+def test_activations_of_a_wide_mlp_are_predicted(models, rows, length):
+    check_activations(models("wide", "full_attention", torch.bfloat16), rows, length)
 
 
 def test_weights_and_prefix_are_predicted_exactly():
