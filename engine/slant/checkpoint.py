@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from slant.errors import CheckpointError
 # Multimodal, older multimodal and text-only files; the most specific first.
 _PREFIXES = ("model.language_model.", "language_model.model.", "model.")
 _NOT_OURS = re.compile(r"(model\.)?(visual|mtp)\.")
-_ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
+ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
@@ -40,7 +40,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _ITEMSIZE.get(self.dtype, 0)
+        return math.prod(self.shape) * ITEMSIZE.get(self.dtype, 0)
 
 
 class Checkpoint:
@@ -55,7 +55,7 @@ class Checkpoint:
         self.folder = folder
         self.config = ModelConfig.read(folder / "config.json")
         self.skipped: list[str] = []
-        self.tensors = self._canonical(_headers(_weight_files(folder)))
+        self.tensors = self._canonical(headers(_weight_files(folder)))
         self.head = HEAD if HEAD in self.tensors else EMBEDDING
         self._check()
         self.notes = tuple(self._notes())
@@ -71,15 +71,12 @@ class Checkpoint:
         The file is opened for this one tensor: an open mapping would keep every page read so far in memory.
         """
         info = self.tensors[name]
-        with _opened(info.file) as file:
+        with opened(info.file) as file:
             return file.get_tensor(info.key)
 
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of a matrix, ``[len(ids), columns]`` in the file's dtype; no other row is read."""
-        info = self.tensors[name]
-        with _opened(info.file) as file:
-            part = file.get_slice(info.key)
-            return torch.cat([part[row : row + 1] for row in ids])
+        return rows(self.tensors[name], ids)
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of the language-model head, or of the embedding it is tied to."""
@@ -105,9 +102,9 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{info.key} in {info.file} has the shape {list(info.shape)}; config.json asks for {list(shape)}."
                 )
-            if info.dtype not in _ITEMSIZE:
+            if info.dtype not in ITEMSIZE:
                 raise CheckpointError(
-                    f"{info.key} in {info.file} is stored as {info.dtype}; give the {', '.join(_ITEMSIZE)} checkpoint."
+                    f"{info.key} in {info.file} is stored as {info.dtype}; give the {', '.join(ITEMSIZE)} checkpoint."
                 )
         for name, info in self.tensors.items():
             if name not in expected:
@@ -198,10 +195,18 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
     raise CheckpointError(f"{folder} has no model.safetensors{hint}")
 
 
-def _headers(files: dict[Path, set[str] | None]) -> dict[str, TensorInfo]:
+def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:
+    """Rows ``ids`` of a stored matrix; no other row is read."""
+    with opened(info.file) as file:
+        part = file.get_slice(info.key)
+        return torch.cat([part[row : row + 1] for row in ids])
+
+
+def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
+    """What safetensors files hold, by key; ``files`` maps each to the keys promised to be in it, if any are."""
     found: dict[str, TensorInfo] = {}
     for path, promised in files.items():
-        with _opened(path) as file:
+        with opened(path) as file:
             keys = set(file.keys())
             missing = sorted((promised or set()) - keys)
             if missing:
@@ -217,7 +222,8 @@ def _headers(files: dict[Path, set[str] | None]) -> dict[str, TensorInfo]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file, closed afterwards; what is wrong with it becomes a CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -14,12 +14,14 @@ from typing import overload
 import numpy as np
 import torch
 
-from slant.checkpoint import EMBEDDING, Checkpoint
+from slant.checkpoint import EMBEDDING
 from slant.errors import CheckpointError, SlantError
 from slant.model import Model
 from slant.prompt import Prompt
+from slant.recipe import NAMED
 from slant.runner import Head, Runner
 from slant.scores import Score, Scores
+from slant.source import Source, open_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Progress = Callable[[int, int], None]
@@ -51,11 +53,12 @@ class Engine:
         threads: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Engine:
-        """Load a checkpoint folder or hub id.
+        """Load a checkpoint or a quantized artifact, a folder or hub id.
 
-        weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere.
+        weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere; an artifact is
+        computed in it too. "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads.
         device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
-        template, labels: the prompt around "{article}" and {answer: name}; by default the checkpoint folder's
+        template, labels: the prompt around "{article}" and {answer: name}; by default the folder's
         ``slant.json``, else the built-in ones.
         max_tokens, truncation: the longest prompt in tokens, and what happens to a longer one ("head" keeps the
         article's beginning, "middle" its beginning and end, "error" makes it that row's error).
@@ -72,7 +75,7 @@ class Engine:
         budget = TOKEN_BUDGETS[where.type] if token_budget is None else token_budget
         if budget < 1:
             raise SlantError(f"token_budget is {budget}; give at least 1.")
-        checkpoint = Checkpoint.open(model)
+        checkpoint = open_model(model, weights, where)
         prompt = Prompt.load(
             checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation
         )
@@ -154,16 +157,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The dtype for "auto", "bf16" or "fp32" on a device; raises SlantError for another name."""
-    if weights == "auto":
+    """The dtype to compute in for the name of weights on a device; raises SlantError for an unknown one."""
+    if weights in ("auto", *NAMED):
         native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         weights = "bf16" if native else "fp32"
     if weights not in DTYPES:
-        raise SlantError(f"weights={weights!r} is unknown; use auto or one of {', '.join(DTYPES)}.")
+        raise SlantError(f"weights={weights!r} is unknown; use auto or one of {', '.join((*DTYPES, *NAMED))}.")
     return DTYPES[weights]
 
 
-def check_fit(checkpoint: Checkpoint, prompt: Prompt) -> None:
+def check_fit(checkpoint: Source, prompt: Prompt) -> None:
     """Raise SlantError unless tokenizer, prompt and model belong together."""
     known, rows = prompt.tokenizer.get_vocab_size(), checkpoint.tensors[EMBEDDING].shape[0]
     if known > rows:

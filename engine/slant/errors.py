@@ -18,3 +18,7 @@ class PromptError(SlantError):
 
 class TableError(SlantError):
     """An input table cannot be read or an output table cannot be written."""
+
+
+class RecipeError(SlantError):
+    """A quantization recipe is damaged, or does not fit the model."""

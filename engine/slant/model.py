@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slant.checkpoint import EMBEDDING, Checkpoint
+from slant.checkpoint import EMBEDDING
 from slant.config import ModelConfig
+from slant.source import Source
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
 from slant_kernels.embedding import embedding
@@ -39,7 +40,7 @@ class Prefix:
 class Weights:
     """Reads tensors of a checkpoint one at a time into memory of their own, merged and converted on the way."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, checkpoint: Source, dtype: torch.dtype, device: torch.device) -> None:
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
 
     def matrix(self, *names: str) -> Tensor:
@@ -182,7 +183,7 @@ class Model:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Source,
         dtype: torch.dtype,
         device: torch.device,
         max_tokens: int,

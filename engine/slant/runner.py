@@ -25,6 +25,24 @@ class Head:
     rows: Tensor
     eps: float
 
+    def answer(self, batch: StaticBatch, hidden: Tensor) -> Result:
+        """The answers for a batch from its last hidden states ``[B, D]``."""
+        digits = digit_head(hidden, self.norm, self.rows, self.eps)
+        return Result(batch.rows, digits.logits.cpu().numpy(), digits.probabilities.cpu().numpy(), batch.ids.numel())
+
+
+@dataclass(frozen=True)
+class StaticBatch:
+    """Texts ``rows`` of a call as ids int64 ``[B, T]``, right-padded with 0, and lengths int64 ``[B]``, on the CPU.
+
+    The first ``start`` tokens of each text, the prompt's prefix or none, are left out.
+    """
+
+    rows: tuple[int, ...]
+    start: int
+    ids: Tensor
+    lengths: Tensor
+
 
 @dataclass(frozen=True)
 class Result:
@@ -50,32 +68,33 @@ class Runner:
             with torch.inference_mode():
                 self.prefix = model.prefix(torch.tensor(self.prefix_ids, dtype=torch.int64, device=model.device))
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences batch by batch, in whatever order is fastest; each appears in one result."""
-        with_prefix = [row for row, ids in enumerate(sequences) if self._starts_with_prefix(ids)]
-        others = sorted(set(range(len(sequences))) - set(with_prefix))
-        for members, prefix in ((with_prefix, self.prefix), (others, None)):
-            skip = prefix.length if prefix else 0
-            bodies = [sequences[row][skip:] for row in members]
-            for batch in plan([len(body) for body in bodies], self.token_budget, self.max_tokens - skip):
-                logits, probabilities = self._execute(batch, bodies, prefix)
-                rows = tuple(members[row] for row in batch.rows)
-                yield Result(rows, logits, probabilities, len(rows) * batch.length)
-
-    def _starts_with_prefix(self, ids: Ids) -> bool:
-        length = len(self.prefix_ids)
-        return 0 < length < len(ids) and bool((ids[:length] == self.prefix_ids).all())
+        for batch in static_batches(sequences, self.prefix_ids, self.token_budget, self.max_tokens):
+            yield self._execute(batch)
 
     @torch.inference_mode()
-    def _execute(self, batch: Batch, bodies: Sequence[Ids], prefix: Prefix | None) -> tuple[NDArray, NDArray]:
-        ids, lengths = pad(batch, bodies)
-        hidden = self.model(ids.to(self.device), lengths.to(self.device), prefix)
-        digits = digit_head(hidden, self.head.norm, self.head.rows, self.head.eps)
-        return digits.logits.cpu().numpy(), digits.probabilities.cpu().numpy()
+    def _execute(self, batch: StaticBatch) -> Result:
+        device = self.model.device
+        prefix = self.prefix if batch.start else None
+        return self.head.answer(batch, self.model(batch.ids.to(device), batch.lengths.to(device), prefix))
+
+
+def static_batches(
+    sequences: Sequence[Ids], prefix_ids: Ids, token_budget: int, max_tokens: int
+) -> Iterator[StaticBatch]:
+    """All sequences in batches: first those that start with the prefix, without it, then the others in full."""
+    skip = len(prefix_ids)
+
+    def starts(ids: Ids) -> bool:
+        return 0 < skip < len(ids) and bool((ids[:skip] == prefix_ids).all())
+
+    with_prefix = [row for row, ids in enumerate(sequences) if starts(ids)]
+    others = sorted(set(range(len(sequences))) - set(with_prefix))
+    for members, start in ((with_prefix, skip), (others, 0)):
+        bodies = [sequences[row][start:] for row in members]
+        for batch in plan([len(body) for body in bodies], token_budget, max_tokens - start):
+            yield StaticBatch(tuple(members[row] for row in batch.rows), start, *pad(batch, bodies))
 
 
 def pad(batch: Batch, bodies: Sequence[Ids]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,56 @@
+"""Where a model's tensors come from: a checkpoint, a checkpoint quantized while it is read, or a quantized artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from slant.artifact import Artifact
+from slant.checkpoint import Checkpoint, TensorInfo, resolve
+from slant.config import ModelConfig
+from slant.errors import SlantError
+from slant.manifest import NAME
+from slant.quantize import QuantizedCheckpoint
+from slant.recipe import NAMED, Recipe
+
+
+class Source(Protocol):
+    """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def head(self) -> str: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def read(self, name: str) -> Tensor: ...
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
+    def head_rows(self, ids: Sequence[int]) -> Tensor: ...
+
+
+def open_model(model: str | Path, weights: str = "auto", device: torch.device | None = None) -> Source:
+    """Open a folder or hub id of either kind.
+
+    For ``weights`` "hqq8" to "hqq2" the matrices of a checkpoint are quantized on ``device`` (the CPU if None) as they
+    are read; an artifact has its own recipe and refuses another.
+    """
+    folder = resolve(model)
+    if (folder / NAME).exists():
+        artifact = Artifact(folder)
+        if weights in NAMED and artifact.recipe != Recipe.named(weights):
+            raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")
+        return artifact
+    checkpoint = Checkpoint(folder)
+    if weights in NAMED:
+        return QuantizedCheckpoint(checkpoint, Recipe.named(weights), device or torch.device("cpu"))
+    return checkpoint

@@ -1,0 +1,151 @@
+"""Quantized matrices: the layout of codes, scales and zeros, described here and nowhere else.
+
+A matrix W ``[N, K]`` is cut along K into G groups of ``group_size`` (32, 64 or 128; the last one may be shorter):
+
+    W[n, k] = (code[n, k] - 2**(bits - 1) - zeros[g, n]) * scales[g, n]        g = k // group_size
+
+in fp32 and in this order, rounded once to the wanted dtype. Codes are 0 ... 2**bits - 1 with 8, 4, 3 or 2 bits.
+
+scales, zeros   fp16 ``[G, N]``. Group-major, so that a tile of consecutive rows reads one group's values side by side.
+                Zeros are hqq's minus 2**(bits - 1): small numbers, which fp16 holds well (around 128 it rounds to an
+                eighth of a step), and what remains of ``y = s (q - 8) x + s (8 - z) sum(x)`` once zeros are folded.
+codes           uint8 ``[N, blocks * bytes]``, each row a sequence of blocks. K is padded to whole blocks with code 0:
+                a kernel masks x there, and the group of a padded k may not exist.
+
+A block is made of *runs* of 32 consecutive k. A run lies in one group whatever the group size, and 32 bytes hold the
+codes of 1, 2 or 4 runs, so that a kernel gets whole runs from one load with a shift and a mask and multiplies each by
+its own slice of x: no lane needs another lane's byte. With j = 0 ... 31 the position in a run:
+
+    bits   k a block   bytes   byte j holds
+    8      32          32      k = j
+    4      64          32      k = j + 32 i           in bits 4 i, 4 i + 1, ...       i = 0, 1
+    2      128         32      k = j + 32 i           in bits 2 i, 2 i + 1            i = 0 ... 3
+    3      128         48      the lower two bits as for 2 bits, in bytes 0 ... 31; the upper bit of k = j + 32 i in
+                               byte 32 + j % 16, bit 4 (j // 16) + i
+
+Three bits in two planes cost 3.0 bits a code and two loads; ten codes in an int32 would cost 3.2, and ten divides no
+group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BITS = (8, 4, 3, 2)
+GROUP_SIZES = (32, 64, 128)
+RUN = 32
+_BLOCK = {8: 32, 4: 64, 3: 128, 2: 128}  # k a block
+_ROWS_AT_A_TIME = 1 << 18  # elements; bounds the fp32 temporaries of dequantize
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedMatrix:
+    """codes uint8, scales and zeros fp16 as the header says; ``shape`` is (N, K). Raises ValueError on a mismatch."""
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    bits: int
+    group_size: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        codes, scales = layout(self.shape, self.bits, self.group_size)
+        for name, found, shape, dtype in (
+            ("codes", self.codes, codes, torch.uint8),
+            ("scales", self.scales, scales, torch.float16),
+            ("zeros", self.zeros, scales, torch.float16),
+        ):
+            if found.shape != shape or found.dtype != dtype:
+                raise ValueError(f"{name} are {found.dtype} {list(found.shape)}, not {dtype} {list(shape)}")
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes + self.zeros.nbytes
+
+
+def layout(shape: tuple[int, int], bits: int, group_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shapes of codes and of scales and zeros; raises ValueError for bits or groups that there is no layout for."""
+    if bits not in BITS or group_size not in GROUP_SIZES:
+        raise ValueError(f"{bits} bits in groups of {group_size}: bits are one of {BITS}, groups of {GROUP_SIZES}")
+    rows, columns = shape
+    blocks = -(-columns // _BLOCK[bits])
+    return (rows, blocks * _BLOCK[bits] * bits // 8), (-(-columns // group_size), rows)
+
+
+def nbytes(shape: tuple[int, int], bits: int, group_size: int) -> int:
+    """Bytes of a quantized matrix ``shape``: its padded codes, and a scale and a zero of two bytes for each group."""
+    codes, scales = layout(shape, bits, group_size)
+    return codes[0] * codes[1] + 2 * 2 * scales[0] * scales[1]
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Codes uint8 ``[N, K]`` -> bytes uint8 ``[N, blocks * bytes]``."""
+    block = _BLOCK[bits]
+    runs = F.pad(codes, (0, -codes.shape[1] % block)).unflatten(1, (-1, block // RUN, RUN))  # [N, blocks, runs, 32]
+    if bits == 3:
+        upper = (runs >> 2).unflatten(3, (2, 16)).transpose(2, 3).flatten(2, 3)  # bit 4 (j // 16) + i, byte j % 16
+        return torch.cat([_plane(runs & 3, 2), _plane(upper, 1)], dim=2).flatten(1)
+    return _plane(runs, bits).flatten(1)
+
+
+def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
+    """The inverse of ``pack``: bytes -> codes uint8 ``[N, columns]``, without the padding."""
+    blocks = packed.unflatten(1, (-1, _BLOCK[bits] * bits // 8))
+    if bits == 3:
+        upper = _fields(blocks[:, :, RUN:], 1).unflatten(2, (2, 4)).transpose(2, 3).flatten(3)
+        runs = _fields(blocks[:, :, :RUN], 2) | upper << 2
+    else:
+        runs = _fields(blocks, bits)
+    return runs.flatten(1)[:, :columns]
+
+
+def _plane(fields: Tensor, width: int) -> Tensor:
+    """Fields of ``width`` bits ``[N, blocks, 8 / width, W]`` -> bytes ``[N, blocks, W]``; field 0 is lowest."""
+    byte = fields[:, :, 0].clone()
+    for index in range(1, fields.shape[2]):
+        byte |= fields[:, :, index] << width * index
+    return byte
+
+
+def _fields(byte: Tensor, width: int) -> Tensor:
+    return torch.stack([byte >> shift & (1 << width) - 1 for shift in range(0, 8, width)], dim=2)
+
+
+def dequantize_reference(q: QuantizedMatrix) -> Tensor:
+    """fp32 ``[N, K]``, one column at a time, straight from the header."""
+    rows, columns = q.shape
+    out = torch.empty(rows, columns)
+    block, size = _BLOCK[q.bits], _BLOCK[q.bits] * q.bits // 8
+    for k in range(columns):
+        (b, inside), g = divmod(k, block), k // q.group_size
+        i, j = divmod(inside, RUN)
+        byte = q.codes[:, b * size + j]
+        if q.bits == 3:
+            upper = q.codes[:, b * size + 32 + j % 16] >> 4 * (j // 16) + i & 1
+            code = (byte >> 2 * i & 3) + 4 * upper
+        else:
+            code = byte >> q.bits * i & 2**q.bits - 1
+        out[:, k] = (code.float() - 2 ** (q.bits - 1) - q.zeros[g].float()) * q.scales[g].float()
+    return out
+
+
+def dequantize(q: QuantizedMatrix, dtype: torch.dtype) -> Tensor:
+    """The matrix ``[N, K]`` in ``dtype``, on the device of the codes."""
+    rows, columns = q.shape
+    groups = len(q.scales)
+    out = torch.empty(rows, columns, dtype=dtype, device=q.codes.device)
+    step = max(1, _ROWS_AT_A_TIME // columns)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        codes = F.pad(unpack(q.codes[part], q.bits, columns), (0, groups * q.group_size - columns))
+        w = codes.unflatten(1, (groups, q.group_size)).float()
+        w.sub_(2 ** (q.bits - 1)).sub_(q.zeros[:, part].T[..., None].float()).mul_(
+            q.scales[:, part].T[..., None].float()
+        )
+        out[part] = w.flatten(1)[:, :columns]
+    return out

@@ -1,0 +1,494 @@
+"""The quantized folder: what it gives, what it refuses, and that a stop loses nothing."""
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import classifier
+from slant import cli, durable, manifest, writer
+from slant.artifact import Artifact, QuantizedInfo
+from slant.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.demo import FOLDER, passages
+from slant.durable import safetensors, sha256, write_whole
+from slant.engine import Engine
+from slant.errors import CheckpointError, RecipeError, SlantError
+from slant.manifest import FileInfo, Manifest
+from slant.quantize import QuantizedCheckpoint
+from slant.recipe import NAMED, Grid, Recipe
+from slant.source import open_model
+from slant.writer import quantize_checkpoint
+
+TEXTS = [passage["text"] for passage in passages()][:4]
+DATA = Path(__file__).parents[1] / "data"
+KILL = Path(__file__).with_name("kill_quantize.py")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """The models here are too small for more, and threads that wait for each other are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return classifier.write(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint):
+    """An artifact of a few kilobytes whose head is its own. Not to be changed."""
+    return quantize_checkpoint(checkpoint, checkpoint.with_name("small"), Recipe.of(4), device="cpu")
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+    """A private copy of it."""
+    return shutil.copytree(small, tmp_path / "artifact")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def refused(folder, error=CheckpointError):
+    with pytest.raises(error) as caught:
+        Artifact.open(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def rehash(folder, name):
+    """Make the manifest agree with a changed file."""
+    old = Manifest.read(folder)
+    info = FileInfo((folder / name).stat().st_size, sha256(folder / name))
+    replace(old, files={**old.files, name: info}).write(folder)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_artifact_scores_as_the_checkpoint_quantized_in_memory(name, tmp_path):
+    made = quantize_checkpoint(FOLDER, tmp_path / "demo", Recipe.named(name), device="cpu")
+    artifact = Artifact.open(made)
+    view = QuantizedCheckpoint(Checkpoint.open(FOLDER), Recipe.named(name), torch.device("cpu"))
+    for tensor in artifact.tensors:
+        assert torch.equal(artifact.read(tensor), view.read(tensor))
+    ours = Engine.load(made, device="cpu").score(TEXTS)
+    assert ours.error == [None] * len(TEXTS)
+    np.testing.assert_array_equal(ours.logits, Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS).logits)
+
+
+def test_an_artifact_is_computed_in_either_dtype(small, checkpoint):
+    fp32, bf16, full = (
+        Engine.load(model, weights=weights, device="cpu").score(classifier.TEXTS).logits
+        for model, weights in ((small, "fp32"), (small, "bf16"), (checkpoint, "fp32"))
+    )
+    assert 0 < np.abs(fp32 - bf16).max() < np.abs(fp32 - full).max()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_bytes_are_those_of_the_arithmetic(name, tmp_path):
+    made = quantize_checkpoint(FOLDER, tmp_path / "demo", Recipe.named(name), device="cpu")
+    source, artifact = Checkpoint.open(FOLDER), Artifact.open(made)
+    expected = 0.0
+    for tensor, shape in expected_shapes(source.config).items():
+        grid = artifact.recipe.grid(tensor)
+        if grid is None:
+            expected += source.tensors[tensor].nbytes
+        else:  # codes, and two bytes each for a group's scale and zero
+            expected += math.prod(shape) * grid.bits / 8 + shape[0] * math.ceil(shape[1] / grid.group_size) * 4
+    assert sum(info.nbytes for info in artifact.tensors.values()) == expected
+    stored = sum(path.stat().st_size for path in made.glob("*.safetensors"))
+    assert expected < stored < 1.02 * expected
+
+
+def test_what_is_quantized_and_what_stays(small, checkpoint):
+    artifact, source = Artifact.open(small), Checkpoint.open(checkpoint)
+    assert artifact.tensors.keys() == source.tensors.keys()
+    for name, info in artifact.tensors.items():
+        matrix = artifact.quantized(name)
+        assert (matrix is not None) == isinstance(info, QuantizedInfo) == (artifact.recipe.grid(name) is not None)
+        if name != HEAD:
+            assert artifact.read(name).shape == info.shape == source.tensors[name].shape
+        if matrix is not None:
+            assert info.nbytes == matrix.nbytes
+        elif name != HEAD:
+            assert torch.equal(artifact.read(name), source.read(name))
+    assert torch.equal(artifact.rows("embed_tokens.weight", [3, 1]), source.rows("embed_tokens.weight", [3, 1]))
+
+
+def test_the_same_bytes_again(checkpoint, small, tmp_path):
+    """No time, path or order of threads gets into the folder."""
+    assert contents(quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu")) == contents(small)
+
+
+WITHOUT_HQQ = """
+import json, sys
+sys.modules["hqq"] = None
+from slant.engine import Engine
+from slant.errors import CheckpointError
+from slant.recipe import Recipe
+from slant.writer import quantize_checkpoint
+made, texts = sys.argv[1], json.loads(sys.argv[2])
+print(json.dumps(Engine.load(made, device="cpu", threads=1).score(texts).logits.tolist()))
+try:
+    quantize_checkpoint(made, made + "-other", Recipe.of(4))
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_an_artifact_loads_without_hqq_and_without_its_source(tmp_path):
+    source = classifier.write(tmp_path / "source")
+    made = quantize_checkpoint(source, tmp_path / "made", Recipe.of(4), device="cpu")
+    scores = Engine.load(made, device="cpu").score(classifier.TEXTS)
+    shutil.rmtree(source)
+    command = [sys.executable, "-c", WITHOUT_HQQ, made, json.dumps(classifier.TEXTS)]
+    logits, refusal = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    np.testing.assert_array_equal(np.float32(json.loads(logits)), scores.logits)
+    assert "pip install hqq" in refusal
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_version_1_still_loads():
+    stored = json.loads((DATA / "artifact-v1-scores.json").read_text())
+    artifact = Artifact.open(DATA / "artifact-v1")
+    grids = {info.grid.bits for info in artifact.tensors.values() if isinstance(info, QuantizedInfo)}
+    assert grids == {8, 4, 3, 2}
+    scores = Engine.load(DATA / "artifact-v1", weights="fp32", device="cpu").score(stored["texts"])
+    np.testing.assert_allclose(scores.logits, stored["logits"], atol=1e-4, rtol=0)
+
+
+def test_prompt_and_labels_come_along(small):
+    engine = Engine.load(small, device="cpu")
+    assert engine.prompt.template == classifier.TEMPLATE
+    assert engine.prompt.labels == classifier.LABELS
+
+
+def test_other_labels_need_rows_that_are_not_kept(small):
+    with pytest.raises(CheckpointError, match="quantize the checkpoint again"):
+        Engine.load(small, labels={"a": "first", "b": "second"}, device="cpu")
+    two = Engine.load(small, labels={"2": "right", "0": "left"}, device="cpu").score(classifier.TEXTS)
+    all_three = Engine.load(small, device="cpu").score(classifier.TEXTS)
+    np.testing.assert_allclose(two.logits, all_three.logits[:, [2, 0]], atol=1e-6)
+
+
+def test_a_tied_head_serves_any_labels(tmp_path):
+    source = classifier.write(tmp_path / "tied", "tied")
+    labels = {"x": "first", "y": "second"}
+    made = quantize_checkpoint(source, tmp_path / "made", Recipe.of(8), device="cpu")
+    assert HEAD not in Artifact.open(made).tensors
+    assert Engine.load(made, labels=labels, device="cpu").score("text").error is None
+    own = quantize_checkpoint(
+        source, tmp_path / "own", Recipe.of(8), device="cpu", labels=labels, template="<{article}>"
+    )
+    engine = Engine.load(own, device="cpu")
+    assert (engine.labels, engine.prompt.template) == (("first", "second"), "<{article}>")
+
+
+def test_weights_by_name(small, checkpoint):
+    with pytest.raises(SlantError, match="weights=auto"):
+        open_model(small, "hqq2")
+    with pytest.raises(SlantError, match="hqq5"):
+        Engine.load(checkpoint, weights="hqq5", device="cpu")
+    assert isinstance(open_model(small), Artifact)
+    assert isinstance(open_model(checkpoint), Checkpoint)
+
+
+def test_the_command_line(tmp_path, capfd):
+    target, rules = tmp_path / "made", tmp_path / "recipe.json"
+    assert cli.run(["quantize", "demo", str(target), "--bits", "3", "--group-size", "32", "--device", "cpu"]) == 0
+    assert Artifact.open(target).recipe == Recipe.of(3, 32)
+    assert cli.run(["quantize", "demo", str(target)]) == cli.FAILURE
+    rules.write_text(json.dumps({"rules": {"layers.2.mlp.up_proj.weight": {"bits": 2, "group_size": 128}}}))
+    assert cli.run(["quantize", "demo", str(target), "--recipe", str(rules), "--force", "--device", "cpu"]) == 0
+    assert Artifact.open(target).recipe == Recipe.read(rules)
+    assert cli.run(["quantize", "demo", str(target), "--bits", "5", "--force"]) == cli.FAILURE
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line.split()[0] for line in err.splitlines()] == ["slant:", "slant:"]
+    assert "--force" in err
+    assert "bits is 5" in err
+
+
+# ---- what is refused
+
+
+def test_a_flipped_bit_anywhere_is_caught(folder):
+    draw = random.Random(0)
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        spread = [round(i * (len(content) - 1) / 24) for i in range(25)]
+        for position in spread + draw.choices(range(len(content)), k=15):
+            changed = bytearray(content)
+            changed[position] ^= 1 << draw.randrange(8)
+            path.write_bytes(changed)
+            assert path.name in refused(folder)
+        path.write_bytes(content)
+    Artifact.open(folder)
+
+
+def test_every_third_byte_of_the_manifest_counts(folder):
+    path = folder / "artifact.json"
+    content = path.read_bytes()
+    for position in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="artifact"):
+            Manifest.read(folder)
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((DATA / "artifact-v1").iterdir())])
+def test_a_truncated_missing_or_longer_file_is_named(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], content + b" "):
+        path.write_bytes(damaged)
+        message = refused(folder)
+        assert name in message
+        assert "bytes instead of" in message or name == "artifact.json"
+    path.unlink()
+    assert name in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "layers-04.safetensors", "sub"])
+def test_a_foreign_file_is_named(folder, name):
+    (folder / name).mkdir() if name == "sub" else (folder / name).touch()
+    assert name in refused(folder)
+
+
+def test_files_that_nobody_reads_may_be_there(folder):
+    for name in ("README.md", "LICENSE", ".gitattributes"):
+        (folder / name).touch()
+    Artifact.open(folder)
+
+
+def test_a_shard_of_another_artifact_is_refused(folder, checkpoint, tmp_path):
+    other = quantize_checkpoint(checkpoint, tmp_path / "other", Recipe.of(3), device="cpu")
+    shutil.copy(other / "layers-01.safetensors", folder)
+    assert "layers-01.safetensors" in refused(folder)
+    rehash(folder, "layers-01.safetensors")
+    assert "layers.1." in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda t: t.pop("layers.0.mlp.up_proj.weight.zeros"), "up_proj.weight.zeros"),
+        (lambda t: t.update(extra=torch.ones(2)), "extra"),
+        (lambda t: t.update({"layers.0.linear_attn.A_log": torch.ones(3)}), "A_log"),
+        (lambda t: t.update({"layers.0.linear_attn.A_log": torch.ones(4, dtype=torch.int8)}), "A_log"),
+        (lambda t: t.update({"layers.0.mlp.up_proj.weight.codes": torch.ones(80, 32)}), "up_proj.weight.codes"),
+    ],
+)
+def test_a_shard_that_does_not_fit_is_named(folder, change, word):
+    path = folder / "layers-00.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    rehash(folder, path.name)
+    assert word in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"version": True}, "changed|version"),
+        ({"format": "gguf"}, "not describe"),
+        ({"extra": 1}, "version 1 asks"),
+        ({"certificate": 3}, "version 1 asks"),
+        ({"answers": "17"}, "version 1 asks"),
+        ({"made": {"slant": "0.1.0"}}, "version 1 asks"),
+        ({"recipe": {"rules": {"norm.weight": None}}}, "norm.weight"),
+        ({"recipe": {"rules": {"layers.9.mlp.up_proj.weight": None}}}, "layers.9"),
+        ({"files": {"../config.json": {"bytes": 1, "sha256": "0" * 64}}}, "config.json"),
+        ({"files": {}}, "does not belong"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(folder, change, word):
+    path = folder / "artifact.json"
+    raw = json.loads(path.read_text()) | change
+    raw.pop("sha256")
+    path.write_bytes(manifest._render(raw))
+    with pytest.raises(CheckpointError, match=word):
+        Artifact.open(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": NaN}', b"[" * 100_000])
+def test_a_damaged_manifest_is_named(folder, content):
+    (folder / "artifact.json").write_bytes(content)
+    assert "artifact.json" in refused(folder)
+
+
+def test_certificate_and_probe_are_kept(folder):
+    artifact = Artifact.open(folder)
+    artifact.annotate(certificate={"flips": 0.25, "texts": ["ä"]})
+    artifact.annotate(probe={"answers": [1, 2]})
+    kept = Artifact.open(folder).manifest
+    assert kept == artifact.manifest
+    assert kept.certificate == {"flips": 0.25, "texts": ["ä"]}
+    assert kept.probe == {"answers": [1, 2]}
+    path = folder / "artifact.json"
+    path.write_text(path.read_text().replace("0.25", "0.00"))
+    assert "changed" in refused(folder)
+
+
+# ---- writing
+
+
+def test_an_existing_destination_is_spared(checkpoint, folder, tmp_path):
+    with pytest.raises(CheckpointError, match="--force"):
+        quantize_checkpoint(checkpoint, folder, Recipe.of(8), device="cpu")
+    quantize_checkpoint(checkpoint, folder, Recipe.of(8), device="cpu", force=True)
+    assert Artifact.open(folder).recipe == Recipe.of(8)
+    for precious in (checkpoint, tmp_path):
+        before = contents(precious) if precious == checkpoint else None
+        with pytest.raises(CheckpointError, match="not replaced"):
+            quantize_checkpoint(checkpoint, precious, Recipe.of(8), device="cpu", force=True)
+        assert before is None or contents(precious) == before
+    with pytest.raises(CheckpointError, match="does not exist"):
+        quantize_checkpoint(checkpoint, tmp_path / "no" / "where", Recipe.of(8), device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact"]
+
+
+def test_an_artifact_is_no_source(small, tmp_path):
+    with pytest.raises(CheckpointError, match="quantized already"):
+        quantize_checkpoint(small, tmp_path / "b", Recipe.of(4), device="cpu")
+
+
+def test_a_recipe_for_another_model_is_refused_at_once(checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match=r"layers\.9"):
+        quantize_checkpoint(checkpoint, tmp_path / "b", Recipe({"layers.9.mlp.up_proj.weight": Grid(4)}), device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def stop_after(done):
+    def progress(now, total):
+        if now == done:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def stopped(checkpoint, tmp_path):
+    """Where a run with 4 bits was stopped in its third layer."""
+    with pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu", progress=stop_after(32))
+    return tmp_path / "b"
+
+
+def test_a_stopped_run_goes_on(checkpoint, small, stopped, monkeypatch):
+    solved, calls = [], []
+    original = QuantizedCheckpoint.quantized
+    monkeypatch.setattr(
+        QuantizedCheckpoint, "quantized", lambda self, name: solved.append(name) or original(self, name)
+    )
+    quantize_checkpoint(
+        checkpoint, stopped, Recipe.of(4), device="cpu", progress=lambda done, total: calls.append((done, total))
+    )
+    assert {name.split(".")[1] for name in solved if name.startswith("layers.")} == {"2", "3"}
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    assert calls[-1] == (len(expected_shapes(Checkpoint.open(checkpoint).config)),) * 2
+    assert contents(stopped) == contents(small)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_finished_shard_is_made_again(checkpoint, small, stopped, damage):
+    path = stopped.with_name("b.partial") / "layers-01.safetensors"
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content if damage == "flip" else content[:-1])
+    if damage == "remove":
+        path.unlink()
+    quantize_checkpoint(checkpoint, stopped, Recipe.of(4), device="cpu")
+    assert contents(stopped) == contents(small)
+
+
+def test_a_torn_journal_counts_up_to_the_tear(checkpoint, small, stopped):
+    path = stopped.with_name("b.partial") / ".journal"
+    path.write_bytes(path.read_bytes()[:-30])
+    quantize_checkpoint(checkpoint, stopped, Recipe.of(4), device="cpu")
+    assert contents(stopped) == contents(small)
+
+
+@pytest.mark.parametrize("what", ["recipe", "source", "made"])
+def test_an_unfinished_run_of_another_kind_is_not_continued(checkpoint, stopped, tmp_path, monkeypatch, what):
+    recipe = Recipe.of(3 if what == "recipe" else 4)
+    source = shutil.copytree(checkpoint, tmp_path / "source")
+    if what == "source":
+        tensors = load_file(source / "model.safetensors")
+        tensors["model.norm.weight"] += 1
+        save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    if what == "made":
+        monkeypatch.setattr(writer, "version", lambda package: "9.9")
+    with pytest.raises(CheckpointError, match=rf"another {what}.*--force"):
+        quantize_checkpoint(source, stopped, recipe, device="cpu")
+    quantize_checkpoint(source, stopped, recipe, device="cpu", force=True)
+    fresh = quantize_checkpoint(source, tmp_path / "fresh", recipe, device="cpu")
+    assert contents(stopped) == contents(fresh)
+
+
+def test_a_foreign_partial_folder_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "b.partial").mkdir()
+    (tmp_path / "b.partial" / "thesis.tex").touch()
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match="in the way"):
+            quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu", force=force)
+    assert (tmp_path / "b.partial" / "thesis.tex").exists()
+
+
+def kill(checkpoint, tmp_path, stride):
+    done = subprocess.run(
+        [sys.executable, KILL, checkpoint, tmp_path, str(stride)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert all(kind in line for kind in ("begun", "shards", "finished"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_at_any_moment_loses_nothing(checkpoint, tmp_path):
+    kill(checkpoint, tmp_path, stride=60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_at_every_moment_loses_nothing(checkpoint, tmp_path):
+    kill(checkpoint, tmp_path, stride=1)
+
+
+def test_safetensors_written_in_pieces_are_those_of_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "PIECE", 10)
+    tensors = {
+        "b": torch.randn(3, 5).bfloat16(),
+        "a": torch.arange(7, dtype=torch.uint8),
+        "c": torch.randn(4, 4).T,
+        "d": torch.randn(6).half(),
+    }
+    size, digest = write_whole(tmp_path / "t.safetensors", safetensors(tensors))
+    found = load_file(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    content = (tmp_path / "t.safetensors").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    for name, info in json.loads(content[8:start]).items():
+        if name != "__metadata__":
+            assert (start + info["data_offsets"][0]) % tensors[name].element_size() == 0
+    assert (size, digest) == ((tmp_path / "t.safetensors").stat().st_size, sha256(tmp_path / "t.safetensors"))
+    assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
