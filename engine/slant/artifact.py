@@ -81,6 +81,14 @@ class Artifact:
     def open(cls, folder: str | Path) -> Artifact:
         return cls(Path(folder))
 
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        return self.manifest.certificate
+
+    @property
+    def probe(self) -> Mapping[str, Any] | None:
+        return self.manifest.probe
+
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """The stored matrix (CPU), or None if the recipe left it as it was."""
         info = self.tensors[name]

@@ -25,6 +25,8 @@ class Scorer(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def stable_margin(self) -> float | None: ...
     def stream(
         self, texts: Iterable[object], *, window: int = ..., progress: Callable[[int, int], None] = ...
     ) -> Iterator[Score]: ...
@@ -73,8 +75,9 @@ def score_table(
     input_format: csv, jsonl, parquet or lines (one text a line); by default the file's ending, for stdin lines.
     output_format: csv, jsonl or parquet; by default the file's ending, for stdout jsonl.
     encoding: of a csv, jsonl or lines input.
-    prefix: put before the names of the added columns: label, label_name, expected, p0 ..., margin, tokens, truncated
-    and error. They are null in a row with an error, and ``error`` is null in the others.
+    prefix: put before the names of the added columns: label, label_name, expected, p0 ..., margin, stable (if the
+    model is certified), tokens, truncated and error. They are null in a row with an error, and ``error`` is null in
+    the others.
     window: rows scored at a time.
     force: replace an existing target.
     progress: called as batches are answered and as rows with an error are met.
@@ -94,21 +97,23 @@ def score_table(
         source, reads, text_column=text_column, encoding=encoding, window=window, fixed_columns=fixed
     ) as table:
         scorer = engine if isinstance(engine, Scorer) else engine()
-        answers = answer_schema(len(scorer.labels), prefix)
+        certified = scorer.stable_margin is not None
+        answers = answer_schema(len(scorer.labels), prefix, stable=certified)
         if clash := [name for name in answers.names if name in table.schema.names]:
             raise TableError(f"the input already has a column {clash[0]!r}; name the answers apart with --prefix.")
         with open_writer(target, writes, table.schema, answers) as writer:
             tally = _Tally(table.total, progress)
             for chunk, scores in _scored(scorer, table, window, tally):
-                writer.write(chunk.rows, _columns(scores, answers))
+                writer.write(chunk.rows, _columns(scores, answers, certified))
             return tally.summary()
 
 
-def answer_schema(labels: int, prefix: str = "") -> pa.Schema:
-    """Names and types of the columns added to a table, for a model with ``labels`` labels."""
+def answer_schema(labels: int, prefix: str = "", *, stable: bool = False) -> pa.Schema:
+    """Names and types of the columns added to a table, for a model with ``labels`` labels, certified or not."""
     fields = [("label", pa.int64()), ("label_name", pa.string()), ("expected", pa.float32())]
     fields += [(f"p{i}", pa.float32()) for i in range(labels)]
-    fields += [("margin", pa.float32()), ("tokens", pa.int64()), ("truncated", pa.bool_()), ("error", pa.string())]
+    fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if stable else [])]
+    fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("error", pa.string())]
     return pa.schema([(prefix + name, kind) for name, kind in fields])
 
 
@@ -173,7 +178,7 @@ def _scored(engine: Scorer, table: Table, window: int, tally: _Tally) -> Iterato
         raise RuntimeError("the engine answered fewer texts than it was given")
 
 
-def _columns(scores: Sequence[Score], schema: pa.Schema) -> dict[str, list[object]]:
+def _columns(scores: Sequence[Score], schema: pa.Schema, stable: bool) -> dict[str, list[object]]:
     rows: list[list[object]] = []
     for score in scores:
         if score.error is not None:
@@ -181,7 +186,8 @@ def _columns(scores: Sequence[Score], schema: pa.Schema) -> dict[str, list[objec
             continue
         p = [_shortest(value) for value in score.probabilities]
         head = [score.label, score.label_name, _shortest(np.float32(score.expected))]
-        rows.append([*head, *p, _shortest(np.float32(score.margin)), score.tokens, score.truncated, None])
+        margin = [_shortest(np.float32(score.margin)), *([score.stable] if stable else [])]
+        rows.append([*head, *p, *margin, score.tokens, score.truncated, None])
     return {name: list(column) for name, column in zip(schema.names, zip(*rows, strict=True), strict=True)}
 
 

@@ -7,23 +7,24 @@ all, is imported inside the commands, so that ``slant --help`` answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slant import __version__
+from slant.cli_drift import drift
+from slant.cli_options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
+from slant.cli_quantize import quantize
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
+    from slant.cascade import Cascade
     from slant.engine import Engine
 
 FAILURE, INTERRUPTED, NO_READER, TERMINATED = 2, 130, 141, 143
@@ -36,34 +37,10 @@ app = typer.Typer(
 )
 
 
-class Input(StrEnum):
-    csv = "csv"
-    jsonl = "jsonl"
-    parquet = "parquet"
-    lines = "lines"
-
-
 class Output(StrEnum):
     csv = "csv"
     jsonl = "jsonl"
     parquet = "parquet"
-
-
-class Weights(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Truncation(StrEnum):
-    head = "head"
-    middle = "middle"
-    error = "error"
-
-
-Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
-Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest prompt in tokens.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -105,6 +82,12 @@ def score(
     ] = Truncation.head,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    max_flip_rate: Annotated[
+        float | None, typer.Option(min=0, help="Refuse a model that is not certified to flip at most this share.")
+    ] = None,
+    rescore_unstable: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Answer rows within the certified drift again, with this model.")
+    ] = None,
 ) -> None:
     """Score the texts of a table and write its rows with their answers.
 
@@ -115,21 +98,25 @@ def score(
     from slant.bulk import score_table
     from slant.show import Progress
 
-    settings = _prompt(template, labels, max_tokens)
+    settings = prompt_options(template, labels, max_tokens)
     with Progress(hidden=output == "-" and sys.stdout.isatty()) as progress:
 
-        def load() -> Engine:
+        def load() -> Engine | Cascade:
+            from slant.cascade import Cascade
             from slant.engine import Engine
 
-            return Engine.load(
-                _checkpoint(model),
+            options = {**settings, "device": device, "truncation": truncation.value, "threads": threads}
+            engine = Engine.load(
+                checkpoint_path(model),
                 weights=weights.value,
-                device=device,
-                truncation=truncation.value,
-                threads=threads,
+                max_flip_rate=max_flip_rate,
                 progress=progress.loaded,
-                **settings,
+                **options,
             )
+            if rescore_unstable is None:
+                return engine
+            second = Engine.load(checkpoint_path(rescore_unstable), progress=progress.loaded, **options)
+            return Cascade(engine, second)
 
         summary = score_table(
             load,
@@ -187,30 +174,11 @@ def inspect(
 
     from slant.inspect import report
 
-    Console().print(report(_checkpoint(model), **_prompt(template, labels, max_tokens)))
+    Console().print(report(checkpoint_path(model), **prompt_options(template, labels, max_tokens)))
 
 
-def _checkpoint(model: str) -> str:
-    if model != "demo":
-        return model
-    from slant.demo import FOLDER
-
-    return str(FOLDER)
-
-
-def _prompt(template: Path | None, labels: Path | None, max_tokens: int) -> dict[str, Any]:
-    """The options that make the prompt, as Engine.load takes them."""
-    try:
-        text = template.read_bytes().decode() if template else None
-    except UnicodeDecodeError as error:
-        raise SlantError(f"{template} is not UTF-8: {error}.") from error
-    try:
-        names = json.loads(labels.read_bytes()) if labels else None
-    except ValueError as error:
-        raise SlantError(f"{labels} is not JSON: {error}.") from error
-    if names is not None and not (isinstance(names, Mapping) and all(isinstance(name, str) for name in names.values())):
-        raise SlantError(f'{labels} must map each answer to its name, as in {{"0": "far left", "1": "lean left"}}.')
-    return {"template": text, "labels": names, "max_tokens": max_tokens}
+app.command()(drift)
+app.command()(quantize)
 
 
 def main() -> None:

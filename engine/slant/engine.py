@@ -6,26 +6,29 @@ batches and computes five logits for each, and the engine puts the answers back 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 import torch
 
-from slant.checkpoint import EMBEDDING
-from slant.errors import CheckpointError, SlantError
+from slant import probe
+from slant.certificate import certified_margin
+from slant.classifier import Classifier
 from slant.model import Model
 from slant.prompt import Prompt
-from slant.recipe import NAMED
-from slant.runner import Head, Runner
+from slant.runner import Ids, Result, Runner
 from slant.scores import Score, Scores
-from slant.source import Source, open_model
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Progress = Callable[[int, int], None]
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
+
+
+class Executor(Protocol):
+    """What answers for token sequences: the runner, or one that holds a layer at a time."""
+
+    def run(self, sequences: Sequence[Ids]) -> Iterator[Result]: ...
 
 
 class Engine:
@@ -34,8 +37,8 @@ class Engine:
     ``labels`` are the label names in class order. One engine serves one thread at a time.
     """
 
-    def __init__(self, prompt: Prompt, runner: Runner) -> None:
-        self.prompt, self.runner = prompt, runner
+    def __init__(self, prompt: Prompt, runner: Executor, stable_margin: float | None = None) -> None:
+        self.prompt, self.runner, self.stable_margin = prompt, runner, stable_margin
         self.labels = prompt.label_names
 
     @classmethod
@@ -51,6 +54,7 @@ class Engine:
         truncation: str = "head",
         token_budget: int | None = None,
         threads: int | None = None,
+        max_flip_rate: float | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Engine:
         """Load a checkpoint or a quantized artifact, a folder or hub id.
@@ -64,29 +68,34 @@ class Engine:
         article's beginning, "middle" its beginning and end, "error" makes it that row's error).
         token_budget: computed tokens a batch, padding included; the default suits the device.
         threads: CPU threads of the whole process (torch's setting); unchanged if None.
+        max_flip_rate: refuse a model without a certificate, or with one that measured a larger share of label flips.
         progress: called with (blocks loaded, blocks in all).
 
-        Raises SlantError: CheckpointError if the checkpoint does not fit, PromptError if the prompt does not.
+        An artifact's known answers are asked for before this returns. Raises SlantError: CheckpointError if the
+        checkpoint does not fit, PromptError if the prompt does not.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        where = choose_device(device)
-        dtype = choose_dtype(weights, where)
-        budget = TOKEN_BUDGETS[where.type] if token_budget is None else token_budget
-        if budget < 1:
-            raise SlantError(f"token_budget is {budget}; give at least 1.")
-        checkpoint = open_model(model, weights, where)
-        prompt = Prompt.load(
-            checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation
+        classifier = Classifier.open(
+            model,
+            weights=weights,
+            device=device,
+            template=template,
+            labels=labels,
+            max_tokens=max_tokens,
+            truncation=truncation,
+            token_budget=token_budget,
         )
-        check_fit(checkpoint, prompt)
-        network = Model(checkpoint, dtype, where, max_tokens, progress)
-        head = Head(
-            norm=checkpoint.read("norm.weight").to(where, torch.float32),
-            rows=checkpoint.head_rows(prompt.answer_ids).to(where, torch.float32),
-            eps=checkpoint.config.rms_norm_eps,
+        prompt, source = classifier.prompt, classifier.source
+        stable_margin = certified_margin(source, prompt, max_flip_rate)
+        network = Model(source, classifier.dtype, classifier.device, max_tokens, progress)
+        runner = Runner(
+            network, classifier.head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=classifier.token_budget
         )
-        return cls(prompt, Runner(network, head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=budget))
+        engine = cls(prompt, runner, stable_margin)
+        if source.probe is not None and probe.applies(probe.parse(source.probe), prompt):
+            probe.check(source.probe, engine.score(source.probe["texts"]), classifier.dtype)
+        return engine
 
     @overload
     def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]
@@ -138,39 +147,11 @@ class Engine:
     def _answer(self, ids: np.ndarray, dropped: int, logits: np.ndarray, probabilities: np.ndarray) -> Score:
         if not np.isfinite(logits).all():
             return Score.failed("the model answered with NaN or infinity; check the checkpoint.", len(self.labels))
-        return Score.of(logits, probabilities, self.labels, tokens=len(ids), dropped=dropped)
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device for "auto" or a torch name; raises SlantError if there is none such."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SlantError(f"{name!r} is no device; use auto, cpu or cuda.") from None
-    if device.type not in TOKEN_BUDGETS:
-        raise SlantError(f"slant runs on cpu and cuda, not on {device.type}.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SlantError("no CUDA device is available; use device=cpu.")
-    return device
-
-
-def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in for the name of weights on a device; raises SlantError for an unknown one."""
-    if weights in ("auto", *NAMED):
-        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        weights = "bf16" if native else "fp32"
-    if weights not in DTYPES:
-        raise SlantError(f"weights={weights!r} is unknown; use auto or one of {', '.join((*DTYPES, *NAMED))}.")
-    return DTYPES[weights]
-
-
-def check_fit(checkpoint: Source, prompt: Prompt) -> None:
-    """Raise SlantError unless tokenizer, prompt and model belong together."""
-    known, rows = prompt.tokenizer.get_vocab_size(), checkpoint.tensors[EMBEDDING].shape[0]
-    if known > rows:
-        raise CheckpointError(f"the tokenizer knows {known} tokens and the embedding {rows}: not of the same model.")
-    limit = checkpoint.config.max_position_embeddings
-    if prompt.max_tokens > limit:
-        raise SlantError(f"max_tokens is {prompt.max_tokens}, but the model was built for {limit}; use that or less.")
+        return Score.of(
+            logits,
+            probabilities,
+            self.labels,
+            tokens=len(ids),
+            dropped=dropped,
+            stable_margin=self.stable_margin,
+        )

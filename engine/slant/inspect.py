@@ -11,10 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from slant.checkpoint import EMBEDDING, HEAD, Checkpoint, TensorInfo
-from slant.engine import DTYPES, TOKEN_BUDGETS, check_fit
+from slant.certificate import Certificate, parse
+from slant.checkpoint import EMBEDDING, HEAD, TensorInfo
+from slant.classifier import DTYPES, TOKEN_BUDGETS, check_fit
 from slant.memory import activation_bytes, prefix_bytes, weight_bytes
 from slant.prompt import Prompt
+from slant.source import Source, open_model
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
 
@@ -27,15 +29,16 @@ def report(
     max_tokens: int = 8192,
 ) -> RenderableType:
     """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
-    checkpoint = Checkpoint.open(model)
+    checkpoint = open_model(model)
     prompt = Prompt.load(checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens)
     check_fit(checkpoint, prompt)
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
-    parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), memory(checkpoint, prompt)]
+    certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]
+    parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, memory(checkpoint, prompt)]
     return Group(*notes, *(part for table in parts for part in (Text(), table)))
 
 
-def architecture(checkpoint: Checkpoint) -> Table:
+def architecture(checkpoint: Source) -> Table:
     """The model's shape, from its configuration."""
     c = checkpoint.config
     kinds = Counter(c.layer_types)
@@ -57,7 +60,7 @@ def architecture(checkpoint: Checkpoint) -> Table:
     return table
 
 
-def tensors(checkpoint: Checkpoint) -> Table:
+def tensors(checkpoint: Source) -> Table:
     """Tensors by part of the model, with parameters and bytes by dtype as stored."""
     groups: dict[str, list[TensorInfo]] = defaultdict(list)
     for name, info in checkpoint.tensors.items():
@@ -83,7 +86,25 @@ def answers(prompt: Prompt) -> Table:
     return table
 
 
-def memory(checkpoint: Checkpoint, prompt: Prompt) -> Table:
+def certificate(certified: Certificate) -> Table:
+    """What drift was measured, on what."""
+    figures = certified.drift.overall.figures
+    rows = {
+        "texts": f"{certified.drift.rows}, measured on {certified.date} on {certified.device}",
+        "against": f"{certified.reference}, {certified.method}",
+        "label flips": f"{figures.flips} ({figures.flip_rate:.2%})",
+        "|Δp| mean / p99 / most": f"{figures.delta.mean:.4f} / {figures.delta.p99:.4f} / {figures.delta.maximum:.4f}",
+        "KL(reference || ours)": f"{figures.kl.mean:.2e} nats",
+        "|Δ expected| mean": f"{figures.expected.mean:.4f}",
+        "stable beyond a margin of": f"{figures.gap.p99:.4f}",
+    }
+    table = Table("figure", "value", title="Certificate")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def memory(checkpoint: Source, prompt: Prompt) -> Table:
     """Predicted bytes: resident weights, and the peak of the default CPU batch and of one text of max_tokens."""
     config = checkpoint.config
     table = Table("weights", *(_right(n) for n in ("resident", "prefix", "+ batch", "+ longest text", "peak")))

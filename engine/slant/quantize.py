@@ -41,6 +41,7 @@ class QuantizedCheckpoint:
         self.folder, self.config, self.tensors = checkpoint.folder, checkpoint.config, checkpoint.tensors
         self.head, self.skipped, self.notes = checkpoint.head, checkpoint.skipped, checkpoint.notes
         self.rows, self.head_rows = checkpoint.rows, checkpoint.head_rows
+        self.certificate = self.probe = None  # they are of an artifact's files
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """The matrix in our layout, or None if the recipe leaves it as it is."""

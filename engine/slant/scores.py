@@ -18,7 +18,8 @@ class Score:
     ``logits`` and ``probabilities`` are float32 ``[n]`` over the n labels; ``margin`` is the largest probability minus
     the second; ``expected`` is the sum of i * p_i. ``tokens`` counts the prompt's tokens after truncation and
     ``tokens_dropped`` those that truncation removed from the article. With an ``error``, ``label`` is -1,
-    ``label_name`` is empty and every figure is NaN.
+    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds what a certificate
+    measured as drift, so that the unquantized model would give the same label; it is None without a certificate.
     """
 
     label: int
@@ -31,6 +32,7 @@ class Score:
     truncated: bool
     tokens_dropped: int
     error: str | None
+    stable: bool | None = None
 
     @classmethod
     def failed(cls, error: str, labels: int) -> Score:
@@ -47,22 +49,29 @@ class Score:
         *,
         tokens: int,
         dropped: int,
+        stable_margin: float | None = None,
     ) -> Score:
-        """The row of a scored text: float32 ``[n]`` logits and their softmax, and the n labels' names."""
+        """The row of a scored text: float32 ``[n]`` logits and their softmax, and the n labels' names.
+
+        With a ``stable_margin`` the row is stable if its margin is larger.
+        """
         label = int(probabilities.argmax())
         second, first = np.sort(probabilities)[-2:]
+        margin = float(first - second)
         expected = float(probabilities.astype(np.float64) @ np.arange(len(names)))
+        stable = None if stable_margin is None else margin > stable_margin
         return cls(
             label,
             names[label],
             expected,
-            float(first - second),
+            margin,
             probabilities,
             logits,
             tokens,
             dropped > 0,
             dropped,
             None,
+            stable,
         )
 
 

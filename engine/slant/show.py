@@ -48,6 +48,10 @@ class Progress:
         """The model's blocks in memory."""
         self._bars.update(self._task, description="loading", completed=done, total=total)
 
+    def quantized(self, done: int, total: int) -> None:
+        """The tensors of a checkpoint that are in the artifact."""
+        self._bars.update(self._task, description="quantizing", completed=done, total=total)
+
     def scored(self, summary: Summary) -> None:
         """The rows answered so far."""
         now = time.monotonic()

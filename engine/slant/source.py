@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from slant.recipe import NAMED, Recipe
 
 
 class Source(Protocol):
-    """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer."""
+    """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer.
+
+    ``certificate`` and ``probe`` are the JSON objects that an artifact stores, or None.
+    """
 
     @property
     def folder(self) -> Path: ...
@@ -33,6 +36,10 @@ class Source(Protocol):
     def skipped(self) -> list[str]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def certificate(self) -> Mapping[str, Any] | None: ...
+    @property
+    def probe(self) -> Mapping[str, Any] | None: ...
     def read(self, name: str) -> Tensor: ...
     def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
     def head_rows(self, ids: Sequence[int]) -> Tensor: ...

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slant import __version__
-from slant.artifact import OPTIONAL_FILES, PARTS, shard_tensors
+from slant import __version__, layerwise, probe
+from slant.artifact import OPTIONAL_FILES, PARTS, Artifact, shard_tensors
 from slant.checkpoint import HEAD, Checkpoint, resolve
+from slant.classifier import check_fit, choose_device
 from slant.durable import safetensors, sha256, sync_folder, write_whole
-from slant.engine import check_fit, choose_device
 from slant.errors import CheckpointError
 from slant.manifest import NAME, FileInfo, Manifest
 from slant.prompt import Prompt
@@ -54,7 +54,7 @@ def quantize_checkpoint(
     force: replace an artifact at ``destination``, and give up an unfinished one of another source or recipe.
     progress: called with (tensors done, tensors in all).
 
-    Holds one layer's codes and one matrix in fp32. Raises SlantError if source, recipe or destination do not fit.
+    Holds one layer in fp32. Raises SlantError if source, recipe or destination do not fit.
     """
     solver()
     where = choose_device(device)
@@ -104,6 +104,8 @@ def quantize_checkpoint(
     written = {name: FileInfo(*write_whole(partial / name, content)) for name, content in texts.items()}
     made = {shard: journal.files[shard] for shard in shards}
     replace(plan, files=made | dict(sorted(written.items()))).write(partial)
+    known = layerwise.load(partial, weights="fp32", device=device)
+    Artifact(partial).annotate(probe=probe.record(known.prompt, known.score(probe.TEXTS)))
     _publish(partial, target)
     return target
 

@@ -23,6 +23,7 @@ LABELS = ("far left", "lean left", "center", "lean right", "far right")
 class Engine:
     def __init__(self, labels: tuple[str, ...] = LABELS, delay: float = 0.0) -> None:
         self.labels, self.delay = labels, delay
+        self.stable_margin = None
 
     @classmethod
     def load(cls, model: str, **options: object) -> Engine:

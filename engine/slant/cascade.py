@@ -1,0 +1,46 @@
+"""A cascade of two models: the second answers again where the first one's label is not stable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from slant.engine import Engine
+from slant.errors import SlantError
+from slant.scores import Score
+
+
+class Cascade:
+    """Scores with ``first``, a certified model, and sends the texts whose margin is within its drift to ``second``.
+
+    A row that was sent on holds the answer of ``second`` and stays marked as not ``stable``. Raises SlantError if
+    ``first`` has no certificate for its prompt, or if the labels differ.
+    """
+
+    def __init__(self, first: Engine, second: Engine) -> None:
+        if first.stable_margin is None:
+            raise SlantError(
+                "the first model has no certificate to tell stable rows by: slant drift --certify makes it."
+            )
+        if first.labels != second.labels:
+            raise SlantError(f"the models have different labels: {first.labels} and {second.labels}.")
+        self.first, self.second = first, second
+        self.labels, self.stable_margin = first.labels, first.stable_margin
+
+    def stream(
+        self,
+        texts: Iterable[object],
+        *,
+        window: int = 1024,
+        progress: Callable[[int, int], None] = lambda texts, tokens: None,
+    ) -> Iterator[Score]:
+        """As ``Engine.stream``; a text that is scored twice counts once in ``progress``."""
+        texts = iter(texts)
+        while chunk := list(islice(texts, window)):
+            scores = list(self.first.stream(chunk, window=window, progress=progress))
+            unstable = [row for row, score in enumerate(scores) if score.stable is False]
+            again = self.second.stream([chunk[row] for row in unstable], window=window)
+            for row, score in zip(unstable, again, strict=True):
+                scores[row] = replace(score, stable=False)
+            yield from scores

@@ -1,0 +1,165 @@
+"""Layer by layer gives the very bits of the whole model, in the memory of one layer."""
+
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from slant import Engine, layerwise
+from slant.checkpoint import Checkpoint
+from slant.config import ModelConfig
+from slant.demo import FOLDER, passages
+from slant.errors import SlantError
+from slant.layerwise import LayerwiseRunner
+from slant.memory import weight_bytes
+from slant.model import Block, Model, Weights
+from slant.runner import Head, Runner
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import random_model
+
+CPU = torch.device("cpu")
+TEXTS = [passage["text"] for passage in passages()]
+MAX_TOKENS, BUDGET = 256, 300
+PREFIX = tuple(range(5, 12))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def runners(folder, dtype, prefix):
+    checkpoint = Checkpoint.open(folder)
+    head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
+    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET}
+    plain = Runner(Model(checkpoint, dtype, CPU, MAX_TOKENS), head, prefix, **options)
+    return plain, LayerwiseRunner(Weights(checkpoint, dtype, CPU), head, prefix, **options)
+
+
+def sequences():
+    """Short, long, with the prefix, without it, and the prefix alone (which is no text after it)."""
+    rng = np.random.default_rng(0)
+    bodies = [rng.integers(0, tiny.VOCABULARY, n, dtype=np.int32) for n in (1, 2, 5, 40, 64, 65, 100, 130)]
+    start = np.array(PREFIX, dtype=np.int32)
+    return [*bodies, *(np.concatenate([start, body]) for body in bodies), start]
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, ()], ids=["prefix", "no prefix"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["grouped", "attention first and last", "linear last", "one attention layer"])
+def test_bit_identical_to_the_runner(tiny_checkpoint, shape, dtype, prefix):
+    plain, layered = runners(tiny_checkpoint(shape), dtype, prefix)
+    theirs, ours = list(plain.run(sequences())), list(layered.run(sequences()))
+    assert [r.rows for r in ours] == [r.rows for r in theirs]
+    assert [r.computed_tokens for r in ours] == [r.computed_tokens for r in theirs]
+    assert len(ours) > 4, "several batches"
+    for one, other in zip(theirs, ours, strict=True):
+        assert np.isfinite(one.logits).all()
+        np.testing.assert_array_equal(one.logits, other.logits)
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
+def test_texts_without_the_tokens_of_the_prefix(tiny_checkpoint):
+    plain, layered = runners(tiny_checkpoint("grouped"), torch.float32, (94, 95))
+    texts = [np.array([1, 2, 3], dtype=np.int32)]
+    (one,), (other,) = list(plain.run(texts)), list(layered.run(texts))
+    np.testing.assert_array_equal(one.logits, other.logits)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_bit_identical_to_the_engine(weights):
+    texts = [*TEXTS[::4], "", None, "short", " ".join(TEXTS)]
+    options = {"weights": weights, "device": "cpu", "max_tokens": 512, "truncation": "middle", "token_budget": 700}
+    plain, layered = Engine.load(FOLDER, **options), layerwise.load(FOLDER, **options)
+    theirs = plain.score(texts)
+    seen = []
+    layered.runner.progress = lambda done, total: seen.append((done, total))
+    ours = layered.score(texts)
+    np.testing.assert_array_equal(ours.logits, theirs.logits)
+    np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
+    assert ours.error == theirs.error
+    assert ours.tokens.tolist() == theirs.tokens.tolist()
+    assert ours.truncated.tolist() == theirs.truncated.tolist() == [False] * (len(texts) - 1) + [True]
+    assert [done for done, _ in seen] == list(range(1, seen[0][1] + 1)), "progress counts every batch of every block"
+
+
+def test_nothing_in_nothing_out():
+    engine = layerwise.load(FOLDER, device="cpu")
+    assert len(engine.score([])) == 0
+    assert engine.score([""]).error[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"weights": "int7"}, "int7"), ({"token_budget": 0}, "token_budget"), ({"device": "x"}, "x")]
+)
+def test_an_option_that_cannot_be_is_refused(options, word):
+    with pytest.raises(SlantError, match=word):
+        layerwise.load(FOLDER, **options)
+
+
+def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
+    """The old block is gone before the next one is read, not when its name is assigned anew."""
+    held = weakref.WeakSet()
+
+    class Counted(Block):
+        def __init__(self, *arguments):
+            assert not held, "a block is still held while the next one is read"
+            held.add(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(layerwise, "Block", Counted)
+    _, layered = runners(tiny_checkpoint("grouped"), torch.float32, PREFIX)
+    assert len(list(layered.run(sequences()))) > 4
+    assert not held
+
+
+RUN = """
+import re, sys, numpy as np, torch
+from pathlib import Path
+from slant.checkpoint import Checkpoint
+from slant.layerwise import LayerwiseRunner
+from slant.model import Block, Model, Weights
+from slant.runner import Head, Runner
+
+def kilobytes(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+checkpoint, cpu = Checkpoint.open(sys.argv[1]), torch.device("cpu")
+head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(range(5)).float(), 1e-6)
+texts = [np.full(16, i % 50, dtype=np.int32) for i in range(8)]
+options = {"max_tokens": 64, "token_budget": 64}
+before = kilobytes("VmRSS")
+if sys.argv[2] == "layerwise":
+    runner = LayerwiseRunner(Weights(checkpoint, torch.float32, cpu), head, (), **options)
+else:
+    runner = Runner(Model(checkpoint, torch.float32, cpu, 64), head, (), **options)
+assert sum(len(result.rows) for result in runner.run(texts)) == len(texts)
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_peak_memory_is_far_below_the_model(tmp_path, monkeypatch):
+    settings = {"vocab_size": 64, "num_hidden_layers": 32, "hidden_size": 256, "intermediate_size": 1536}
+    monkeypatch.setitem(random_model.SHAPES, "deep", random_model.SHAPES["0.8b"] | settings)
+    folder = random_model.write("deep", tmp_path)
+    config = ModelConfig.read(folder / "config.json")
+    whole = weight_bytes(config, 4, answers=0)
+
+    def peak(way):
+        done = subprocess.run([sys.executable, "-c", RUN, str(folder), way], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert peak("resident") > 0.95 * whole, "the measurement sees the weights"
+    assert peak("layerwise") < whole / 4, "of which most is the libraries' own first use"
