@@ -22,7 +22,7 @@ from rich.table import Table
 
 from environment import append, environment, percentiles
 from slant.checkpoint import Checkpoint
-from slant.engine import TOKEN_BUDGETS
+from slant.classifier import TOKEN_BUDGETS
 from slant.model import Model
 from slant.reference import last_logits, load_model
 from slant.runner import Head, Ids, Runner

@@ -148,6 +148,8 @@ def test_the_command_certifies_and_rescores(certified, tmp_path):
     assert run(app, ["score", str(FOLDER / "passages.jsonl"), *options]).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {row["stable"] for row in rows} == {True, False}
+    truth = Engine.load(FOLDER).score(TEXTS)
+    assert all(row["label"] == score.label for row, score in zip(rows, truth, strict=True))
 
 
 def test_an_artifact_layer_by_layer_gives_the_same_bits(certified):
