@@ -59,7 +59,7 @@ def quantize_checkpoint(
     solver()
     where = choose_device(device)
     target = Path(destination)
-    _check_target(target, force)
+    check_target(target, force)
     folder = resolve(source)
     if (folder / NAME).exists():
         raise CheckpointError(f"{source} is quantized already; give the checkpoint that it was made from.")
@@ -174,7 +174,7 @@ def _hashed(folder: Path, checkpoint: Checkpoint) -> dict[str, FileInfo]:
     return {path.name: FileInfo(path.stat().st_size, digest) for path, digest in zip(paths, digests, strict=True)}
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
     if not target.parent.is_dir():
         raise CheckpointError(f"the folder {target.parent} does not exist.")
     if not target.exists():

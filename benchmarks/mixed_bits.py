@@ -1,0 +1,158 @@
+"""Bits chosen by sensitivity against the same bits everywhere, on the demo checkpoint and on texts not calibrated with.
+
+Calibration: every second bundled passage, and sentences of the speakers that the demo was trained on. Held out: the
+other passages, and sentences of speakers of whom nothing was seen. For each uniform recipe, all matrices at 8, 4, 3 or
+2 bits in groups of 32, 64 or 128 or one of the named recipes, bits are chosen for at most its bytes, once among its own
+group size only and once among all. One row of the result file is one recipe; the last run is drawn.
+
+Run ``python benchmarks/mixed_bits.py`` (a few minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from environment import RESULTS, append, environment
+from slant.demo import FOLDER, passages
+from slant.gauge import Gauge, Sensitivity, groups
+from slant.recipe import NAMED, ROLES, Grid, Recipe
+from slant.replay import Replay
+from slant.sensitivity import Chooser
+from slant_kernels.quantized import BITS, GROUP_SIZES
+from texts import Speech, sentences, speeches, split
+
+FEWEST_WORDS = 12
+SEED = 3
+COLOURS = {"uniform": "#8a8a8a", "named": "#e08214", "own group size": "#b2abd2", "all group sizes": "#5e3c99"}
+NAMES = {
+    "uniform": "the same bits and groups everywhere",
+    "named": "hqq8, hqq4, hqq3, hqq2",
+    "own group size": "chosen bits, at most as large",
+    "all group sizes": "chosen bits and groups",
+}
+MARKERS = {"uniform": "s", "named": "D", "own group size": "o", "all group sizes": "o"}
+
+
+def drawn(from_: Sequence[Speech], number: int, rng: np.random.Generator) -> list[str]:
+    found = sorted({s for speech in from_ for s in sentences(speech.text) if len(s.split()) >= FEWEST_WORDS})
+    return [found[i] for i in rng.choice(len(found), min(number, len(found)), replace=False)]
+
+
+def uniform() -> Iterator[tuple[str, str, int, Recipe]]:
+    """Kind, name, group size and recipe."""
+    for bits in BITS:
+        for size in GROUP_SIZES:
+            yield "uniform", f"{bits} bits, groups of {size}", size, Recipe(dict.fromkeys(ROLES, Grid(bits, size)))
+    for name in NAMED:
+        yield "named", name, 64, Recipe.named(name)
+
+
+class Bench:
+    """A gauge on the calibration texts and, for the same exchanged model, the held-out texts."""
+
+    def __init__(self, calibration: Sequence[str], held_out: Sequence[str]) -> None:
+        self.gauge = Gauge.load(FOLDER, calibration, device="cpu")
+        self.held_out = Replay(self.gauge.runner, [text.ids for text in self.gauge.prompt.encode(held_out)])
+        self.groups = groups(self.gauge.checkpoint.config)
+
+    def sensitivities(self) -> list[Sensitivity]:
+        grids = [None, *(Grid(bits, size) for bits in BITS for size in GROUP_SIZES)]
+        return [self.gauge.measure([names], grids)[0] for names in track(self.groups, "measuring")]
+
+    def row(self, recipe: Recipe) -> dict[str, Any]:
+        calibration_kl = self.gauge.kl(recipe)
+        p, q = self.held_out.reference.double(), self.held_out.logits(self.gauge.exchange.first).double()
+        kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+        return {
+            "calibration_kl": float(f"{calibration_kl:.4g}"),
+            "held_out_kl": float(f"{float(kl.mean()):.4g}"),
+            "held_out_kl_p99": float(f"{float(kl.quantile(0.99)):.4g}"),
+            "held_out_flips": int((p.argmax(-1) != q.argmax(-1)).sum()),
+        }
+
+
+def only(sensitivities: Sequence[Sensitivity], size: int) -> list[Sensitivity]:
+    """With one group size, and None, to choose from."""
+    taken = [i for i, grid in enumerate(sensitivities[0].grids) if grid is None or grid.group_size == size]
+    return [
+        Sensitivity(s.names, tuple(s.grids[i] for i in taken), tuple(s.options[i] for i in taken))
+        for s in sensitivities
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calibration", type=int, default=72, help="sentences beside the passages")
+    parser.add_argument("--held-out", type=int, default=372, help="sentences beside the passages")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    rng = np.random.default_rng(SEED)
+    seen, unseen = split(speeches(), rng)
+    bundled = [passage["text"] for passage in passages()]
+    calibration = bundled[::2] + drawn(seen, options.calibration, rng)
+    held_out = bundled[1::2] + drawn(unseen, options.held_out, rng)
+    bench = Bench(calibration, held_out)
+    found = bench.sensitivities()
+    fixed = bench.gauge.fixed_bytes
+    choosers = {"all group sizes": Chooser(found, fixed)}
+    choosers |= {f"groups of {size}": Chooser(only(found, size), fixed) for size in GROUP_SIZES}
+
+    run = environment() | {"model": "demo", "calibration_texts": len(calibration), "held_out_texts": len(held_out)}
+    rows = []
+    for kind, name, size, recipe in track(list(uniform()), "comparing"):
+        nbytes = sum(s.options[s.grids.index(recipe.grid(s.names[0]))].size for s in found)
+        rows.append({"kind": kind, "against": name, "matrix_bytes": nbytes} | bench.row(recipe))
+        for kind, key in (("own group size", f"groups of {size}"), ("all group sizes", "all group sizes")):
+            chooser = choosers[key]
+            choice = chooser.within_bytes(fixed + nbytes)
+            row = {"kind": kind, "against": name, "matrix_bytes": choice.size} | bench.row(chooser.recipe(choice))
+            rows.append(row | {"predicted_kl": float(f"{choice.cost:.4g}")})
+    for row in rows:
+        append("mixed_bits", run | {"fixed_bytes": fixed} | row)
+    show(rows)
+    draw(run["time"])
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table("recipe", "bytes", "KL calibration", "predicted", "KL held out", "flips")
+    for row in rows:
+        name = row["against"] if row["kind"] in ("uniform", "named") else f"  chosen, {row['kind']}"
+        figures = [f"{row[key]:.2e}" if key in row else "" for key in ("calibration_kl", "predicted_kl", "held_out_kl")]
+        table.add_row(name, f"{row['matrix_bytes']:,}", *figures, str(row["held_out_flips"]))
+    Console(width=110).print(table)
+
+
+def draw(time: str) -> None:
+    """The rows of one run as ``results/mixed_bits.svg``."""
+    lines = (RESULTS / "mixed_bits.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["time"] == time]
+    plt.rcParams |= {"svg.hashsalt": "slant", "font.family": "sans-serif", "font.size": 10}
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for kind, colour in COLOURS.items():
+        points = sorted({(row["matrix_bytes"], row["held_out_kl"]) for row in rows if row["kind"] == kind})
+        x, y = zip(*points, strict=True)
+        line = "-" if kind == "all group sizes" else ""
+        axes.plot(x, y, MARKERS[kind], color=colour, label=NAMES[kind], ls=line, ms=5, lw=1.2)
+    axes.set(yscale="log", xlabel="bytes of the quantized matrices", ylabel="mean KL on held-out texts (nats)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f} kB")
+    axes.set_title(f"The demo checkpoint, {rows[0]['held_out_texts']} texts not calibrated with", loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(RESULTS / "mixed_bits.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
