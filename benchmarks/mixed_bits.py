@@ -25,10 +25,10 @@ from rich.table import Table
 
 from environment import RESULTS, append, environment
 from slant.demo import FOLDER, passages
-from slant.gauge import Gauge, Sensitivity, groups
-from slant.recipe import NAMED, ROLES, Grid, Recipe
-from slant.replay import Replay
-from slant.sensitivity import Chooser
+from slant.quantization.gauge import Gauge, Sensitivity, groups
+from slant.quantization.recipe import NAMED, ROLES, Grid, Recipe
+from slant.quantization.replay import Replay
+from slant.quantization.sensitivity import Chooser
 from slant_kernels.quantized import BITS, GROUP_SIZES
 from texts import Speech, sentences, speeches, split
 

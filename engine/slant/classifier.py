@@ -11,7 +11,7 @@ import torch
 from slant.checkpoint import EMBEDDING
 from slant.errors import CheckpointError, SlantError
 from slant.prompt import Prompt
-from slant.recipe import NAMED
+from slant.quantization.recipe import NAMED
 from slant.runner import Head
 from slant.source import Source, open_model
 

@@ -17,7 +17,7 @@ from slant.cli_options import Input, Labels, MaxTokens, Template, Truncation, ch
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
-    from slant.report import Report
+    from slant.drift.report import Report
 
 BEYOND = 1  # the exit code of a drift beyond its budgets
 
@@ -81,11 +81,11 @@ def drift(
     """
     from rich.console import Console
 
-    from slant.artifact import Artifact
-    from slant.budgets import Budgets
-    from slant.certificate import as_json
     from slant.checkpoint import resolve
-    from slant.report import terminal
+    from slant.drift.budgets import Budgets
+    from slant.drift.certificate import as_json
+    from slant.drift.report import terminal
+    from slant.quantization.artifact import Artifact
 
     artifact = Artifact(resolve(checkpoint_path(model))) if certify else None
     budgets = Budgets(max_flip_rate, max_weighted_flip_rate, max_kl, max_p99, max_expected, max_lost)
@@ -101,7 +101,7 @@ def drift(
         labels_column = labels_column or "leaning"
     settings = prompt_options(template, labels, max_tokens)
 
-    from slant.labelled import LabelledTexts
+    from slant.drift.labelled import LabelledTexts
 
     read = LabelledTexts.read(
         texts,
@@ -111,7 +111,7 @@ def drift(
         encoding=encoding,
     )
     with Stages() as stages:
-        from slant.measure import measure
+        from slant.drift.measure import measure
 
         dtype = reference.value.removeprefix("transformers").strip("-") or "bf16"
         by_transformers = reference.value.startswith("transformers")
@@ -139,8 +139,8 @@ def drift(
 
 
 def write_outputs(report: Report, json_output: Path | None, html_output: Path | None) -> None:
-    from slant.page import html
-    from slant.report import as_json
+    from slant.drift.page import html
+    from slant.drift.report import as_json
 
     if json_output is not None:
         write(json_output, json.dumps(as_json(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n")

@@ -13,7 +13,7 @@ from slant.cli_options import Labels, Template, checkpoint_path, prompt_options
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
-    from slant.recipe import Recipe
+    from slant.quantization.recipe import Recipe
 
 
 class By(StrEnum):
@@ -68,9 +68,9 @@ def quantize(
     With --target-bytes or --max-kl, bits and group sizes are measured on TEXTS and chosen matrix by matrix; the whole
     model is in memory for that, and a stopped run measures again.
     """
-    from slant.recipe import Recipe
+    from slant.quantization.recipe import Recipe
+    from slant.quantization.writer import check_target, quantize_checkpoint
     from slant.show import Progress
-    from slant.writer import check_target, quantize_checkpoint
 
     prompt = prompt_options(template, labels, max_tokens)
     if target_bytes is None and max_kl is None:
@@ -108,9 +108,9 @@ def _chosen(
     """The recipe for a budget, after its figures are printed."""
     from slant.cli_drift import Stages
     from slant.demo import FOLDER
-    from slant.labelled import LabelledTexts
-    from slant.recipe import Grid
-    from slant.sensitivity import plan
+    from slant.drift.labelled import LabelledTexts
+    from slant.quantization.recipe import Grid
+    from slant.quantization.sensitivity import plan
     from slant_kernels.quantized import BITS
 
     if calibration is None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from slant import probe
-from slant.certificate import certified_margin
 from slant.classifier import Classifier
+from slant.drift.certificate import certified_margin
 from slant.model import Model
 from slant.prompt import Prompt
 from slant.runner import Ids, Result, Runner

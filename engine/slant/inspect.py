@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from slant.certificate import Certificate, parse
 from slant.checkpoint import EMBEDDING, HEAD, TensorInfo
 from slant.classifier import DTYPES, TOKEN_BUDGETS, check_fit
+from slant.drift.certificate import Certificate, parse
 from slant.memory import activation_bytes, prefix_bytes, weight_bytes
 from slant.prompt import Prompt
 from slant.source import Source, open_model

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from slant.artifact import Artifact
 from slant.checkpoint import Checkpoint, TensorInfo, resolve
 from slant.config import ModelConfig
 from slant.errors import SlantError
-from slant.manifest import NAME
-from slant.quantize import QuantizedCheckpoint
-from slant.recipe import NAMED, Recipe
+from slant.quantization.artifact import Artifact
+from slant.quantization.manifest import NAME
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import NAMED, Recipe
 
 
 class Source(Protocol):

@@ -16,18 +16,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import classifier
-from slant import cli, durable, manifest, writer
-from slant.artifact import Artifact, QuantizedInfo
+from slant import cli
 from slant.checkpoint import HEAD, Checkpoint, expected_shapes
 from slant.demo import FOLDER, passages
-from slant.durable import safetensors, sha256, write_whole
 from slant.engine import Engine
 from slant.errors import CheckpointError, RecipeError, SlantError
-from slant.manifest import FileInfo, Manifest
-from slant.quantize import QuantizedCheckpoint
-from slant.recipe import NAMED, Grid, Recipe
+from slant.quantization import durable, manifest, writer
+from slant.quantization.artifact import Artifact, QuantizedInfo
+from slant.quantization.durable import safetensors, sha256, write_whole
+from slant.quantization.manifest import FileInfo, Manifest
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import NAMED, Grid, Recipe
+from slant.quantization.writer import quantize_checkpoint
 from slant.source import open_model
-from slant.writer import quantize_checkpoint
 
 TEXTS = [passage["text"] for passage in passages()][:4]
 DATA = Path(__file__).parents[1] / "data"
@@ -140,8 +141,8 @@ import json, sys
 sys.modules["hqq"] = None
 from slant.engine import Engine
 from slant.errors import CheckpointError
-from slant.recipe import Recipe
-from slant.writer import quantize_checkpoint
+from slant.quantization.recipe import Recipe
+from slant.quantization.writer import quantize_checkpoint
 made, texts = sys.argv[1], json.loads(sys.argv[2])
 print(json.dumps(Engine.load(made, device="cpu", threads=1).score(texts).logits.tolist()))
 try:

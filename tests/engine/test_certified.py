@@ -8,17 +8,17 @@ import pytest
 from typer.testing import CliRunner
 
 from slant import layerwise, probe
-from slant.artifact import Artifact
 from slant.cascade import Cascade
-from slant.certificate import as_json
 from slant.cli import app
 from slant.demo import FOLDER, passages
+from slant.drift.certificate import as_json
+from slant.drift.labelled import LabelledTexts
+from slant.drift.measure import measure
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.labelled import LabelledTexts
-from slant.measure import measure
-from slant.recipe import Recipe
-from slant.writer import quantize_checkpoint
+from slant.quantization.artifact import Artifact
+from slant.quantization.recipe import Recipe
+from slant.quantization.writer import quantize_checkpoint
 
 TEXTS = [passage["text"] for passage in passages()]
 

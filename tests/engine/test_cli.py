@@ -139,7 +139,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
     (table.with_name("template.txt")).write_bytes("é {article}\r\n".encode())
     (table.with_name("labels.json")).write_text('{"1": "yes", "0": "no"}')
     options = (
-        f"--model m --weights fp32 --device cuda:1 --max-tokens 99 --truncation middle --threads 3 "
+        f"--model m --weights fp32 --device cuda:1 --max-tokens 99 --truncation middle --threads 3 --max-flip-rate 0.5 "
         f"--template {table.with_name('template.txt')} --labels {table.with_name('labels.json')} "
         f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv"
     )
@@ -152,6 +152,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
         "max_tokens": 99,
         "truncation": "middle",
         "threads": 3,
+        "max_flip_rate": 0.5,
         "template": "é {article}\r\n",
         "labels": {"1": "yes", "0": "no"},
     }

@@ -9,11 +9,11 @@ from answers import random_pair, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slant.budgets import Budgets, exceeded
-from slant.calibration import calibrate
-from slant.drift import Rows, Tail, compare
+from slant.drift.budgets import Budgets, exceeded
+from slant.drift.calibration import calibrate
+from slant.drift.figures import Rows, Tail, compare
+from slant.drift.quality import accuracy, bootstrap, confusion, macro_f1, mae
 from slant.errors import SlantError
-from slant.quality import accuracy, bootstrap, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 
 HAND = [[0.5, 0.25, 0.25], [0.6, 0.4, 0.0], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0]]

@@ -11,8 +11,8 @@ from slant.checkpoint import Checkpoint, expected_shapes
 from slant.config import ModelConfig
 from slant.demo import FOLDER
 from slant.errors import CheckpointError, RecipeError
-from slant.quantize import QuantizedCheckpoint, quantize_matrix
-from slant.recipe import NAMED, Grid, Recipe
+from slant.quantization.quantize import QuantizedCheckpoint, quantize_matrix
+from slant.quantization.recipe import NAMED, Grid, Recipe
 from slant_kernels.quantized import BITS, GROUP_SIZES, dequantize
 
 # Relative error on Gaussian weights in groups of 64, as KERNELS.md has it, with one more digit.

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from slant import certificate as certificates
-from slant import charts, page, report
-from slant.budgets import Budgets
-from slant.calibration import calibrate
 from slant.demo import FOLDER
-from slant.drift import Rows, compare
+from slant.drift import certificate as certificates
+from slant.drift import charts, page, report
+from slant.drift.budgets import Budgets
+from slant.drift.calibration import calibrate
+from slant.drift.figures import Rows, compare
 from slant.prompt import Prompt
 from slant.scores import Score, Scores
 

@@ -8,20 +8,20 @@ import torch
 
 import classifier
 from slant import cli
-from slant.artifact import Artifact
 from slant.checkpoint import HEAD, Checkpoint, expected_shapes
 from slant.demo import FOLDER, passages
-from slant.drift import compare
+from slant.drift.figures import compare
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.gauge import Gauge, groups
 from slant.model import Model
-from slant.quantize import QuantizedCheckpoint
-from slant.recipe import ROLES, Grid, Recipe
-from slant.replay import Replay, places
+from slant.quantization.artifact import Artifact
+from slant.quantization.gauge import Gauge, groups
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import ROLES, Grid, Recipe
+from slant.quantization.replay import Replay, places
+from slant.quantization.sensitivity import Chooser, plan
+from slant.quantization.writer import quantize_checkpoint
 from slant.runner import Runner
-from slant.sensitivity import Chooser, plan
-from slant.writer import quantize_checkpoint
 
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)

@@ -12,8 +12,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.calibration import Calibration
-from slant.quality import Matrix
+from slant.drift.calibration import Calibration
+from slant.drift.quality import Matrix
 
 HOT = 0.7  # from this shade on, a cell's count is written in the colour of the paper
 LETTER = 7.3  # width of a wide letter at the charts' font size

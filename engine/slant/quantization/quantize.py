@@ -21,7 +21,7 @@ from torch import Tensor
 
 from slant.checkpoint import Checkpoint
 from slant.errors import CheckpointError, RecipeError
-from slant.recipe import Recipe
+from slant.quantization.recipe import Recipe
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, pack
 
 PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from slant.drift import NO_LABEL
+from slant.drift.figures import NO_LABEL
+from slant.drift.quality import Labels
 from slant.errors import TableError
-from slant.quality import Labels
 from slant.scores import Score, Scores
 from slant.tables import format_of, open_table
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slant.durable import write_whole
 from slant.errors import CheckpointError, RecipeError
-from slant.recipe import Recipe
+from slant.quantization.durable import write_whole
+from slant.quantization.recipe import Recipe
 
 NAME, FORMAT, VERSION = "artifact.json", "slant-artifact", 1
 _REQUIRED = ("format", "version", "recipe", "made", "source", "answers", "files")

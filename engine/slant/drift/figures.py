@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.calibration import Calibration, calibrate
+from slant.drift.calibration import Calibration, calibrate
+from slant.drift.quality import Gold, Labels, Matrix, as_matrix, confusion, judge
 from slant.errors import SlantError
-from slant.quality import Gold, Labels, Matrix, as_matrix, confusion, judge
 from slant.scores import Scores
 
 EDGES = (128, 256, 512, 1024, 2048, 4096)  # the longest prompt of each length bucket but the last, in tokens

@@ -10,11 +10,11 @@ from slant.checkpoint import HEAD, Checkpoint, expected_shapes
 from slant.classifier import DTYPES, Classifier
 from slant.config import ModelConfig
 from slant.errors import CheckpointError, SlantError
-from slant.knapsack import Option
 from slant.model import Model
 from slant.prompt import Prompt
-from slant.recipe import ROLES, Grid, Recipe
-from slant.replay import Exchange, Replay
+from slant.quantization.knapsack import Option
+from slant.quantization.recipe import ROLES, Grid, Recipe
+from slant.quantization.replay import Exchange, Replay
 from slant.runner import Runner
 from slant_kernels.quantized import nbytes
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.calibration import Calibration, calibrate
+from slant.drift.calibration import Calibration, calibrate
 
 RESAMPLES, SEED, CONFIDENCE = 2000, 0, 0.95
 

@@ -8,8 +8,8 @@ layers-00.safetensors   one layer: a quantized matrix as its name with .codes, .
 head.safetensors        the final norm and, where the head is not the embedding, the answers' rows of it
 
 Opening reads every file once and compares its hash. Other files are refused, for they may be meant to be read, except
-for hidden ones, README.md and LICENSE. ``slant_kernels.quantized`` describes the codes, ``slant.writer`` makes the
-folder.
+for hidden ones, README.md and LICENSE. ``slant_kernels.quantized`` describes the codes, ``slant.quantization.writer``
+makes the folder.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch import Tensor
 
 from slant.checkpoint import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, expected_shapes, headers, opened, rows
 from slant.config import ModelConfig
-from slant.durable import sha256
 from slant.errors import CheckpointError, RecipeError
-from slant.manifest import NAME, Manifest
-from slant.recipe import Grid
+from slant.quantization.durable import sha256
+from slant.quantization.manifest import NAME, Manifest
+from slant.quantization.recipe import Grid
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, nbytes
 
 TEXT_FILES = ("config.json", "tokenizer.json", "slant.json")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from slant.checkpoint import Checkpoint, expected_shapes
 from slant.model import DeltaNet, Model, State
-from slant.quantize import quantize_matrix
-from slant.recipe import Grid
+from slant.quantization.quantize import quantize_matrix
+from slant.quantization.recipe import Grid
 from slant.runner import Ids, Runner, static_batches
 from slant_kernels.embedding import embedding
 from slant_kernels.quantized import dequantize

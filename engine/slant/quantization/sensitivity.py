@@ -6,7 +6,7 @@ For each group of matrices g and each grid b, the matrices of g alone are quanti
 
 with the probabilities p of the unquantized model and q of the changed one, in nats. Exactly one grid is then taken for
 each group so that the sum of the costs is least under a budget of bytes, or the bytes under a budget of that sum: a
-multiple-choice knapsack, which ``slant.knapsack`` solves exactly.
+multiple-choice knapsack, which ``slant.quantization.knapsack`` solves exactly.
 
 That the costs add up is an assumption. KL has its minimum, 0, at q = p, so to second order it is a quadratic form in
 the change of the logits (half the Fisher information), and the cross terms of errors made in different matrices have
@@ -26,9 +26,9 @@ from itertools import product
 from pathlib import Path
 
 from slant.errors import SlantError
-from slant.gauge import Gauge, Sensitivity, groups
-from slant.knapsack import Choice, Frontier
-from slant.recipe import Grid, Recipe
+from slant.quantization.gauge import Gauge, Sensitivity, groups
+from slant.quantization.knapsack import Choice, Frontier
+from slant.quantization.recipe import Grid, Recipe
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 ROUNDS = 8

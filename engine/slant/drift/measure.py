@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from slant import layerwise
-from slant.budgets import Budgets
-from slant.certificate import METHODS, certificate
 from slant.checkpoint import resolve
 from slant.classifier import DTYPES, choose_device, choose_dtype
-from slant.drift import Rows, compare
+from slant.drift.budgets import Budgets
+from slant.drift.certificate import METHODS, certificate
+from slant.drift.figures import Rows, compare
+from slant.drift.labelled import LabelledTexts
+from slant.drift.report import Report
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.labelled import LabelledTexts
-from slant.manifest import NAME
 from slant.prompt import Prompt
+from slant.quantization.manifest import NAME
 from slant.reference import Reference
-from slant.report import Report
 from slant.scores import Scores
 
 Progress = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from slant.drift import Drift
+from slant.drift.figures import Drift
 from slant.errors import SlantError
 
 

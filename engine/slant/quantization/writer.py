@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from slant import __version__, layerwise, probe
-from slant.artifact import OPTIONAL_FILES, PARTS, Artifact, shard_tensors
 from slant.checkpoint import HEAD, Checkpoint, resolve
 from slant.classifier import check_fit, choose_device
-from slant.durable import safetensors, sha256, sync_folder, write_whole
 from slant.errors import CheckpointError
-from slant.manifest import NAME, FileInfo, Manifest
 from slant.prompt import Prompt
-from slant.quantize import QuantizedCheckpoint, solver
-from slant.recipe import Recipe
+from slant.quantization.artifact import OPTIONAL_FILES, PARTS, Artifact, shard_tensors
+from slant.quantization.durable import safetensors, sha256, sync_folder, write_whole
+from slant.quantization.manifest import NAME, FileInfo, Manifest
+from slant.quantization.quantize import QuantizedCheckpoint, solver
+from slant.quantization.recipe import Recipe
 
 JOURNAL = ".journal"
 _NOTE = {"file", "bytes", "sha256"}

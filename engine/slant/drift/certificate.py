@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slant import __version__
-from slant.drift import Drift, Group
+from slant.drift.figures import Drift, Group
+from slant.drift.records import from_plain, to_plain
 from slant.errors import CheckpointError
 from slant.prompt import Prompt
-from slant.records import from_plain, to_plain
 from slant.source import Source
 
 FORMAT = 1

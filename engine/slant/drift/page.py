@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from slant import charts
-from slant.drift import Group
-from slant.quality import Gold, Matrix
-from slant.report import FIGURES, Report, Worst, gold_rows, lengths, number, percent, sides, verdict
+from slant.drift import charts
+from slant.drift.figures import Group
+from slant.drift.quality import Gold, Matrix
+from slant.drift.report import FIGURES, Report, Worst, gold_rows, lengths, number, percent, sides, verdict
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 FAILURES = 50  # shown by name

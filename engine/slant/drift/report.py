@@ -12,12 +12,12 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from slant import certificate as certificates
-from slant.budgets import Budgets, Exceeded, exceeded
-from slant.certificate import Certificate
-from slant.drift import NO_LABEL, Drift, Figures, Group, Rows
-from slant.quality import Gold, Interval, Labels
-from slant.records import to_plain
+from slant.drift import certificate as certificates
+from slant.drift.budgets import Budgets, Exceeded, exceeded
+from slant.drift.certificate import Certificate
+from slant.drift.figures import NO_LABEL, Drift, Figures, Group, Rows
+from slant.drift.quality import Gold, Interval, Labels
+from slant.drift.records import to_plain
 
 WORST = 20  # rows shown in the page and in JSON
 BEGINNING = 280  # characters of their texts
