@@ -104,6 +104,7 @@ def quantize_checkpoint(
     written = {name: FileInfo(*write_whole(partial / name, content)) for name, content in texts.items()}
     made = {shard: journal.files[shard] for shard in shards}
     replace(plan, files=made | dict(sorted(written.items()))).write(partial)
+    del prompt  # its tokenizer may be the largest thing in memory, and the next line loads it again
     known = layerwise.load(partial, weights="fp32", device=device)
     Artifact(partial).annotate(probe=probe.record(known.prompt, known.score(probe.TEXTS)))
     _publish(partial, target)
