@@ -11,6 +11,7 @@ from slant import layerwise, probe
 from slant.cascade import Cascade
 from slant.cli import app
 from slant.demo import FOLDER, passages
+from slant.drift.budgets import Budgets
 from slant.drift.certificate import as_json
 from slant.drift.labelled import LabelledTexts
 from slant.drift.measure import measure
@@ -155,3 +156,23 @@ def test_the_command_certifies_and_rescores(certified, tmp_path):
 def test_an_artifact_layer_by_layer_gives_the_same_bits(certified):
     whole, parts = (load(certified, weights="fp32").score(TEXTS) for load in (Engine.load, layerwise.load))
     assert np.array_equal(whole.logits, parts.logits)
+
+
+# What the demo may drift from fp32 by, at each setting: the stated budgets.
+BUDGETS = {
+    "hqq8": Budgets(max_flip_rate=0.0, max_kl=1e-4, max_p99_delta=0.05),
+    "hqq4": Budgets(max_flip_rate=0.05, max_kl=0.005, max_p99_delta=0.25),
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "budgets", "within"),
+    [("hqq8", "hqq8", True), ("hqq4", "hqq4", True), ("hqq4", "hqq8", False), ("hqq2", "hqq4", False)],
+)
+def test_demo_within_its_stated_budgets(weights, budgets, within):
+    texts = LabelledTexts.read(str(FOLDER / "passages.jsonl"))
+    report = measure(
+        FOLDER, texts, date="2026-01-31", weights=weights, reference="fp32", budgets=BUDGETS[budgets], device="cpu"
+    )
+    found = {excess.budget for excess in report.exceeded}
+    assert found == (set() if within else {"max_flip_rate", "max_kl", "max_p99_delta"})

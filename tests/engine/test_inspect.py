@@ -1,0 +1,60 @@
+"""What ``slant inspect`` tells of a checkpoint, without reading its weights."""
+
+import io
+import json
+import shutil
+
+import pytest
+from rich.console import Console
+
+import tiny
+from slant.checkpoint import Checkpoint
+from slant.demo import FOLDER
+from slant.errors import SlantError
+from slant.inspect import human, report
+from slant.memory import weight_bytes
+
+
+def printed(model, **options):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(report(model, **options))
+    return console.file.getvalue()
+
+
+def test_architecture_tensors_answers_and_memory(monkeypatch):
+    monkeypatch.setattr(Checkpoint, "read", lambda self, name: pytest.fail("weights were read"))
+    text = printed(FOLDER)
+    assert "3 Gated DeltaNet, 1 full attention" in text
+    assert "tied to the embedding" in text
+    assert "1,383,736" in text
+    rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert ["0", "'0'", "15", "far left"] in cells
+    assert ["4", "'4'", "19", "far right"] in cells
+    config = Checkpoint.open(FOLDER).config
+    resident = {row[0]: row[1] for row in cells if row[0] in ("bf16", "fp32")}
+    assert resident == {name: human(weight_bytes(config, size, 5)) for name, size in (("bf16", 2), ("fp32", 4))}
+
+
+def test_an_unusual_checkpoint_is_noted(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint("grouped"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with pytest.raises(SlantError, match="tokenizer"):
+        report(folder)
+    assert any("lm_head" in note for note in Checkpoint.open(folder).notes)
+    assert Checkpoint.open(folder).config.vocab_size == tiny.VOCABULARY
+
+
+def test_other_labels(tmp_path):
+    text = printed(FOLDER, labels={"1": "yes", "3": "no"}, max_tokens=128)
+    assert "'3'" in text
+    assert "no" in text
+    assert "longest text: 128 tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(12, "12 B"), (1234, "1.23 kB"), (7.1e9, "7.1 GB"), (999, "999 B"), (2.5e12, "2.5e+03 GB")]
+)
+def test_human(size, text):
+    assert human(size) == text
