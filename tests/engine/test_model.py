@@ -23,9 +23,9 @@ def random_sequences(lengths, seed=1):
 class Scorer:
     """A model and its head, scoring token sequences as one right-padded batch."""
 
-    def __init__(self, folder, dtype=torch.float32):
+    def __init__(self, folder, dtype=torch.float32, max_tokens=MAX_TOKENS):
         self.checkpoint = Checkpoint.open(folder)
-        self.model = Model(self.checkpoint, dtype, torch.device("cpu"), MAX_TOKENS)
+        self.model = Model(self.checkpoint, dtype, torch.device("cpu"), max_tokens)
 
     @torch.inference_mode()
     def __call__(self, sequences, pad=0, width=None, prefix=None):
@@ -70,9 +70,11 @@ def test_every_length_from_1_to_200(tiny_checkpoint, shape):
     torch.testing.assert_close(Scorer(folder)(sequences), truth, atol=1e-4, rtol=0)
 
 
-def test_every_bucket_edge(scorer, tiny_checkpoint):
-    reference = load_model(tiny_checkpoint("grouped"), torch.float32)
-    for bucket in (length for length in bucket_lengths(MAX_TOKENS) if length < MAX_TOKENS):
+@pytest.mark.parametrize(("first", "last"), [(1, 512), pytest.param(512, 8191, marks=pytest.mark.slow)])
+def test_every_bucket_edge(tiny_checkpoint, first, last):
+    folder = tiny_checkpoint("grouped")
+    scorer, reference = Scorer(folder, max_tokens=8192), load_model(folder, torch.float32)
+    for bucket in (length for length in bucket_lengths(8192) if first <= length <= last):
         sequences = random_sequences((bucket - 1, bucket, bucket + 1), seed=bucket)
         truth = last_logits(reference, sequences, tiny.ANSWERS)
         torch.testing.assert_close(scorer(sequences), truth, atol=1e-4, rtol=0)
