@@ -118,4 +118,6 @@ def test_prefix_state_equals_full_recomputation(tiny_checkpoint, shape, length):
         prefix = scorer.model.prefix(torch.tensor(start))
     assert prefix.length == length
     full = scorer([start + body for body in bodies])
-    torch.testing.assert_close(scorer(bodies, prefix=prefix, width=112), full, atol=1e-4, rtol=0)
+    # Tied heads read the unit-variance embedding: their logits are some seven times as large, and so is rounding.
+    atol = 1e-4 if shape in ("tied", tiny.MULTIMODAL) else 2e-5
+    torch.testing.assert_close(scorer(bodies, prefix=prefix, width=112), full, atol=atol, rtol=0)
