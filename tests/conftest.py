@@ -1,14 +1,21 @@
-"""Shared fixtures: two threads, tiny checkpoints saved once a session."""
+"""Shared fixtures: two threads, tiny checkpoints saved once a session, the Triton path."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
+
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
+from slant_kernels import launch
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,3 +34,29 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[shape]
 
     return folder
+
+
+@pytest.fixture
+def triton_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Ops run their Triton kernels: on the GPU if there is one, else in Triton's interpreter on CPU tensors."""
+    if torch.cuda.is_available():
+        with torch.device("cuda") as device:
+            yield device
+        return
+    from triton.runtime import interpreter
+
+    monkeypatch.setattr(launch, "on_gpu", lambda x: True)
+    monkeypatch.setattr(interpreter, "_convert_float", rounded(interpreter._convert_float))
+    yield torch.device("cpu")
+
+
+def rounded(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """The interpreter truncates fp32 to bf16, which it keeps as uint16; GPUs round to the nearest, as torch does."""
+
+    def converted(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if (source.name, target.name) == ("fp32", "bf16"):
+            bits = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).bfloat16().view(torch.int16)
+            return bits.numpy().view(np.uint16)
+        return convert(data, source, target, mode)
+
+    return converted

@@ -6,11 +6,17 @@
 Shapes: x, z ``[..., D]``, weight fp32 ``[D]``. Statistics and products are fp32 whatever the dtype of x.
 Zhang and Sennrich 2019 (arXiv 1910.07467); the conventions are those of transformers' Qwen3_5RMSNorm and
 Qwen3_5RMSNormGated.
+
+A row is read once and held in registers: D up to some 16,000. The residual add is in the same pass, because the stream
+is read and written anyway.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from slant_kernels import launch
+from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -23,8 +29,53 @@ def gated_rms_norm_reference(x: Tensor, z: Tensor, weight: Tensor, eps: float) -
     return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight.float() * z * torch.sigmoid(z)
 
 
+# One row of 2560 bf16 is 20 elements a thread at 4 warps: enough loads in flight, and several programs an SM.
+ROW = Table({("", ""): Config(num_warps=4)})
+# Heads of 128 are short rows: 16 of them make a program of 2048 elements, 16 a thread.
+GATED = Table({("", ""): Config({"BM": 16}, num_warps=4)})
+
+
+@jit()
+def _rms_norm_kernel(
+    p_x, p_residual, p_weight, p_out, p_stream, eps,
+    D: tl.constexpr, BD: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """One row: stream = x + residual, rounded as it is stored, then normalised."""
+    i_row = tl.program_id(0).to(tl.int64) * D
+    o_d = tl.arange(0, BD)
+    m_d = o_d < D
+    x = tl.load(p_x + i_row + o_d, mask=m_d, other=0.0)
+    if ADD:
+        x = (x.to(tl.float32) + tl.load(p_residual + i_row + o_d, mask=m_d, other=0.0).to(tl.float32)).to(x.dtype)
+    if ADD:
+        tl.store(p_stream + i_row + o_d, x, mask=m_d)
+    x = x.to(tl.float32)
+    y = x * tl.rsqrt(tl.sum(x * x) / D + eps) * (1 + tl.load(p_weight + o_d, mask=m_d, other=0.0))
+    tl.store(p_out + i_row + o_d, y.to(p_out.dtype.element_ty), mask=m_d)
+
+
+@jit("rows")
+def _gated_rms_norm_kernel(
+    p_x, p_z, p_weight, p_out, rows, z_outer, eps,
+    H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """BM rows of x; row r of z lies at (r // H) z_outer + (r % H) D."""
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    o_d = tl.arange(0, BD)
+    mask = (o_m < rows)[:, None] & (o_d < D)[None]
+    o_x = o_m[:, None] * D + o_d[None]
+    o_z = (o_m // H * z_outer + o_m % H * D)[:, None] + o_d[None]
+    x = tl.load(p_x + o_x, mask=mask, other=0.0).to(tl.float32)
+    z = tl.load(p_z + o_z, mask=mask, other=0.0).to(tl.float32)
+    weight = tl.load(p_weight + o_d, mask=o_d < D, other=0.0)
+    y = x * tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None] * weight[None] * z * tl.sigmoid(z)
+    tl.store(p_out + o_x, y.to(p_out.dtype.element_ty), mask=mask)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension; the result has the dtype of x."""
+    if launch.on_gpu(x):
+        return _add_rms_norm(x, None, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, 1 + weight, eps).to(x.dtype)
 
 
@@ -33,10 +84,43 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
 
     Without a residual the stream starts with x.
     """
+    if launch.on_gpu(x):
+        return _add_rms_norm(x, residual, weight, eps)
     stream = x if residual is None else residual + x
     return rms_norm(stream, weight, eps), stream
 
 
+def _add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    D = x.shape[-1]
+    add = residual is not None
+    out, stream = torch.empty_like(x), torch.empty_like(x) if add else x
+    residual = residual.contiguous() if residual is not None else x
+    launch.launch(
+        _rms_norm_kernel, (x.numel() // D,), ROW.find(x.device),
+        x, residual, weight, out, stream, eps, D=D, BD=power_of_2(D), ADD=add,
+    )  # fmt: skip
+    return out, stream
+
+
 def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalise x, then multiply by weight and silu(z); the result has the dtype of z."""
+    """Normalise x, then multiply by weight and silu(z); the result has the dtype of z.
+
+    z may be a slice of a wider projection: ``[B, T, H, D]`` whose heads are contiguous.
+    """
+    if launch.on_gpu(x):
+        return _gated_rms_norm(x.contiguous(), z, weight, eps)
     return (F.rms_norm(x.float(), weight.shape, weight, eps) * F.silu(z.float())).to(z.dtype)
+
+
+def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    H, D = z.shape[-2:]
+    config = GATED.find(x.device)
+    rows = x.numel() // D
+    z = z.reshape(-1, H, D) if z.stride(-2) == D and z.stride(-1) == 1 else z.contiguous().view(-1, H, D)
+    out = torch.empty(x.shape, dtype=z.dtype, device=x.device)
+    launch.launch(
+        _gated_rms_norm_kernel, (cdiv(rows, config.blocks["BM"]),), config,
+        x, z, weight, out, rows, z.stride(0), eps, H=H, D=D, BD=power_of_2(D),
+    )  # fmt: skip
+    return out

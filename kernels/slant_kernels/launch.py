@@ -1,0 +1,100 @@
+"""Where an op runs, and with which configuration its kernel is launched.
+
+CUDA tensors (ROCm's carry the same name) go through Triton, CPU tensors through torch. Tensors on torch's ``meta``
+device have shapes and no data: a launch on them compiles the kernel for the active Triton driver's target and runs
+nothing, which is how kernels are compiled, counted and shipped for GPUs that are not there.
+
+Triton exists for Linux only; elsewhere ``jit`` leaves a kernel as it stands and the CPU path works all the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+if importlib.util.find_spec("triton") is not None:
+    import triton
+    import triton.language as tl
+
+else:
+    triton, tl = None, SimpleNamespace(constexpr=None)  # kernels annotate arguments with tl.constexpr
+
+__all__ = ["Config", "Table", "cdiv", "jit", "launch", "on_gpu", "power_of_2", "target", "tl", "triton"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Block sizes (constexpr arguments of the kernel), warps and pipeline stages of a launch.
+
+    ``measured`` names the GPU, versions and commit that chose it; empty, it was chosen by reasoning alone.
+    """
+
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 1
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The committed configurations of one kernel, by shape class and target; target "" stands for all others."""
+
+    rows: Mapping[tuple[str, str], Config]
+
+    def find(self, device: torch.device, shape_class: str = "") -> Config:
+        """The configuration for a device; raises KeyError for an unknown class."""
+        row = self.rows.get((shape_class, target(device)))
+        return self.rows[shape_class, ""] if row is None else row
+
+
+def jit(*varying: str) -> Callable[[Any], Any]:
+    """Decorates a kernel; ``varying`` names integers that differ from batch to batch.
+
+    Triton compiles a kernel anew when an integer becomes 1 or a multiple of 16, except for these.
+    """
+    return triton.jit(do_not_specialize=varying) if triton else lambda kernel: kernel
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether an op on x runs its Triton kernel."""
+    return x.device.type != "cpu"
+
+
+def target(device: torch.device) -> str:
+    """The processor a kernel for ``device`` is compiled for, like "sm_90" or "gfx942"; "cpu" in the interpreter."""
+    if device.type == "cpu":
+        return "cpu"
+    if device.type == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"sm_{major}{minor}"
+    arch = triton.runtime.driver.active.get_current_target().arch
+    return f"sm_{arch}" if isinstance(arch, int) else str(arch)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **constants: Any) -> None:
+    """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on."""
+    # Contraction into fused multiply-adds is asked for, because its default differs between Triton's versions.
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    device = args[0].device
+    if device.type == "meta":
+        triton.runtime.driver.active.keep(kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid))
+    elif device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, **constants, **config.blocks, **options)
+    else:
+        kernel[grid](*args, **constants, **config.blocks, **options)
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The least power of two that is at least n: a block that covers a dimension."""
+    return 1 << (n - 1).bit_length()
