@@ -9,7 +9,7 @@ Held at the peak: one block, its work on one batch, and ``hidden_size`` numbers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from slant.checkpoint import EMBEDDING
 from slant.classifier import Classifier
 from slant.engine import Engine
-from slant.model import Block, State, Weights
+from slant.model import Block, State, Weights, positions
 from slant.runner import Head, Ids, Result, StaticBatch, static_batches
 from slant_kernels.embedding import embedding
 from slant_kernels.rotary import rotary_tables
@@ -107,7 +107,7 @@ class LayerwiseRunner:
         for index in range(self.config.num_hidden_layers):
             self._advance(index, parts, prefix)
         for part in parts:
-            yield self.head.answer(part.batch, part.hidden.to(self.device))
+            yield self.head.answer(part.batch, part.hidden[:, 0].to(self.device))
 
     def _embed(self, sequences: Sequence[Ids]) -> tuple[list[_Part], Tensor]:
         """The static batches of ``Runner``, and the prefix ``[1, P, hidden]``, as embeddings."""
@@ -120,28 +120,38 @@ class LayerwiseRunner:
         return parts, table[torch.searchsorted(known, torch.from_numpy(self.prefix_ids).long())][None]
 
     def _advance(self, index: int, parts: Sequence[_Part], prefix: Tensor) -> None:
-        """Take all hidden states through one block, in place. The block is gone on return, before the next is read.
+        """Take all hidden states through one block, in place. The block is gone on return, before the next is read."""
+        block, layers = Block(self.config, self.weights, index), self.config.num_hidden_layers
+        batches = [(part.batch, part.hidden) for part in parts]
+        after = advance(block, self.device, self.rotary, prefix, batches, last=index + 1 == layers)
+        prefix.copy_(next(after))
+        for done, (part, hidden) in enumerate(zip(parts, after, strict=True), 1):
+            part.hidden = hidden.cpu()
+            self.progress(index * len(parts) + done, layers * len(parts))
 
-        A block's output and its residual stream are added here, as the next block's norm would: half the memory.
-        """
-        block = Block(self.config, self.weights, index)
-        total, last = self.config.num_hidden_layers, index + 1 == self.config.num_hidden_layers
-        state: State | None = None
-        if prefix.shape[1]:
-            x, residual, state = block(prefix.to(self.device), None, self._rotary(0, prefix.shape[1]), None, True)
-            prefix.copy_(residual + x)
-        for done, part in enumerate(parts, 1):
-            rotary = self._rotary(part.batch.start, part.hidden.shape[1])
-            before = state if part.batch.start else None
-            hidden, lengths = part.hidden.to(self.device), part.batch.lengths.to(self.device)
-            if last:
-                x, residual = block.last(hidden, None, rotary, before, lengths)
-                part.hidden = (residual + x)[:, 0].cpu()
-            else:
-                x, residual, _ = block(hidden, None, rotary, before)
-                part.hidden = (residual + x).cpu()
-            self.progress(index * len(parts) + done, total * len(parts))
 
-    def _rotary(self, start: int, length: int) -> State:
-        cos, sin = self.rotary
-        return cos[start : start + length], sin[start : start + length]
+def advance(
+    block: Block,
+    device: torch.device,
+    rotary: State,
+    prefix: Tensor,
+    batches: Iterable[tuple[StaticBatch, Tensor]],
+    *,
+    last: bool,
+) -> Iterator[Tensor]:
+    """Residual streams after a block on ``device``: first that of the prompt's prefix, then one a batch.
+
+    prefix ``[1, P, hidden]`` and the batches' streams ``[B, T, hidden]`` are those before the block, on any device.
+    After the ``last`` block a stream is ``[B, 1, hidden]``. A block's output and its residual stream are added here, as
+    the next block's norm would: half the memory.
+    """
+    state: State | None = None
+    if prefix.shape[1]:
+        x, residual, state = block(prefix.to(device), None, positions(rotary, 0, prefix.shape[1]), None, True)
+        prefix = residual + x
+    yield prefix
+    for batch, stream in batches:
+        where = positions(rotary, batch.start, stream.shape[1])
+        arguments = stream.to(device), None, where, state if batch.start else None
+        x, residual = block.last(*arguments, batch.lengths.to(device)) if last else block(*arguments)[:2]
+        yield residual + x

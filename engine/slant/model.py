@@ -203,7 +203,7 @@ class Model:
     def prefix(self, ids: Tensor) -> Prefix:
         """The state after the tokens ids ``[P]`` that every text begins with."""
         lengths = torch.tensor([len(ids)], device=self.device)
-        x, residual, rotary = self._embed(ids[None], lengths), None, self._rotary(0, len(ids))
+        x, residual, rotary = self._embed(ids[None], lengths), None, positions(self.rotary, 0, len(ids))
         states: list[State] = []
         for block in self.blocks:
             x, residual, state = block(x, residual, rotary, None, keep_state=True)
@@ -219,7 +219,7 @@ class Model:
         """
         start = prefix.length if prefix else 0
         states = prefix.states if prefix else (None,) * len(self.blocks)
-        x, residual, rotary = self._embed(ids, lengths), None, self._rotary(start, ids.shape[1])
+        x, residual, rotary = self._embed(ids, lengths), None, positions(self.rotary, start, ids.shape[1])
         for block, state in zip(self.blocks[:-1], states[:-1], strict=True):
             x, residual, _ = block(x, residual, rotary, state)
         x, residual = self.blocks[-1].last(x, residual, rotary, states[-1], lengths)
@@ -228,9 +228,11 @@ class Model:
     def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return embedding(ids, lengths, self.embedding)
 
-    def _rotary(self, start: int, length: int) -> State:
-        cos, sin = self.rotary
-        return cos[start : start + length], sin[start : start + length]
+
+def positions(rotary: State, start: int, length: int) -> State:
+    """The rows of the rotary tables for ``length`` positions from ``start``."""
+    cos, sin = rotary
+    return cos[start : start + length], sin[start : start + length]
 
 
 def at_last(x: Tensor, lengths: Tensor) -> Tensor:

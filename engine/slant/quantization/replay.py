@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant.checkpoint import Checkpoint, expected_shapes
-from slant.model import DeltaNet, Model, State
+from slant.layerwise import advance
+from slant.model import DeltaNet, Model
 from slant.quantization.quantize import quantize_matrix
 from slant.quantization.recipe import Grid
 from slant.runner import Ids, Runner, static_batches
@@ -116,22 +117,9 @@ class Replay:
 
     def _advance(self, index: int, streams: Sequence[Tensor]) -> list[Tensor]:
         """All streams, the prefix first, through one block."""
-        block, (prefix, *texts) = self._model.blocks[index], streams
-        last = index + 1 == len(self._model.blocks)
-        state: State | None = None
-        if prefix.shape[1]:
-            x, residual, state = block(prefix, None, self._rotary(0, prefix.shape[1]), None, True)
-            prefix = residual + x
-        after = [prefix]
-        for batch, stream in zip(self._batches, texts, strict=True):
-            arguments = stream, None, self._rotary(batch.start, stream.shape[1]), state if batch.start else None
-            x, residual = block.last(*arguments, batch.lengths.to(stream.device)) if last else block(*arguments)[:2]
-            after.append(residual + x)
-        return after
-
-    def _rotary(self, start: int, length: int) -> State:
-        cos, sin = self._model.rotary
-        return cos[start : start + length], sin[start : start + length]
+        model, (prefix, *texts) = self._model, streams
+        batches, last = zip(self._batches, texts, strict=True), index + 1 == len(model.blocks)
+        return [*advance(model.blocks[index], model.device, model.rotary, prefix, batches, last=last)]
 
     @torch.inference_mode()
     def _logits(self, streams: Sequence[Tensor]) -> Tensor:
