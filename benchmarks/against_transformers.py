@@ -21,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from environment import append, environment, percentiles
+from slant.batches import Ids
 from slant.checkpoint import Checkpoint
 from slant.classifier import TOKEN_BUDGETS
+from slant.execution import Head
 from slant.model import Model
 from slant.reference import last_logits, load_model
-from slant.runner import Head, Ids, Runner
+from slant.runner import Runner
 
 ANSWERS = (15, 16, 17, 18, 19)
 PREFIX, SUFFIX = 30, 58  # tokens of the prompt around an article, with Qwen3.5's tokenizer

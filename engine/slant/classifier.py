@@ -10,9 +10,9 @@ import torch
 
 from slant.checkpoint import EMBEDDING
 from slant.errors import CheckpointError, SlantError
+from slant.execution import Head
 from slant.prompt import Prompt
 from slant.quantization.recipe import NAMED
-from slant.runner import Head
 from slant.source import Source, open_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from slant import probe
+from slant.batches import Ids, Result
 from slant.classifier import Classifier
 from slant.drift.certificate import certified_margin
 from slant.model import Model
 from slant.prompt import Prompt
-from slant.runner import Ids, Result, Runner
+from slant.runner import Runner
 from slant.scores import Score, Scores
 
 Progress = Callable[[int, int], None]

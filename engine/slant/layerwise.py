@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slant.batches import Ids, Result, StaticBatch, static_batches
 from slant.checkpoint import EMBEDDING
 from slant.classifier import Classifier
 from slant.engine import Engine
+from slant.execution import Head
 from slant.model import Block, State, Weights, positions
-from slant.runner import Head, Ids, Result, StaticBatch, static_batches
 from slant_kernels.embedding import embedding
 from slant_kernels.rotary import rotary_tables
 

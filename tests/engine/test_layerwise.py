@@ -15,10 +15,11 @@ from slant.checkpoint import Checkpoint
 from slant.config import ModelConfig
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
+from slant.execution import Head
 from slant.layerwise import LayerwiseRunner
 from slant.memory import weight_bytes
 from slant.model import Block, Model, Weights
-from slant.runner import Head, Runner
+from slant.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import random_model
@@ -129,7 +130,8 @@ from pathlib import Path
 from slant.checkpoint import Checkpoint
 from slant.layerwise import LayerwiseRunner
 from slant.model import Block, Model, Weights
-from slant.runner import Head, Runner
+from slant.execution import Head
+from slant.runner import Runner
 
 def kilobytes(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slant.batches import Ids, static_batches
 from slant.checkpoint import Checkpoint, expected_shapes
 from slant.layerwise import advance
 from slant.model import DeltaNet, Model
 from slant.quantization.quantize import quantize_matrix
 from slant.quantization.recipe import Grid
-from slant.runner import Ids, Runner, static_batches
+from slant.runner import Runner
 from slant_kernels.embedding import embedding
 from slant_kernels.quantized import dequantize
 

@@ -1,0 +1,163 @@
+"""Static batches computed op by op, by replay of a recorded shape, and after memory ran out."""
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from slant import runner as runner_module
+from slant.batches import StaticBatch
+from slant.checkpoint import Checkpoint
+from slant.errors import SlantError
+from slant.execution import Graphs, Head
+from slant.model import Model
+from slant.runner import Runner
+
+PREFIX = (5, 6, 7)
+OPTIONS = {"max_tokens": 128, "token_budget": 256}
+
+
+def stand_in(compute):
+    """Records as a CUDA graph does: replays read and write the memory that the recording saw."""
+    digits = compute()
+
+    def replay():
+        for place, value in zip(digits, compute(), strict=True):
+            place.copy_(value)
+
+    return replay, digits
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    checkpoint = Checkpoint.open(tiny_checkpoint("grouped"))
+    head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
+    return Model(checkpoint, torch.float32, torch.device("cpu"), 128), head
+
+
+def sequences(*lengths, prefix=PREFIX):
+    rng = np.random.default_rng(0)
+    return [np.array([*prefix, *rng.integers(0, tiny.VOCABULARY, n)], dtype=np.int32) for n in lengths]
+
+
+def logits(runner, texts):
+    found = np.full((len(texts), 5), np.nan, dtype=np.float32)
+    for result in runner.run(texts):
+        found[list(result.rows)] = result.logits
+    assert np.isfinite(found).all()
+    return found
+
+
+def test_replay_equals_eager_bit_for_bit(model):
+    texts = sequences(1, 5, 16, 17, 30, 31, 60, 100)
+    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    shapes = [batch.shape[:2] for batch in plain.batches(texts)]
+    graphs.record(shapes)
+    replays = count(graphs)
+    for _ in range(2):  # the second time the buffers hold the first one's texts
+        assert np.array_equal(logits(graphs, texts[::-1]), logits(plain, texts[::-1]))
+        assert np.array_equal(logits(graphs, texts), logits(plain, texts))
+    assert replays == [4 * len(shapes)]
+
+
+def count(runner):
+    """Counts replays of all recorded shapes."""
+    graphs, replays = runner._graphs, [0]
+    for shape, buffers in graphs._buffers.items():
+
+        def replay(replay=buffers.replay):
+            replays[0] += 1
+            replay()
+
+        graphs._buffers[shape] = type(buffers)(buffers.ids, buffers.lengths, buffers.digits, replay)
+    return replays
+
+
+def test_fewer_lines_fill_a_recorded_shape_and_more_run_eagerly(model):
+    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    graphs.record([(1, 16), (3, 16)])
+    replays = count(graphs)
+    for lengths, replayed in (([9], 1), ([9, 12], 1), ([9, 12, 3], 1), ([9, 12, 3, 4], 0), ([17], 0)):
+        replays[0], texts = 0, sequences(*lengths)
+        torch.testing.assert_close(*(torch.from_numpy(logits(r, texts)) for r in (graphs, plain)), atol=1e-5, rtol=1e-5)
+        assert replays == [replayed]
+    without_prefix = sequences(9, prefix=())
+    replays[0] = 0
+    assert np.array_equal(logits(graphs, without_prefix), logits(plain, without_prefix))
+    assert replays == [0]
+
+
+def test_the_largest_shape_is_recorded_first_and_none_twice(model):
+    seen = []
+
+    def capture(compute):
+        seen.append(compute.__defaults__[0].shape)
+        return stand_in(compute)
+
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=capture)
+    runner.record([(1, 16), (4, 32), (1, 48)])
+    runner.record([(1, 16), (2, 16)])
+    assert [tuple(shape) for shape in seen] == [(4, 32), (1, 48), (1, 16), (2, 16)]
+
+
+def limited(runner, tokens):
+    """Runs out of memory above ``tokens`` computed tokens, as a small GPU would."""
+    compute = runner._eager.compute
+
+    def checked(ids, lengths, start):
+        if ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(ids, lengths, start)
+
+    runner._eager.compute = checked
+    return runner
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_text(model):
+    texts = sequences(*[16] * 15, 90)
+    expected = logits(Runner(*model, PREFIX, **OPTIONS), texts)
+    runner = limited(Runner(*model, PREFIX, **OPTIONS), 128)
+    with pytest.warns(UserWarning, match="15 x 16 tokens ran out of memory and is computed in two halves"):
+        found = logits(runner, texts)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_does_not_fit_at_all_is_an_error_with_advice(model):
+    with pytest.raises(SlantError, match="a text of 96 tokens does not fit"):
+        logits(limited(Runner(*model, PREFIX, **OPTIONS), 64), sequences(90))
+    with pytest.raises(SlantError, match="give a token_budget of 64 or less"), pytest.warns(UserWarning, match="in two halves"):
+        logits(limited(Runner(*model, PREFIX, **OPTIONS), 64), sequences(*[16] * 16))
+
+
+def test_padding_and_halving_keep_rows_and_order():
+    batch = StaticBatch((7, 3, 5), 2, torch.arange(6).view(3, 2), torch.tensor([2, 1, 2]))
+    full = batch.padded(5)
+    assert full.shape == (5, 2, 2)
+    assert full.ids[3:].eq(0).all()
+    assert full.lengths.tolist() == [2, 1, 2, 1, 1]
+    first, second = full.halves()
+    assert (first.rows, second.rows) == ((7, 3), (5,))
+    assert torch.equal(torch.cat([first.ids, second.ids]), batch.ids)
+    assert torch.equal(torch.cat([first.lengths, second.lengths]), batch.lengths)
+
+
+def test_graphs_choose_the_fewest_lines_that_fit(model):
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    runner.record([(8, 16), (2, 16), (4, 16)])
+    assert isinstance(runner._graphs, Graphs)
+    (result,) = runner.run(sequences(9, 9, 9))
+    assert result.computed_tokens == 4 * 16
+
+
+def test_batches_are_submitted_ahead_of_the_answers(model, monkeypatch):
+    texts = sequences(1, 20, 40, 60, 80, 100)
+    expected = logits(Runner(*model, PREFIX, **OPTIONS), texts)
+    monkeypatch.setitem(runner_module.AHEAD, "cpu", 2)
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    runner.record((1, length) for length in (16, 32, 48, 64, 80, 112))
+    replays, ahead = count(runner), []
+    for done, result in enumerate(runner.run(texts)):
+        assert result.rows == (5 - done,)
+        ahead.append(replays[0] - done)
+    assert ahead == [3, 3, 3, 3, 2, 1]
+    assert np.array_equal(logits(runner, texts), expected)
