@@ -28,6 +28,7 @@ from slant.execution import Head
 from slant.model import Model
 from slant.reference import last_logits, load_model
 from slant.runner import Runner
+from slant.weights import Weights
 
 ANSWERS = (15, 16, 17, 18, 19)
 PREFIX, SUFFIX = 30, 58  # tokens of the prompt around an article, with Qwen3.5's tokenizer
@@ -59,7 +60,7 @@ def main() -> None:
 
     loads = workloads(np.random.default_rng(0))
     checkpoint = Checkpoint.open(options.folder)
-    model = Model(checkpoint, torch.bfloat16, torch.device("cpu"), 2048)
+    model = Model(Weights(checkpoint, torch.bfloat16, torch.device("cpu")), 2048)
     norm, rows = checkpoint.read("norm.weight").float(), checkpoint.head_rows(ANSWERS).float()
     head = Head(norm, rows, checkpoint.config.rms_norm_eps)
     prefix = next(iter(loads.values()))[0][:PREFIX].tolist()

@@ -75,6 +75,9 @@ class Checkpoint:
         with opened(info.file) as file:
             return file.get_tensor(info.key)
 
+    def quantized(self, name: str) -> None:
+        """None: a checkpoint holds every tensor dense."""
+
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of a matrix, ``[len(ids), columns]`` in the file's dtype; no other row is read."""
         return rows(self.tensors[name], ids)

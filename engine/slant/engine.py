@@ -22,6 +22,7 @@ from slant.model import Model
 from slant.prompt import Prompt
 from slant.runner import Runner
 from slant.scores import Score, Scores
+from slant.weights import Weights
 
 Progress = Callable[[int, int], None]
 
@@ -89,7 +90,7 @@ class Engine:
         )
         prompt, source = classifier.prompt, classifier.source
         stable_margin = certified_margin(source, prompt, max_flip_rate)
-        network = Model(source, classifier.dtype, classifier.device, max_tokens, progress)
+        network = Model(Weights(source, classifier.dtype, classifier.device), max_tokens, progress)
         runner = Runner(
             network, classifier.head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=classifier.token_budget
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from slant.checkpoint import EMBEDDING
 from slant.classifier import Classifier
 from slant.engine import Engine
 from slant.execution import Head
-from slant.model import Block, State, Weights, positions
+from slant.layers import Layers, ReadLayers, StreamedLayers
+from slant.model import Block, State, position_tables, positions
+from slant.weights import Weights
 from slant_kernels.embedding import embedding
-from slant_kernels.rotary import rotary_tables
 
 
 def load(
@@ -56,7 +58,7 @@ def load(
         truncation=truncation,
         token_budget=token_budget,
     )
-    runner = LayerwiseRunner(
+    runner = LayerwiseRunner.reading(
         Weights(classifier.source, classifier.dtype, classifier.device),
         classifier.head,
         classifier.prompt.prefix_ids,
@@ -69,66 +71,144 @@ def load(
 
 @dataclass
 class _Part:
-    """A static batch on its way, with its hidden states (on the CPU)."""
+    """A static batch on its way, with its residual stream."""
 
     batch: StaticBatch
-    hidden: Tensor
+    stream: Tensor
+
+
+Embed = Callable[[Sequence[StaticBatch], Ids], tuple[list[Tensor], Tensor]]
+"""Residual streams before the first block: of static batches, and ``[1, P, hidden]`` of a prefix of P tokens."""
 
 
 class LayerwiseRunner:
-    """Executes token sequences as ``Runner`` does, with the blocks on the outside and the batches on the inside."""
+    """Executes token sequences as ``Runner`` does, with the blocks on the outside and the batches on the inside.
+
+    Streams wait on ``home`` between blocks. The blocks are gone through once for each ``group_tokens`` computed tokens,
+    or once for all if None.
+    """
 
     def __init__(
         self,
+        layers: Layers,
+        embed: Embed,
+        head: Head,
+        prefix_ids: Sequence[int],
+        rotary: State,
+        *,
+        device: torch.device,
+        home: torch.device,
+        max_tokens: int,
+        token_budget: int,
+        group_tokens: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.layers, self.embed, self.head, self.progress = layers, embed, head, progress
+        self.rotary, self.device, self.home = rotary, device, home
+        self.max_tokens, self.token_budget, self.group_tokens = max_tokens, token_budget, group_tokens
+        self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
+
+    @classmethod
+    def reading(cls, weights: Weights, head: Head, prefix_ids: Sequence[int], **options: Any) -> LayerwiseRunner:
+        """Reads each block from its source when it is due; streams wait on the CPU."""
+        tables = position_tables(weights, options["max_tokens"])
+        layers, embed, home = ReadLayers(weights), embed_from(weights), torch.device("cpu")
+        return cls(layers, embed, head, prefix_ids, tables, device=weights.device, home=home, **options)
+
+    @classmethod
+    def streaming(
+        cls,
         weights: Weights,
+        device: torch.device,
         head: Head,
         prefix_ids: Sequence[int],
         *,
-        max_tokens: int,
-        token_budget: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:
-        self.weights, self.head, self.progress = weights, head, progress
-        self.config = weights.checkpoint.config
-        self.max_tokens, self.token_budget = max_tokens, token_budget
-        self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
-        cos, sin = rotary_tables(max_tokens, self.config.rotary_dim, self.config.rope_theta)
-        self.rotary = cos.to(self.device), sin.to(self.device)
+        group_tokens: int,
+        loading: Callable[[int, int], None] = lambda done, total: None,
+        **options: Any,
+    ) -> LayerwiseRunner:
+        """Keeps all weights on the host, as ``weights`` reads them, and brings two blocks at a time to ``device``.
 
-    @property
-    def device(self) -> torch.device:
-        return self.weights.device
+        The embedding stays on the host; streams wait on the device, so ``group_tokens`` bounds them.
+        """
+        table = weights.dense(EMBEDDING)
+        table = table.pin_memory() if device.type == "cuda" else table
+        tables = tuple(part.to(device) for part in position_tables(weights, options["max_tokens"]))
+        return cls(
+            StreamedLayers(weights, device, loading),
+            embed_with(table, device),
+            head,
+            prefix_ids,
+            (tables[0], tables[1]),
+            device=device,
+            home=device,
+            group_tokens=group_tokens,
+            **options,
+        )
 
     @torch.inference_mode()
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences; each appears in one result."""
-        if not sequences:
-            return
-        parts, prefix = self._embed(sequences)
-        for index in range(self.config.num_hidden_layers):
-            self._advance(index, parts, prefix)
-        for part in parts:
-            yield self.head.answer(part.batch, part.hidden[:, 0].to(self.device))
+        batches = list(static_batches(sequences, self.prefix_ids, self.token_budget, self.max_tokens))
+        done, total = 0, len(batches) * len(self.layers)
+        for group in groups(batches, self.group_tokens):
+            streams, prefix = self.embed(group, self.prefix_ids)
+            parts = [_Part(*pair) for pair in zip(group, streams, strict=True)]
+            del streams
+            for index in range(len(self.layers)):
+                for _ in self._advance(index, parts, prefix):
+                    self.progress(done := done + 1, total)
+            for part in parts:
+                yield self.head.answer(part.batch, part.stream[:, 0].to(self.device))
 
-    def _embed(self, sequences: Sequence[Ids]) -> tuple[list[_Part], Tensor]:
-        """The static batches of ``Runner``, and the prefix ``[1, P, hidden]``, as embeddings."""
-        known = torch.from_numpy(np.unique(np.concatenate([self.prefix_ids, *sequences]))).long()
-        table = self.weights.checkpoint.rows(EMBEDDING, known.tolist()).to(self.weights.dtype)
-        parts = [
-            _Part(batch, embedding(torch.searchsorted(known, batch.ids), batch.lengths, table))  # 0 pads to row 0
-            for batch in static_batches(sequences, self.prefix_ids, self.token_budget, self.max_tokens)
-        ]
-        return parts, table[torch.searchsorted(known, torch.from_numpy(self.prefix_ids).long())][None]
+    def _advance(self, index: int, parts: Sequence[_Part], prefix: Tensor) -> Iterator[None]:
+        """Take all streams through one block, in place; the block is gone at the end, before the next is read."""
+        with self.layers.use(index) as block:
+            batches = ((part.batch, part.stream) for part in parts)  # lazily: a list would hold all old streams
+            last = index + 1 == len(self.layers)
+            after = advance(block, self.device, self.rotary, prefix, batches, last=last)
+            prefix.copy_(next(after))
+            for part, stream in zip(parts, after, strict=True):
+                part.stream = stream.to(self.home)
+                yield
 
-    def _advance(self, index: int, parts: Sequence[_Part], prefix: Tensor) -> None:
-        """Take all hidden states through one block, in place. The block is gone on return, before the next is read."""
-        block, layers = Block(self.config, self.weights, index), self.config.num_hidden_layers
-        batches = [(part.batch, part.hidden) for part in parts]
-        after = advance(block, self.device, self.rotary, prefix, batches, last=index + 1 == layers)
-        prefix.copy_(next(after))
-        for done, (part, hidden) in enumerate(zip(parts, after, strict=True), 1):
-            part.hidden = hidden.cpu()
-            self.progress(index * len(parts) + done, layers * len(parts))
+
+def groups(batches: Sequence[StaticBatch], tokens: int | None) -> Iterator[list[StaticBatch]]:
+    """The batches in their order, in groups of at most ``tokens`` computed tokens or one batch; one group if None."""
+    group: list[StaticBatch] = []
+    held = 0
+    for batch in batches:
+        if group and tokens is not None and held + batch.ids.numel() > tokens:
+            yield group
+            group, held = [], 0
+        group.append(batch)
+        held += batch.ids.numel()
+    if group:
+        yield group
+
+
+def embed_from(weights: Weights) -> Embed:
+    """Reads from the source the embedding's rows of the tokens that occur, and no others."""
+
+    def embed(batches: Sequence[StaticBatch], prefix_ids: Ids) -> tuple[list[Tensor], Tensor]:
+        prefix = torch.from_numpy(prefix_ids).long()
+        known = torch.cat([prefix, *(batch.ids.flatten() for batch in batches)]).unique()
+        table = weights.source.rows(EMBEDDING, known.tolist()).to(weights.dtype)
+        streams = [embedding(torch.searchsorted(known, batch.ids), batch.lengths, table) for batch in batches]
+        return streams, table[torch.searchsorted(known, prefix)][None]
+
+    return embed
+
+
+def embed_with(table: Tensor, device: torch.device) -> Embed:
+    """Gathers rows of an embedding on the device or in pinned host memory."""
+
+    def embed(batches: Sequence[StaticBatch], prefix_ids: Ids) -> tuple[list[Tensor], Tensor]:
+        streams = [embedding(batch.ids.to(device), batch.lengths.to(device), table) for batch in batches]
+        prefix = torch.from_numpy(prefix_ids).long()[None].to(device)
+        return streams, embedding(prefix, torch.tensor([prefix.shape[1]], device=device), table)
+
+    return embed
 
 
 def advance(

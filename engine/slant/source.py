@@ -16,11 +16,13 @@ from slant.quantization.artifact import Artifact
 from slant.quantization.manifest import NAME
 from slant.quantization.quantize import QuantizedCheckpoint
 from slant.quantization.recipe import NAMED, Recipe
+from slant_kernels.quantized import QuantizedMatrix
 
 
 class Source(Protocol):
     """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer.
 
+    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
     ``certificate`` and ``probe`` are the JSON objects that an artifact stores, or None.
     """
 
@@ -41,6 +43,7 @@ class Source(Protocol):
     @property
     def probe(self) -> Mapping[str, Any] | None: ...
     def read(self, name: str) -> Tensor: ...
+    def quantized(self, name: str) -> QuantizedMatrix | None: ...
     def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
     def head_rows(self, ids: Sequence[int]) -> Tensor: ...
 

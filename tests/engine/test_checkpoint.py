@@ -13,6 +13,7 @@ from slant.config import ModelConfig
 from slant.errors import CheckpointError
 from slant.model import Model
 from slant.reference import last_logits, load_model
+from slant.weights import Weights
 
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]
 
@@ -38,7 +39,7 @@ def edit_config(folder, **settings):
 
 def hidden(folder):
     checkpoint = Checkpoint.open(folder)
-    model = Model(checkpoint, torch.float32, torch.device("cpu"), 64)
+    model = Model(Weights(checkpoint, torch.float32, torch.device("cpu")), 64)
     with torch.inference_mode():
         return model(torch.tensor(IDS), torch.tensor([len(IDS[0])]))
 
@@ -99,7 +100,7 @@ def test_mixed_dtypes_are_converted(folder):
     torch.testing.assert_close(hidden(folder), expected, atol=0.2, rtol=0)
     truth = last_logits(load_model(folder, torch.float32), IDS, range(tiny.VOCABULARY))
     checkpoint = Checkpoint.open(folder)
-    model = Model(checkpoint, torch.float32, torch.device("cpu"), 64)
+    model = Model(Weights(checkpoint, torch.float32, torch.device("cpu")), 64)
     x = model(torch.tensor(IDS), torch.tensor([len(IDS[0])]))
     x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * (1 + checkpoint.read("norm.weight").float())
     ours = x @ checkpoint.read(HEAD).float().T

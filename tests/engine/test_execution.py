@@ -12,6 +12,7 @@ from slant.errors import SlantError
 from slant.execution import Graphs, Head
 from slant.model import Model
 from slant.runner import Runner
+from slant.weights import Weights
 
 PREFIX = (5, 6, 7)
 OPTIONS = {"max_tokens": 128, "token_budget": 256}
@@ -32,7 +33,7 @@ def stand_in(compute):
 def model(tiny_checkpoint):
     checkpoint = Checkpoint.open(tiny_checkpoint("grouped"))
     head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
-    return Model(checkpoint, torch.float32, torch.device("cpu"), 128), head
+    return Model(Weights(checkpoint, torch.float32, torch.device("cpu")), 128), head
 
 
 def sequences(*lengths, prefix=PREFIX):
@@ -125,8 +126,9 @@ def test_out_of_memory_halves_the_batch_and_loses_no_text(model):
 def test_what_does_not_fit_at_all_is_an_error_with_advice(model):
     with pytest.raises(SlantError, match="a text of 96 tokens does not fit"):
         logits(limited(Runner(*model, PREFIX, **OPTIONS), 64), sequences(90))
-    with pytest.raises(SlantError, match="give a token_budget of 64 or less"), pytest.warns(UserWarning, match="in two halves"):
-        logits(limited(Runner(*model, PREFIX, **OPTIONS), 64), sequences(*[16] * 16))
+    small = limited(Runner(*model, PREFIX, **OPTIONS), 64)
+    with pytest.raises(SlantError, match="token_budget of 64 or less"), pytest.warns(UserWarning, match="two halves"):
+        logits(small, sequences(*[16] * 16))
 
 
 def test_padding_and_halving_keep_rows_and_order():

@@ -18,8 +18,9 @@ from slant.errors import SlantError
 from slant.execution import Head
 from slant.layerwise import LayerwiseRunner
 from slant.memory import weight_bytes
-from slant.model import Block, Model, Weights
+from slant.model import Block, Model
 from slant.runner import Runner
+from slant.weights import Weights
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import random_model
@@ -43,8 +44,8 @@ def runners(folder, dtype, prefix):
     checkpoint = Checkpoint.open(folder)
     head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
     options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET}
-    plain = Runner(Model(checkpoint, dtype, CPU, MAX_TOKENS), head, prefix, **options)
-    return plain, LayerwiseRunner(Weights(checkpoint, dtype, CPU), head, prefix, **options)
+    plain = Runner(Model(Weights(checkpoint, dtype, CPU), MAX_TOKENS), head, prefix, **options)
+    return plain, LayerwiseRunner.reading(Weights(checkpoint, dtype, CPU), head, prefix, **options)
 
 
 def sequences():
@@ -129,7 +130,8 @@ import re, sys, numpy as np, torch
 from pathlib import Path
 from slant.checkpoint import Checkpoint
 from slant.layerwise import LayerwiseRunner
-from slant.model import Block, Model, Weights
+from slant.model import Block, Model
+from slant.weights import Weights
 from slant.execution import Head
 from slant.runner import Runner
 
@@ -143,9 +145,9 @@ texts = [np.full(16, i % 50, dtype=np.int32) for i in range(8)]
 options = {"max_tokens": 64, "token_budget": 64}
 before = kilobytes("VmRSS")
 if sys.argv[2] == "layerwise":
-    runner = LayerwiseRunner(Weights(checkpoint, torch.float32, cpu), head, (), **options)
+    runner = LayerwiseRunner.reading(Weights(checkpoint, torch.float32, cpu), head, (), **options)
 else:
-    runner = Runner(Model(checkpoint, torch.float32, cpu, 64), head, (), **options)
+    runner = Runner(Model(Weights(checkpoint, torch.float32, cpu), 64), head, (), **options)
 assert sum(len(result.rows) for result in runner.run(texts)) == len(texts)
 print((kilobytes("VmHWM") - before) * 1024)
 """

@@ -14,6 +14,7 @@ from slant.config import ModelConfig
 from slant.demo import FOLDER
 from slant.memory import activation_bytes, prefix_bytes, weight_bytes
 from slant.model import Model
+from slant.weights import Weights
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import random_model
@@ -34,7 +35,7 @@ def models(tmp_path_factory):
             wider = {"intermediate_size": 9216} if shape == "wide" else {}
             random_model.SHAPES[name] = shrunk("0.8b", layer_types=[kind, kind], **wider)
             folder = random_model.write(name, tmp_path_factory.mktemp("model"))
-            made[key] = Model(Checkpoint.open(folder), dtype, torch.device("cpu"), 2048)
+            made[key] = Model(Weights(Checkpoint.open(folder), dtype, torch.device("cpu")), 2048)
         return made[key]
 
     return model
@@ -61,7 +62,7 @@ def test_activations_of_a_wide_mlp_are_predicted(models, rows, length):
 
 
 def test_weights_and_prefix_are_predicted_exactly():
-    model = Model(Checkpoint.open(FOLDER), torch.bfloat16, torch.device("cpu"), 64)
+    model = Model(Weights(Checkpoint.open(FOLDER), torch.bfloat16, torch.device("cpu")), 64)
     head_and_norm = 4 * model.config.hidden_size * (5 + 1)
     owned = {}
 
@@ -89,13 +90,14 @@ import re, sys, torch
 from pathlib import Path
 from slant.checkpoint import Checkpoint
 from slant.model import Model
+from slant.weights import Weights
 
 def kilobytes(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 checkpoint = Checkpoint.open(sys.argv[1])
 before = kilobytes("VmRSS")
-model = Model(checkpoint, torch.bfloat16, torch.device("cpu"), 64)
+model = Model(Weights(checkpoint, torch.bfloat16, torch.device("cpu")), 64)
 print((kilobytes("VmHWM") - before) * 1024)
 """
 

@@ -8,6 +8,7 @@ from slant.buckets import bucket_lengths
 from slant.checkpoint import Checkpoint
 from slant.model import Model
 from slant.reference import last_logits, load_model
+from slant.weights import Weights
 from slant_kernels.digit_head import digit_head
 
 SHAPES = [*tiny.SHAPES, tiny.MULTIMODAL]
@@ -25,7 +26,7 @@ class Scorer:
 
     def __init__(self, folder, dtype=torch.float32, max_tokens=MAX_TOKENS):
         self.checkpoint = Checkpoint.open(folder)
-        self.model = Model(self.checkpoint, dtype, torch.device("cpu"), max_tokens)
+        self.model = Model(Weights(self.checkpoint, dtype, torch.device("cpu")), max_tokens)
 
     @torch.inference_mode()
     def __call__(self, sequences, pad=0, width=None, prefix=None):

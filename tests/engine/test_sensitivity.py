@@ -22,6 +22,7 @@ from slant.quantization.replay import Replay, places
 from slant.quantization.sensitivity import Chooser, plan
 from slant.quantization.writer import quantize_checkpoint
 from slant.runner import Runner
+from slant.weights import Weights
 
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)
@@ -53,7 +54,7 @@ def load(folder):
 
 def ordinary(gauge, recipe):
     """An engine that reads the quantized checkpoint the ordinary way."""
-    model = Model(QuantizedCheckpoint(gauge.checkpoint, recipe, CPU), torch.float32, CPU, 512)
+    model = Model(Weights(QuantizedCheckpoint(gauge.checkpoint, recipe, CPU), torch.float32, CPU), 512)
     options = {"max_tokens": 512, "token_budget": gauge.runner.token_budget}
     return Engine(gauge.prompt, Runner(model, gauge.runner.head, gauge.prompt.prefix_ids, **options))
 

@@ -16,6 +16,7 @@ from slant.quantization.knapsack import Option
 from slant.quantization.recipe import ROLES, Grid, Recipe
 from slant.quantization.replay import Exchange, Replay
 from slant.runner import Runner
+from slant.weights import Weights
 from slant_kernels.quantized import nbytes
 
 
@@ -90,7 +91,7 @@ class Gauge:
         )
         if not isinstance(opened.source, Checkpoint):
             raise CheckpointError(f"{model} is quantized already; give the checkpoint that it was made from.")
-        network = Model(opened.source, opened.dtype, opened.device, max_tokens, progress)
+        network = Model(Weights(opened.source, opened.dtype, opened.device), max_tokens, progress)
         ids, budget = opened.prompt.prefix_ids, opened.token_budget
         runner = Runner(network, opened.head, ids, max_tokens=max_tokens, token_budget=budget)
         return cls(opened.source, opened.prompt, runner, texts)

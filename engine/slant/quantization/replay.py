@@ -21,6 +21,7 @@ from slant.quantization.quantize import quantize_matrix
 from slant.quantization.recipe import Grid
 from slant.runner import Runner
 from slant_kernels.embedding import embedding
+from slant_kernels.packed import Weight
 from slant_kernels.quantized import dequantize
 
 
@@ -58,12 +59,15 @@ class Exchange:
 
 
 def places(model: Model) -> dict[str, Tensor]:
-    """Canonical name -> where a loaded model holds the matrix: a view of the rows that it has in a merged one."""
+    """Canonical name -> where a loaded model holds the matrix: a view of the rows that it has in a merged one.
+
+    The model's weights are dense.
+    """
     shapes = expected_shapes(model.config)
     found: dict[str, Tensor] = {}
     for index, block in enumerate(model.blocks):
         if isinstance(block.mixer, DeltaNet):
-            merged: list[tuple[Tensor, str, tuple[str, ...]]]
+            merged: list[tuple[Weight, str, tuple[str, ...]]]
             merged = [(block.mixer.in_qkvz, "linear_attn", ("in_proj_qkv", "in_proj_z"))]
             merged += [(block.mixer.out, "linear_attn", ("out_proj",))]
         else:
@@ -71,6 +75,7 @@ def places(model: Model) -> dict[str, Tensor]:
             merged += [(block.mixer.out, "self_attn", ("o_proj",))]
         merged += [(block.gate_up, "mlp", ("gate_proj", "up_proj")), (block.down, "mlp", ("down_proj",))]
         for matrix, module, projections in merged:
+            assert isinstance(matrix, Tensor)
             names = [f"layers.{index}.{module}.{projection}.weight" for projection in projections]
             found |= zip(names, matrix.split([shapes[name][0] for name in names]), strict=True)
     return found

@@ -1,0 +1,130 @@
+"""A matrix that stays quantized: parts stacked by rows, made dense in a scratch when they must be.
+
+A model merges projections of one input into one matrix W ``[N, K]``. Its parts may be quantized by different grids, or
+not at all where the recipe left a projection as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from slant_kernels.quantized import QuantizedMatrix, dequantize
+
+Part = QuantizedMatrix | Tensor
+
+
+class Scratch:
+    """Memory for one dequantized matrix at a time, shared by all matrices of a model; grows to the largest reserved."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype, self.device = dtype, device
+        self._elements = 0
+        self._memory: Tensor | None = None
+
+    def reserve(self, elements: int) -> None:
+        """Make room for ``elements`` when the memory is next taken."""
+        self._elements = max(self._elements, elements)
+
+    def take(self) -> Tensor:
+        """The memory, flat; what was in it before is no longer anyone's."""
+        if self._memory is None or len(self._memory) < self._elements:
+            self._memory = None  # freed before the larger one is allocated
+            self._memory = torch.empty(self._elements, dtype=self.dtype, device=self.device)
+        return self._memory
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """W as parts stacked by rows: quantized, or in the dtype of the scratch where the recipe left them as they were."""
+
+    parts: tuple[Part, ...]
+    scratch: Scratch
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def dense(self) -> Tensor:
+        """The whole matrix ``[N, K]``, in the scratch."""
+        rows, columns = self.shape
+        out = self.scratch.take()[: rows * columns].view(rows, columns)
+        for part, place in zip(self.parts, out.split([part.shape[0] for part in self.parts]), strict=True):
+            if isinstance(part, Tensor):
+                place.copy_(part)
+            else:
+                dequantize(part, place.dtype, out=place)
+        return out
+
+
+Weight = Tensor | Packed
+
+
+def packed(parts: list[Part], scratch: Scratch, device: torch.device) -> Weight:
+    """Parts stacked by rows, those of one grid as one matrix, on ``device``; a Tensor if none of them is quantized.
+
+    Parts that are not quantized get the dtype of the scratch, which is on the device that will multiply.
+    """
+    merged = tuple(_merged(parts, scratch.dtype, device))
+    if len(merged) == 1 and isinstance(merged[0], Tensor):
+        return merged[0]
+    matrix = Packed(merged, scratch)
+    scratch.reserve(math.prod(matrix.shape))
+    return matrix
+
+
+def _merged(parts: list[Part], dtype: torch.dtype, device: torch.device) -> Iterator[Part]:
+    """Neighbours of one grid, or of none, become one matrix."""
+    for grid, run in groupby(parts, _grid):
+        members = list(run)
+        if grid is None:
+            yield torch.cat([part.to(device, dtype) for part in members if isinstance(part, Tensor)])
+        else:
+            yield _stack([part for part in members if isinstance(part, QuantizedMatrix)], device)
+
+
+def _grid(part: Part) -> tuple[int, int] | None:
+    return None if isinstance(part, Tensor) else (part.bits, part.group_size)
+
+
+def _stack(parts: list[QuantizedMatrix], device: torch.device) -> QuantizedMatrix:
+    return replace(
+        parts[0],
+        codes=torch.cat([part.codes.to(device) for part in parts]),
+        scales=torch.cat([part.scales.to(device) for part in parts], dim=1),
+        zeros=torch.cat([part.zeros.to(device) for part in parts], dim=1),
+        shape=(sum(part.shape[0] for part in parts), parts[0].shape[1]),
+    )
+
+
+def rows(weight: Weight, start: int, stop: int) -> Weight:
+    """Rows ``start`` to ``stop`` of a matrix, sharing its memory except for scales and zeros."""
+    if isinstance(weight, Tensor):
+        return weight[start:stop]
+    found: list[Part] = []
+    first = 0
+    for part in weight.parts:
+        cut = slice(max(0, start - first), max(0, min(stop - first, part.shape[0])))
+        first += part.shape[0]
+        if cut.start < cut.stop:
+            found.append(part[cut] if isinstance(part, Tensor) else _rows(part, cut))
+    return Packed(tuple(found), weight.scratch)
+
+
+def _rows(q: QuantizedMatrix, cut: slice) -> QuantizedMatrix:
+    return replace(
+        q,
+        codes=q.codes[cut],
+        scales=q.scales[:, cut].contiguous(),
+        zeros=q.zeros[:, cut].contiguous(),
+        shape=(cut.stop - cut.start, q.shape[1]),
+    )

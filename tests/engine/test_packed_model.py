@@ -1,0 +1,94 @@
+"""A model whose matrices stay quantized gives the very bits of the dense one, in less memory."""
+
+import math
+
+import pytest
+import torch
+
+import tiny
+from slant.checkpoint import Checkpoint
+from slant.model import Model
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import ROLES, Grid, Recipe
+from slant.weights import Weights
+from slant_kernels.packed import Packed, Scratch, packed, rows
+from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
+
+CPU = torch.device("cpu")
+UNIFORM = Recipe({role: Grid(4, 32) for role in ROLES})
+MIXED = Recipe(
+    {
+        "linear_attn.in_proj_qkv.weight": Grid(4, 32),
+        "linear_attn.in_proj_z.weight": Grid(2, 64),
+        "self_attn.k_proj.weight": Grid(8, 64),
+        "self_attn.q_proj.weight": Grid(8, 64),
+        "mlp.gate_proj.weight": Grid(3, 32),
+        "mlp.down_proj.weight": Grid(3, 128),
+        "layers.0.mlp.down_proj.weight": None,
+    }
+)
+
+
+@pytest.mark.parametrize("recipe", [UNIFORM, MIXED], ids=["uniform", "mixed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["grouped", "attention first and last"])
+@torch.inference_mode()
+def test_packed_equals_dense_bit_for_bit(tiny_checkpoint, shape, dtype, recipe):
+    source = QuantizedCheckpoint(Checkpoint.open(tiny_checkpoint(shape)), recipe, CPU)
+    dense = Model(Weights(source, dtype, CPU), 128)
+    small = Model(Weights(source, dtype, CPU, Scratch(dtype, CPU)), 128)
+    assert isinstance(small.blocks[0].gate_up, Packed)
+    ids, lengths = torch.randint(0, tiny.VOCABULARY, (3, 70)), torch.tensor([70, 1, 33])
+    assert torch.equal(small(ids, lengths), dense(ids, lengths))
+    prefix, other = (model.prefix(torch.arange(5, 12)) for model in (small, dense))
+    assert torch.equal(small(ids, lengths, prefix), dense(ids, lengths, other))
+
+
+def test_one_grid_is_one_matrix_and_one_scratch_serves_all(tiny_checkpoint):
+    source = QuantizedCheckpoint(Checkpoint.open(tiny_checkpoint("grouped")), UNIFORM, CPU)
+    scratch = Scratch(torch.float32, CPU)
+    model = Model(Weights(source, torch.float32, CPU, scratch), 16)
+    holders = [*model.blocks, *(block.mixer for block in model.blocks)]
+    matrices = [value for holder in holders for value in vars(holder).values() if isinstance(value, Packed)]
+    assert len(matrices) == 4 * len(model.blocks)
+    assert all(len(matrix.parts) == 1 and matrix.scratch is scratch for matrix in matrices)
+    assert len(scratch.take()) == max(math.prod(matrix.shape) for matrix in matrices)
+    assert scratch.take().data_ptr() == scratch.take().data_ptr()
+
+
+def random_part(n, k, bits, group_size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes, groups = layout((n, k), bits, group_size)
+    return QuantizedMatrix(
+        torch.randint(0, 256, codes, dtype=torch.uint8, generator=generator),
+        torch.rand(groups, generator=generator).half(),
+        torch.randn(groups, generator=generator).half(),
+        bits,
+        group_size,
+        (n, k),
+    )
+
+
+def test_parts_keep_their_order_and_their_values():
+    parts = [
+        random_part(3, 70, 4, 64, 0),
+        random_part(2, 70, 4, 64, 1),
+        torch.randn(4, 70),
+        random_part(5, 70, 3, 32, 2),
+        random_part(1, 70, 4, 64, 3),
+    ]
+    matrix = packed(parts, Scratch(torch.float32, CPU), CPU)
+    assert [part.shape[0] for part in matrix.parts] == [5, 4, 5, 1]
+    expected = torch.cat([p if isinstance(p, torch.Tensor) else dequantize(p, torch.float32) for p in parts])
+    assert matrix.shape == (15, 70)
+    assert torch.equal(matrix.dense(), expected)
+    for start, stop in ((0, 15), (0, 5), (5, 9), (4, 12), (7, 8), (14, 15)):
+        assert torch.equal(rows(matrix, start, stop).dense(), expected[start:stop])
+        assert torch.equal(rows(expected, start, stop), expected[start:stop])
+    assert rows(matrix, 0, 9).parts[0].codes.data_ptr() == matrix.parts[0].codes.data_ptr()
+
+
+def test_nothing_quantized_is_a_plain_tensor():
+    parts = [torch.randn(2, 6), torch.randn(3, 6)]
+    matrix = packed(parts, Scratch(torch.bfloat16, CPU), CPU)
+    assert torch.equal(matrix, torch.cat(parts).bfloat16())
