@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slant.buckets import Batch, plan
+from slant.costs import Costs
 
 Ids = NDArray[np.int32]
 
@@ -60,9 +61,17 @@ class Result:
 
 
 def static_batches(
-    sequences: Sequence[Ids], prefix_ids: Ids, token_budget: int, max_tokens: int
+    sequences: Sequence[Ids],
+    prefix_ids: Ids,
+    token_budget: int,
+    max_tokens: int,
+    costs: Costs | None = None,
+    deterministic: bool = False,
 ) -> Iterator[StaticBatch]:
-    """All sequences in batches: first those that start with the prefix, without it, then the others in full."""
+    """All sequences in batches: first those that start with the prefix, without it, then the others in full.
+
+    ``plan`` says what costs and deterministic do.
+    """
     skip = len(prefix_ids)
 
     def starts(ids: Ids) -> bool:
@@ -72,13 +81,17 @@ def static_batches(
     others = sorted(set(range(len(sequences))) - set(with_prefix))
     for members, start in ((with_prefix, skip), (others, 0)):
         bodies = [sequences[row][start:] for row in members]
-        for batch in plan([len(body) for body in bodies], token_budget, max_tokens - start):
+        for batch in plan(
+            [len(body) for body in bodies], token_budget, max_tokens - start, costs, deterministic=deterministic
+        ):
             yield StaticBatch(tuple(members[row] for row in batch.rows), start, *pad(batch, bodies))
 
 
 def pad(batch: Batch, bodies: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """ids int64 ``[B, length]``, right-padded with 0, and lengths int64 ``[B]``, on the CPU."""
-    ids = np.zeros((len(batch.rows), batch.length), dtype=np.int64)
-    for line, row in zip(ids, batch.rows, strict=True):
-        line[: len(bodies[row])] = bodies[row]
-    return torch.from_numpy(ids), torch.tensor([len(bodies[row]) for row in batch.rows])
+    """ids int64 ``[padded rows, length]``, right-padded with 0, and lengths int64 ``[padded rows]``, on the CPU."""
+    ids = np.zeros((batch.padded_rows, batch.length), dtype=np.int64)
+    lengths = np.ones(batch.padded_rows, dtype=np.int64)
+    for line, row in enumerate(batch.rows):
+        lengths[line] = len(bodies[row])
+        ids[line, : lengths[line]] = bodies[row]
+    return torch.from_numpy(ids), torch.from_numpy(lengths)

@@ -21,6 +21,7 @@ from torch import Tensor
 from slant.batches import Ids, Result, StaticBatch, static_batches
 from slant.checkpoint import EMBEDDING
 from slant.classifier import Classifier
+from slant.costs import Costs
 from slant.engine import Engine
 from slant.execution import Head
 from slant.layers import Layers, ReadLayers, StreamedLayers
@@ -100,12 +101,15 @@ class LayerwiseRunner:
         home: torch.device,
         max_tokens: int,
         token_budget: int,
+        costs: Costs | None = None,
+        deterministic: bool = False,
         group_tokens: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.layers, self.embed, self.head, self.progress = layers, embed, head, progress
         self.rotary, self.device, self.home = rotary, device, home
         self.max_tokens, self.token_budget, self.group_tokens = max_tokens, token_budget, group_tokens
+        self.costs, self.deterministic = costs, deterministic
         self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
 
     @classmethod
@@ -149,7 +153,8 @@ class LayerwiseRunner:
     @torch.inference_mode()
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences; each appears in one result."""
-        batches = list(static_batches(sequences, self.prefix_ids, self.token_budget, self.max_tokens))
+        limits = self.token_budget, self.max_tokens
+        batches = list(static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic))
         done, total = 0, len(batches) * len(self.layers)
         for group in groups(batches, self.group_tokens):
             streams, prefix = self.embed(group, self.prefix_ids)

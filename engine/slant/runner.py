@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from slant.batches import Ids, Result, StaticBatch, static_batches
+from slant.costs import Costs
 from slant.errors import SlantError
 from slant.execution import Capture, Eager, Graphs, Head, Pending
 from slant.model import Model, Prefix
@@ -20,7 +21,8 @@ AHEAD = {"cpu": 0, "cuda": 2}  # batches submitted beyond the one whose answers 
 class Runner:
     """Executes token sequences of 1 to ``max_tokens`` tokens in batches of at most ``token_budget`` computed tokens.
 
-    With ``capture``, shapes named to ``record`` are replayed, as CUDA graphs for one.
+    costs: what the batches are planned by; by their tokens if None. deterministic: a text's batch shape depends on its
+    own length only, at the price of empty lines. With ``capture``, shapes named to ``record`` are replayed.
     """
 
     def __init__(
@@ -31,10 +33,13 @@ class Runner:
         *,
         max_tokens: int,
         token_budget: int,
+        costs: Costs | None = None,
+        deterministic: bool = False,
         capture: Capture | None = None,
     ) -> None:
         self.model, self.head = model, head
         self.max_tokens, self.token_budget = max_tokens, token_budget
+        self.costs, self.deterministic = costs, deterministic
         self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
         self.prefix: Prefix | None = None
         if len(self.prefix_ids):
@@ -50,7 +55,8 @@ class Runner:
 
     def batches(self, sequences: Sequence[Ids]) -> Iterator[StaticBatch]:
         """The static batches that ``run`` would execute."""
-        return static_batches(sequences, self.prefix_ids, self.token_budget, self.max_tokens)
+        limits = self.token_budget, self.max_tokens
+        return static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic)
 
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences batch by batch, in whatever order is fastest; each appears in one result.

@@ -8,6 +8,7 @@ import tiny
 from slant import runner as runner_module
 from slant.batches import StaticBatch
 from slant.checkpoint import Checkpoint
+from slant.costs import Formula
 from slant.errors import SlantError
 from slant.execution import Graphs, Head
 from slant.model import Model
@@ -163,3 +164,24 @@ def test_batches_are_submitted_ahead_of_the_answers(model, monkeypatch):
         ahead.append(replays[0] - done)
     assert ahead == [3, 3, 3, 3, 2, 1]
     assert np.array_equal(logits(runner, texts), expected)
+
+
+def test_deterministic_shapes_and_bits_do_not_depend_on_the_company(model):
+    runner = Runner(*model, PREFIX, **OPTIONS, deterministic=True)
+    mine, *others = sequences(9, 9, 12, 40, 1, 16, 16, 16)
+    alone = logits(runner, [mine])[0]
+    (batch,) = runner.batches([mine])
+    assert batch.shape == (256 // 16, 16, len(PREFIX))
+    for company in (others[:1], others[:4], others):
+        assert np.array_equal(logits(runner, [*company, mine])[-1], alone)
+    np.testing.assert_allclose(logits(Runner(*model, PREFIX, **OPTIONS), [mine])[0], alone, atol=1e-5)
+
+
+def test_batches_are_planned_by_their_costs(model):
+    """Where a batch costs more than its tokens, texts of several buckets share one."""
+    plain = Runner(*model, PREFIX, **OPTIONS)
+    costly = Runner(*model, PREFIX, **OPTIONS, costs=Formula(overhead=1.0, token=1e-6))
+    texts = sequences(10, 20, 40)
+    assert [batch.shape[:2] for batch in plain.batches(texts)] == [(1, 48), (1, 32), (1, 16)]
+    assert [batch.shape[:2] for batch in costly.batches(texts)] == [(3, 48)]
+    np.testing.assert_allclose(logits(costly, texts), logits(plain, texts), atol=1e-5)

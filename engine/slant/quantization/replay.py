@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant.batches import Ids, static_batches
+from slant.batches import Ids
 from slant.checkpoint import Checkpoint, expected_shapes
 from slant.layerwise import advance
 from slant.model import DeltaNet, Model
@@ -93,7 +93,7 @@ class Replay:
 
     def __init__(self, runner: Runner, sequences: Sequence[Ids]) -> None:
         self._model, self._head = runner.model, runner.head
-        self._batches = list(static_batches(sequences, runner.prefix_ids, runner.token_budget, runner.max_tokens))
+        self._batches = list(runner.batches(sequences))
         prefix = torch.from_numpy(runner.prefix_ids)[None]
         streams = [self._embed(prefix, torch.tensor([prefix.shape[1]]))]
         streams += [self._embed(batch.ids, batch.lengths) for batch in self._batches]
