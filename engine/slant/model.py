@@ -15,13 +15,14 @@ from torch import Tensor
 
 from slant.checkpoint import EMBEDDING
 from slant.config import ModelConfig
-from slant.source import Source
+from slant.weights import Weights
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
 from slant_kernels.embedding import embedding
 from slant_kernels.linear import linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
-from slant_kernels.rotary import gate_heads, norm_rotary, rotary_tables
+from slant_kernels.packed import rows
+from slant_kernels.rotary import gate_heads, keys_values, norm_rotary, rotary_tables
 from slant_kernels.swiglu import swiglu
 
 State = tuple[Tensor, Tensor]
@@ -37,26 +38,6 @@ class Prefix:
     states: tuple[State, ...]
 
 
-class Weights:
-    """Reads tensors of a checkpoint one at a time into memory of their own, merged and converted on the way."""
-
-    def __init__(self, checkpoint: Source, dtype: torch.dtype, device: torch.device) -> None:
-        self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
-
-    def matrix(self, *names: str) -> Tensor:
-        """The named matrices stacked by rows, in the model's dtype."""
-        infos = [self.checkpoint.tensors[name] for name in names]
-        rows = [info.shape[0] for info in infos]
-        merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
-        for name, part in zip(names, merged.split(rows), strict=True):
-            part.copy_(self.checkpoint.read(name))
-        return merged
-
-    def fp32(self, name: str) -> Tensor:
-        """A small tensor (norm, gate, convolution) that is computed in fp32."""
-        return self.checkpoint.read(name).to(device=self.device, dtype=torch.float32, copy=True)
-
-
 class DeltaNet:
     """Gated DeltaNet mixer: projections, convolution, delta rule, gated norm."""
 
@@ -70,7 +51,7 @@ class DeltaNet:
         self.norm = weights.fp32(f"{name}.norm.weight")
         self.out = weights.matrix(f"{name}.out_proj.weight")
         self.start = (
-            self.out.new_zeros(1, len(self.taps) - 1, config.conv_dim),
+            torch.zeros(1, len(self.taps) - 1, config.conv_dim, dtype=weights.dtype, device=weights.device),
             self.taps.new_zeros(
                 1, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
             ),
@@ -117,31 +98,30 @@ class Attention:
     def __call__(
         self, x: Tensor, rotary: State, state: State | None, keep_state: bool = False
     ) -> tuple[Tensor, State | None]:
-        kv, qg = linear(x, self.in_kvq).split([self.kv_rows, len(self.in_kvq) - self.kv_rows], dim=-1)
+        kv, qg = linear(x, self.in_kvq).split([self.kv_rows, self.in_kvq.shape[0] - self.kv_rows], dim=-1)
         k, v = self._keys_values(kv, rotary, state)
-        q, gate = self._query_gate(qg, rotary)
-        return linear(gate_heads(causal_attention(q, k, v), gate), self.out), (k, v) if keep_state else None
+        before = k.shape[2] - x.shape[1]
+        q, gate = self._query_gate(qg, rotary, before)
+        o = gate_heads(causal_attention(q, k, v)[:, :, before:], gate)
+        return linear(o, self.out), (k, v) if keep_state else None
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
         """The output at each text's last position, ``[B, 1, hidden]``."""
-        k, v = self._keys_values(linear(x, self.in_kvq[: self.kv_rows]), rotary, state)
+        k, v = self._keys_values(linear(x, rows(self.in_kvq, 0, self.kv_rows)), rotary, state)
         cos, sin = (table[lengths - 1, None] for table in rotary)
-        q, gate = self._query_gate(linear(at_last(x, lengths), self.in_kvq[self.kv_rows :]), (cos, sin))
+        q, gate = self._query_gate(
+            linear(at_last(x, lengths), rows(self.in_kvq, self.kv_rows, self.in_kvq.shape[0])), (cos, sin)
+        )
         prefix = k.shape[2] - x.shape[1]
         return linear(gate_heads(last_attention(q, k, v, lengths + prefix), gate), self.out)
 
     def _keys_values(self, kv: Tensor, rotary: State, state: State | None) -> State:
-        k, v = kv.unflatten(-1, (2, self.config.num_key_value_heads, self.config.head_dim)).unbind(2)
-        k, v = norm_rotary(k, self.k_norm, *rotary, self.config.rms_norm_eps), v.transpose(1, 2)
-        if state is not None:
-            k, v = (
-                torch.cat([old.expand(len(kv), -1, -1, -1), new], dim=2) for old, new in zip(state, (k, v), strict=True)
-            )
-        return k, v
+        kv = kv.unflatten(-1, (2, self.config.num_key_value_heads, self.config.head_dim))
+        return keys_values(kv, self.k_norm, *rotary, self.config.rms_norm_eps, state)
 
-    def _query_gate(self, qg: Tensor, rotary: State) -> tuple[Tensor, Tensor]:
+    def _query_gate(self, qg: Tensor, rotary: State, before: int = 0) -> tuple[Tensor, Tensor]:
         q, gate = qg.unflatten(-1, (self.config.num_attention_heads, 2, self.config.head_dim)).unbind(3)
-        return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps), gate
+        return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps, before), gate
 
 
 class Block:
@@ -183,22 +163,19 @@ class Model:
 
     def __init__(
         self,
-        checkpoint: Source,
-        dtype: torch.dtype,
-        device: torch.device,
+        weights: Weights,
         max_tokens: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Load one tensor at a time; ``progress(done, total)`` counts blocks."""
-        weights, config = Weights(checkpoint, dtype, device), checkpoint.config
-        self.config, self.device, self.dtype = config, device, dtype
-        self.embedding = weights.matrix(EMBEDDING)
+        config = weights.source.config
+        self.config, self.device, self.dtype = config, weights.device, weights.dtype
+        self.embedding = weights.dense(EMBEDDING)
         self.blocks: list[Block] = []
         for index in range(config.num_hidden_layers):
             self.blocks.append(Block(config, weights, index))
             progress(index + 1, config.num_hidden_layers)
-        cos, sin = rotary_tables(max_tokens, config.rotary_dim, config.rope_theta)
-        self.rotary = cos.to(device), sin.to(device)
+        self.rotary = position_tables(weights, max_tokens)
 
     def prefix(self, ids: Tensor) -> Prefix:
         """The state after the tokens ids ``[P]`` that every text begins with."""
@@ -227,6 +204,13 @@ class Model:
 
     def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return embedding(ids, lengths, self.embedding)
+
+
+def position_tables(weights: Weights, max_tokens: int) -> State:
+    """cos and sin of the positions 0 to ``max_tokens`` - 1, on the device of the weights."""
+    config = weights.source.config
+    cos, sin = rotary_tables(max_tokens, config.rotary_dim, config.rope_theta)
+    return cos.to(weights.device), sin.to(weights.device)
 
 
 def positions(rotary: State, start: int, length: int) -> State:

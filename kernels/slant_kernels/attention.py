@@ -5,11 +5,22 @@
 
 Shapes: q ``[B, H, T, D]``, k and v ``[B, G, S, D]`` with H a multiple of G and S = P + T: the first P keys are a prefix
 that every query sees. Right padding only follows a text, so causality alone keeps it out.
+
+causal_attention is torch's. From torch 2.11 on it takes cuDNN for heads of 256 on sm_90, where that is fastest, unless
+cuDNN is older than 9.15.1 and fails at lengths that are no multiple of 128 (pytorch#169849); and flash attention on
+other GPUs from sm_80 on.
+
+last_attention reads each key and value once: a program takes all heads of a group over a piece of the keys, without
+matrix products, since a few queries fill none. Pieces have one size whatever the batch, so that a text's result depends
+on nothing else in it; where there are several, a second small launch merges them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from slant_kernels import launch
+from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 
 
 def causal_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -28,16 +39,103 @@ def last_attention_reference(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -
     return torch.cat(rows)
 
 
+LOG2_E = 1.4426950408889634
+# A step of 32 keys is 32 KB for 8 warps, 8 loads of 16 bytes a thread. 8192 keys are 32 pieces, which with 4 groups is
+# about a program for each of an H100's 132 processors.
+PIECE = Table({("", ""): Config({"BS": 256, "BN": 4, "W": 8}, num_warps=8)})
+MERGE = Table({("", ""): Config({"BP": 32}, num_warps=4)})
+
+
+@jit("S", "G")
+def _last_attention_kernel(
+    p_q, p_k, p_v, p_lengths, p_out, p_top, p_total, S, G, scale,
+    N: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, WHOLE: tl.constexpr,
+    BS: tl.constexpr, BN: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """The N heads of one group over one piece of a text's keys: the answer if the piece is ``WHOLE``, else its share.
+
+    All tiles are [head, key, warp, d], so that each of W warps keeps a softmax of its own over every W-th key, in
+    registers: the loop has no barrier, and warps meet once after it.
+    """
+    i_s, i_g, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start = i_s * BS
+    end = tl.minimum(tl.load(p_lengths + i_b).to(tl.int32), start + BS)
+    if start >= end:
+        return
+    i_bg = i_b.to(tl.int64) * G + i_g
+    o_h, o_d = tl.arange(0, BH)[:, None, None, None], tl.arange(0, BD)[None, None, None]
+    o_n = tl.arange(0, BN)[None, :, None, None] * W + tl.arange(0, W)[None, None, :, None]
+    m_q = (o_h < N) & (o_d < D)
+    q = tl.load(p_q + (i_bg * N + o_h) * D + o_d, mask=m_q, other=0.0).to(tl.float32) * scale
+    top = tl.full([BH, 1, W, 1], -1e30, tl.float32)  # of no keys; infinities would differ by NaN
+    total = tl.zeros([BH, 1, W, 1], tl.float32)
+    o = tl.zeros([BH, 1, W, BD], tl.float32)
+    for i_n in range(start, end, BN * W):
+        m_n = i_n + o_n < end
+        i_kv = (i_bg * S + i_n) * D
+        k = tl.load(p_k + i_kv + o_n * D + o_d, mask=m_n & (o_d < D), other=0.0).to(tl.float32)
+        v = tl.load(p_v + i_kv + o_n * D + o_d, mask=m_n & (o_d < D), other=0.0).to(tl.float32)
+        scores = tl.where(m_n, tl.sum(q * k, 3, keep_dims=True), float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+        p, shrink = tl.exp2(scores - higher), tl.exp2(top - higher)
+        total = total * shrink + tl.sum(p, 1, keep_dims=True)
+        o = o * shrink + tl.sum(p * v, 1, keep_dims=True)
+        top = higher
+    highest = tl.max(top, 2, keep_dims=True)
+    share = tl.exp2(top - highest)
+    total = tl.sum(total * share, 2, keep_dims=True)
+    o = tl.sum(o * share, 2, keep_dims=True)
+    if WHOLE:
+        tl.store(p_out + (i_bg * N + o_h) * D + o_d, (o / total).to(p_out.dtype.element_ty), mask=m_q)
+    else:
+        o_r = (i_bg * N + o_h) * tl.num_programs(0) + i_s
+        tl.store(p_top + o_r, highest, mask=o_h < N)
+        tl.store(p_total + o_r, total, mask=o_h < N)
+        tl.store(p_out + o_r * D + o_d, o, mask=m_q)
+
+
+@jit("pieces")
+def _merge_kernel(
+    p_o, p_top, p_total, p_lengths, p_out, pieces,
+    H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """One head of one text: the weighted mean of its pieces."""
+    i_bh = tl.program_id(0).to(tl.int64)
+    used = tl.cdiv(tl.load(p_lengths + i_bh // H).to(tl.int32), BS)
+    o_p, o_d = tl.arange(0, BP), tl.arange(0, BD)
+    highest = -1e30
+    for i_p in range(0, used, BP):
+        top = tl.load(p_top + i_bh * pieces + i_p + o_p, mask=i_p + o_p < used, other=-1e30)
+        highest = tl.maximum(highest, tl.max(top))
+    total = 0.0
+    o = tl.zeros([BD], tl.float32)
+    for i_p in range(0, used, BP):
+        o_r, m_p = i_bh * pieces + i_p + o_p, i_p + o_p < used
+        share = tl.exp2(tl.load(p_top + o_r, mask=m_p, other=-1e30) - highest)
+        total += tl.sum(share * tl.load(p_total + o_r, mask=m_p, other=0.0))
+        mask = m_p[:, None] & (o_d < D)[None]
+        o += tl.sum(share[:, None] * tl.load(p_o + o_r[:, None] * D + o_d[None], mask=mask, other=0.0), 0)
+    tl.store(p_out + i_bh * D + o_d, (o / total).to(p_out.dtype.element_ty), mask=o_d < D)
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``[B, H, T, D]`` of q's dtype."""
-    prefix = k.shape[2] - q.shape[2]
-    # Torch aligns causality at the first key; P empty queries in front cost P / S and spare the mask, which costs 5-9x.
-    q = F.pad(q, (0, 0, prefix, 0))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[:, :, prefix:]
+    """``[B, H, S, D]`` of q's dtype, for q with a row for each key.
+
+    Torch aligns causality at the first key. Behind a prefix the queries therefore come after P rows of zeros, whose
+    answers the caller drops: they cost P / S and spare the mask, which costs 5-9x.
+    """
+    assert q.shape[2] == k.shape[2]
+    if launch.on_gpu(q) and (q.dtype == torch.float32 or launch.target(q.device) == "sm_75"):
+        # Neither cuDNN nor flash attention serves these, and the one other kernel that stores no scores needs k and v
+        # for every head.
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def last_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """q ``[B, H, 1, D]``, lengths ``[B]`` counting the prefix -> ``[B, H, 1, D]`` of q's dtype."""
+    """q ``[B, H, 1, D]``, lengths ``[B]`` counting the prefix, at least 1 -> ``[B, H, 1, D]`` of q's dtype."""
+    if launch.on_gpu(q):
+        return _last_attention(*(x.contiguous() for x in (q, k, v, lengths)))
     rows = [
         F.scaled_dot_product_attention(
             q[b : b + 1], k[b : b + 1, :, :length], v[b : b + 1, :, :length], enable_gqa=True
@@ -45,3 +143,24 @@ def last_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
         for b, length in enumerate(lengths.tolist())
     ]
     return torch.cat(rows)
+
+
+def _last_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    (B, H, _, D), (G, S), config = q.shape, k.shape[1:3], PIECE.find(q.device)
+    N, BS, BD = H // G, config.blocks["BS"], power_of_2(D)
+    out, pieces = torch.empty_like(q), cdiv(S, BS)
+    o, top, total = out, lengths, lengths  # one piece stores no shares
+    if pieces > 1:
+        o = torch.empty(B, H, pieces, D, dtype=torch.float32, device=q.device)
+        top, total = (torch.empty(B, H, pieces, dtype=torch.float32, device=q.device) for _ in range(2))
+    launch.launch(
+        _last_attention_kernel, (pieces, G, B), config,
+        q, k, v, lengths, o, top, total, S, G, D**-0.5 * LOG2_E,
+        N=N, BH=power_of_2(N), D=D, BD=BD, WHOLE=pieces == 1,
+    )  # fmt: skip
+    if pieces > 1:
+        launch.launch(
+            _merge_kernel, (B * H,), MERGE.find(q.device),
+            o, top, total, lengths, out, pieces, H=H, D=D, BD=BD, BS=BS,
+        )  # fmt: skip
+    return out

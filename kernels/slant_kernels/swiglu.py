@@ -3,11 +3,17 @@
     swiglu([gate, up]) = silu(gate) * up
 
 Shapes: ``[..., 2 I]`` -> ``[..., I]``, same dtype. Shazeer 2020 (arXiv 2002.05202).
+
+One pass moves 6 I bytes a token in bf16, which only an epilogue of the projection could avoid. The kernel computes in
+fp32 and rounds once; the torch path rounds silu(gate) too.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from slant_kernels import launch
+from slant_kernels.launch import Config, Table, cdiv, jit, tl
 
 
 def swiglu_reference(gate_up: Tensor) -> Tensor:
@@ -15,7 +21,32 @@ def swiglu_reference(gate_up: Tensor) -> Tensor:
     return gate * torch.sigmoid(gate) * up
 
 
+# 1024 divides 9216, and at 4 warps is one 16-byte load of gate and one of up a thread.
+SWIGLU = Table({("", ""): Config({"BN": 1024}, num_warps=4)})
+
+
+@jit()
+def _swiglu_kernel(p_gate_up, p_out, I: tl.constexpr, BN: tl.constexpr):  # noqa: E741
+    """BN columns of one row."""
+    i_row = tl.program_id(0).to(tl.int64)
+    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
+    m_n = o_n < I
+    gate = tl.load(p_gate_up + i_row * 2 * I + o_n, mask=m_n, other=0.0).to(tl.float32)
+    up = tl.load(p_gate_up + i_row * 2 * I + I + o_n, mask=m_n, other=0.0).to(tl.float32)
+    tl.store(p_out + i_row * I + o_n, (gate * tl.sigmoid(gate) * up).to(p_out.dtype.element_ty), mask=m_n)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` in the dtype of the input."""
+    if launch.on_gpu(gate_up):
+        return _swiglu(gate_up.contiguous())
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    columns, config = gate_up.shape[-1] // 2, SWIGLU.find(gate_up.device)
+    out = gate_up.new_empty(*gate_up.shape[:-1], columns)
+    grid = out.numel() // columns, cdiv(columns, config.blocks["BN"])
+    launch.launch(_swiglu_kernel, grid, config, gate_up, out, I=columns)
+    return out
