@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
+from slant_kernels.launch import triton
+
 RESULTS = Path(__file__).with_name("results")
 
 
 def environment() -> dict[str, Any]:
     """Commit, versions, processor, threads and UTC time."""
     root = Path(__file__).parent
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _output(["git", "describe", "--always", "--dirty"], root) or "unknown",
         "torch": torch.__version__,
+        "triton": triton.__version__ if triton else None,
         "transformers": version("transformers"),
         "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -32,10 +34,27 @@ def environment() -> dict[str, Any]:
     }
 
 
-def append(name: str, row: dict[str, Any]) -> None:
-    """Add one line to ``results/NAME.jsonl``; result files only ever grow."""
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+def gpu() -> dict[str, Any]:
+    """The first CUDA device as it was found; clocks in MHz at this moment, None where nvidia-smi does not tell."""
+    device = torch.cuda.get_device_properties(0)
+    query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit,temperature.gpu"
+    smi = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id=GPU-{device.uuid}"]
+    values = [value.strip() for value in _output(smi).split(",")]
+    names = ("driver", "sm_clock", "sm_clock_max", "memory_clock", "memory_clock_max", "power_limit_w", "celsius")
+    return {
+        "gpu": device.name,
+        "compute_capability": f"{device.major}.{device.minor}",
+        "multiprocessors": device.multi_processor_count,
+        "l2_bytes": device.L2_cache_size,
+        "cuda": torch.version.cuda or torch.version.hip,
+        **dict(zip(names, values if len(values) == len(names) else [None] * len(names), strict=True)),
+    }
+
+
+def append(name: str, row: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Add one line to ``NAME.jsonl`` in a folder; result files only ever grow."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -43,6 +62,14 @@ def percentiles(values: list[float]) -> dict[str, float]:
     """p20, p50 and p80."""
     ordered = torch.tensor(values, dtype=torch.float64)
     return {f"p{q}": round(float(ordered.quantile(q / 100)), 6) for q in (20, 50, 80)}
+
+
+def _output(command: list[str], folder: Path | None = None) -> str:
+    """What a program printed; nothing if it is not installed or failed."""
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _processor() -> str:

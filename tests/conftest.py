@@ -4,9 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,6 +12,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
 sys.path.insert(0, str(Path(__file__).parent))
+import interpreter
 import tiny
 from slant_kernels import launch
 
@@ -43,20 +42,6 @@ def triton_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         with torch.device("cuda") as device:
             yield device
         return
-    from triton.runtime import interpreter
-
     monkeypatch.setattr(launch, "on_gpu", lambda x: True)
-    monkeypatch.setattr(interpreter, "_convert_float", rounded(interpreter._convert_float))
+    interpreter.correct(monkeypatch)
     yield torch.device("cpu")
-
-
-def rounded(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """The interpreter truncates fp32 to bf16, which it keeps as uint16; GPUs round to the nearest, as torch does."""
-
-    def converted(data: Any, source: Any, target: Any, mode: Any) -> Any:
-        if (source.name, target.name) == ("fp32", "bf16"):
-            bits = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)).bfloat16().view(torch.int16)
-            return bits.numpy().view(np.uint16)
-        return convert(data, source, target, mode)
-
-    return converted

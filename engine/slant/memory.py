@@ -28,13 +28,32 @@ def prefix_bytes(config: ModelConfig, itemsize: int, tokens: int) -> int:
     return sum(attention if kind == "full_attention" else state + conv for kind in config.layer_types)
 
 
-def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int) -> int:
+def merged_shapes(config: ModelConfig) -> set[tuple[int, int]]:
+    """(N, K) of the matrices that a model multiplies by, each of them projections of one input stacked by rows."""
+    c, query = config, config.num_attention_heads * config.head_dim
+    shapes = {(2 * c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)}
+    if "linear_attention" in c.layer_types:
+        shapes |= {(c.conv_dim + c.value_dim, c.hidden_size), (c.hidden_size, c.value_dim)}
+    if "full_attention" in c.layer_types:
+        shapes |= {(2 * (query + c.num_key_value_heads * c.head_dim), c.hidden_size), (c.hidden_size, query)}
+    return shapes
+
+
+def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int, device_type: str = "cpu") -> int:
     """The most that a forward of ``rows`` texts of ``length`` tokens holds beside weights and prefix.
 
     Follows the code: the largest of a DeltaNet, an attention and an MLP, each with the residual stream around it.
     """
     c, tokens = config, rows * length
-    stream = 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
+    stream = tokens * 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
+    delta, attention, mlp = (_cpu_parts if device_type == "cpu" else _gpu_parts)(c, itemsize, rows, length)
+    kinds = {"full_attention": attention, "linear_attention": delta}
+    return stream + max(mlp, *(kinds[kind] for kind in set(c.layer_types)))
+
+
+def _cpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
+    """A DeltaNet, an attention and an MLP on the torch path."""
+    tokens = rows * length
     mlp = 4 * c.intermediate_size * itemsize  # gate and up, silu(gate), their product
 
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -50,6 +69,20 @@ def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int)
     state = 3 * min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * FP32
     in_tile = tokens * (projected + c.value_dim * FP32) + tile * (inputs + chunked) * FP32
     delta = max(in_tile, tokens * gated) + state
+    return delta, tokens * attention, tokens * mlp
 
-    kinds = {"full_attention": tokens * attention, "linear_attention": delta}
-    return tokens * stream + max(tokens * mlp, *(kinds[kind] for kind in set(c.layer_types)))
+
+def _gpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
+    """A DeltaNet, an attention and an MLP on the Triton path, whose ops hold what they read and what they write."""
+    tokens = rows * length
+    mlp = 3 * c.intermediate_size * itemsize  # gate and up, their product
+
+    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    attention = (2 * query + 2 * keys + 2 * keys + 2 * query + query) * itemsize  # projected; k, v; q, o; gated o
+
+    heads, padded = c.linear_num_value_heads, -(-length // CHUNK) * CHUNK
+    projected = (c.conv_dim + c.value_dim + 2 * heads) * itemsize
+    inputs = c.conv_dim * itemsize + 2 * heads * FP32
+    prepared = rows * padded * heads * (2 * CHUNK * itemsize + FP32)
+    delta = tokens * (projected + inputs + c.value_dim * itemsize) + prepared
+    return delta, tokens * attention, tokens * mlp

@@ -50,12 +50,6 @@ class DeltaNet:
         self.dt_bias = weights.fp32(f"{name}.dt_bias")
         self.norm = weights.fp32(f"{name}.norm.weight")
         self.out = weights.matrix(f"{name}.out_proj.weight")
-        self.start = (
-            torch.zeros(1, len(self.taps) - 1, config.conv_dim, dtype=weights.dtype, device=weights.device),
-            self.taps.new_zeros(
-                1, config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
-            ),
-        )
 
     def __call__(
         self, x: Tensor, rotary: State, state: State | None, keep_state: bool = False
@@ -76,7 +70,7 @@ class DeltaNet:
         mixed, z = linear(x, self.in_qkvz).split([c.conv_dim, c.value_dim], dim=-1)
         a, b = linear(x, self.in_ab).chunk(2, dim=-1)
         heads = c.linear_num_key_heads, c.linear_key_head_dim
-        o, state = delta_net(mixed, a, b, self.taps, self.A_log, self.dt_bias, *heads, state or self.start, keep_state)
+        o, state = delta_net(mixed, a, b, self.taps, self.A_log, self.dt_bias, *heads, state, keep_state)
         return o, z.unflatten(-1, o.shape[2:]), state
 
     def _project(self, o: Tensor, z: Tensor) -> Tensor:

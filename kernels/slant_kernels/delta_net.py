@@ -1,16 +1,20 @@
-"""The recurrent half of a Gated DeltaNet mixer: convolution and gates, then the delta rule, tile by tile.
+"""The recurrent half of a Gated DeltaNet mixer: convolution and gates, then the delta rule.
 
 Shapes: mixed ``[B, T, C]``; a, b ``[B, T, Hv]``; taps, A_log, dt_bias as in ``delta_inputs``; ``state`` is what a
-prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurrent state fp32 ``[1 or B, Hv, K, V]``.
-Returns o fp32 ``[B, T, Hv, V]`` and, if asked, the state after the last token of each row.
+prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurrent state fp32 ``[1 or B, Hv, K, V]``,
+or None for zeros.
+Returns o ``[B, T, Hv, V]``, fp32 on the CPU and of mixed's dtype on a GPU, and, if asked, the state after the last
+token of each row.
 
-The intermediates are many times the input, so they are made for one tile of the batch at a time: some rows and some
-tokens of them, continued from the state of the tile before. They stay in the cache, and do not grow with T.
+On a GPU that is three launches. On a CPU the intermediates, many times the input, are made for one tile of the batch at
+a time: some rows and some tokens of them, continued from the state of the tile before. They stay in the cache, and do
+not grow with T.
 """
 
 import torch
 from torch import Tensor
 
+from slant_kernels import launch
 from slant_kernels.delta_inputs import delta_inputs
 from slant_kernels.delta_rule import CHUNK, delta_rule
 
@@ -28,22 +32,27 @@ def delta_net(
     dt_bias: Tensor,
     key_heads: int,
     key_dim: int,
-    state: State,
+    state: State | None,
     keep_state: bool = False,
 ) -> tuple[Tensor, State | None]:
     """Outputs for every position, and the final state if it is to be kept."""
+    first, S = state or (None, None)
+    if launch.on_gpu(mixed):
+        inputs = delta_inputs(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, first)
+        o, S = delta_rule(*inputs, S, keep_state)
+        return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
     B = len(mixed)
     rows = min(B, TILE // CHUNK)
     tokens = TILE // rows // CHUNK * CHUNK
     outputs, finals = [], []
     for lines in torch.arange(B).split(rows):
         r = slice(int(lines[0]), int(lines[-1]) + 1)
-        before, recurrent = (part[r] if len(part) > 1 else part for part in state)
+        before, recurrent = (part[r] if part is not None and len(part) > 1 else part for part in (first, S))
         parts = []
         for x, xa, xb in zip(*(y[r].split(tokens, dim=1) for y in (mixed, a, b)), strict=True):
             inputs = delta_inputs(x, xa, xb, taps, A_log, dt_bias, key_heads, key_dim, before)
-            o, recurrent = delta_rule(*inputs, recurrent)
-            before = last_inputs(before, x)
+            o, recurrent = delta_rule(*inputs, recurrent, keep_state=True)
+            before = last_inputs(before, x, len(taps))
             parts.append(o)
         outputs.append(torch.cat(parts, dim=1))
         if keep_state:
@@ -52,7 +61,8 @@ def delta_net(
     return torch.cat(outputs), (final[0], final[1]) if keep_state else None
 
 
-def last_inputs(before: Tensor, x: Tensor) -> Tensor:
-    """The last W - 1 convolution inputs after ``before`` ``[1 or B, W - 1, C]`` and x ``[B, T, C]``."""
-    width = before.shape[1]
-    return torch.cat([before.expand(len(x), -1, -1), x[:, -width:]], dim=1)[:, -width:]
+def last_inputs(before: Tensor | None, x: Tensor, taps: int) -> Tensor:
+    """The last ``taps`` - 1 inputs after ``before`` ``[1 or B, taps - 1, C]``, or zeros, and x ``[B, T, C]``."""
+    if before is None:
+        before = x.new_zeros(1, taps - 1, x.shape[2])
+    return torch.cat([before.expand(len(x), -1, -1), x[:, 1 - taps :]], dim=1)[:, 1 - taps :]

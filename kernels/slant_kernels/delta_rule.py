@@ -2,8 +2,9 @@
 
     S_t = exp(g_t) S_{t-1} + k_t outer beta_t (v_t - (exp(g_t) S_{t-1})^T k_t);   o_t = S_t^T q_t
 
-Shapes, all fp32: q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, g and beta ``[B, T, Hv]``; state ``[1 or B, Hv, K, V]``.
-Hv is a multiple of H: consecutive value heads share a key head. Yang et al. 2024 (arXiv 2412.06464).
+Shapes: q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``; g and beta ``[B, T, Hv]``; state ``[1 or B, Hv, K, V]``. Hv is a
+multiple of H: consecutive value heads share a key head. q, k and v have one dtype, fp32 or 16 bits wide, and may be
+slices of a wider tensor; all else is fp32. Yang et al. 2024 (arXiv 2412.06464).
 
 The chunked form (the same paper, section 3.3) handles up to 64 tokens at a time. With c the cumulated g of a chunk,
 D_ij = exp(c_i - c_j) for i >= j, and A_ij = beta_i D_ij (k_i . k_j) for i > j:
@@ -13,12 +14,15 @@ D_ij = exp(c_i - c_j) for i >= j, and A_ij = beta_i D_ij (k_i . k_j) for i > j:
 
 I + A is inverted by substitution, never by Neumann doubling: a text that repeats one word makes all keys equal, and
 then the powers of A overflow fp32, while the inverse stays within [-1, 1].
+
+The kernels are in ``delta_rule_kernel``. GPUs without tensor cores in Triton (below sm_80) take the torch path.
 """
 
 import torch
 from torch import Tensor
 
-CHUNK = 64
+from slant_kernels import launch
+from slant_kernels.delta_rule_kernel import CHUNK, LEAST, delta_rule_chunks
 
 
 def delta_rule_reference(
@@ -37,10 +41,13 @@ def delta_rule_reference(
 
 
 def delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Outputs ``[B, T, Hv, V]`` and the state after the last token ``[B, Hv, K, V]``, fp32."""
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None, keep_state: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs ``[B, T, Hv, V]`` of v's dtype, and the state after the last token, fp32, if it is to be kept."""
+    if launch.on_gpu(v) and launch.target(v.device) not in ("sm_70", "sm_75"):
+        return delta_rule_chunks(q, k, v, g, beta, state, keep_state)
     B, T, Hv, V = v.shape
+    dtype = v.dtype
     K = k.shape[3]
     N = -(-T // CHUNK)
     C = -(-T // N)  # equal chunks: 65 tokens become 2 x 33, not 2 x 64
@@ -54,8 +61,8 @@ def delta_rule(
             x = x.unsqueeze(3).expand(-1, -1, -1, Hv // x.shape[2], *x.shape[3:]).flatten(2, 3)
         return x.contiguous()
 
-    q, k, v, g, beta = (chunked(x) for x in (q, k, v, g, beta))
-    c = g.cumsum(-1)
+    q, k, v, g, beta = (chunked(x.float()) for x in (q, k, v, g, beta))
+    c = g.clamp(min=LEAST).cumsum(-1)
     decay = (c[..., :, None] - c[..., None, :]).masked_fill(_above_diagonal(C, c.device), float("-inf")).exp()
     kT = k.transpose(-1, -2)
     attn = (q @ kT).mul_(decay)
@@ -77,7 +84,7 @@ def delta_rule(
         new = U[n] - W[n] @ S
         o[n] = q[n] @ S + attn[n] @ new
         S = last[n] * S + kT[n] @ new
-    return o.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T], S
+    return o.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T].to(dtype), S if keep_state else None
 
 
 def _above_diagonal(size: int, device: torch.device) -> Tensor:

@@ -1,16 +1,28 @@
-"""Linear layer without a bias: y = x W^T.
+"""Linear layer without a bias: y = x W^T, with W dense or packed.
 
-Shapes: x ``[..., K]``, weight ``[N, K]`` of the same dtype -> ``[..., N]``.
+Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or packed for it -> ``[..., N]``.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from slant_kernels.packed import Weight
+from slant_kernels.quantized import QuantizedMatrix
+from slant_kernels.quantized_linear import quantized_linear
 
 
 def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
     return (x.float().unsqueeze(-2) * weight.float()).sum(-1)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``x W^T`` in the dtype of x."""
-    return F.linear(x, weight)
+def linear(x: Tensor, weight: Weight) -> Tensor:
+    """``x W^T`` in the dtype of x.
+
+    A packed W of one grid is multiplied as it is where that is faster; one of several is made dense first.
+    """
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight)
+    (first, *others) = weight.parts
+    if isinstance(first, QuantizedMatrix) and not others:
+        return quantized_linear(x, first, weight.scratch.take())
+    return F.linear(x, weight.dense())

@@ -1,5 +1,7 @@
 """Blocks that visit the device from the host: the same bits as resident ones, in two slots."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,15 @@ PREFIX = tuple(range(5, 12))
 OPTIONS = {"max_tokens": 256, "token_budget": 300}
 
 
+@cache
 def source(folder, recipe):
+    """The checkpoint, or seen through a recipe and quantized once."""
     checkpoint = Checkpoint.open(folder)
-    return QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU) if recipe else checkpoint
+    if recipe is None:
+        return checkpoint
+    quantized = QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU)
+    quantized.quantized = cache(quantized.quantized)
+    return quantized
 
 
 def weights(folder, recipe, dtype):

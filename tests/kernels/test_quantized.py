@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ops import randn
 
 from slant_kernels.quantized import (
     BITS,
@@ -35,14 +36,15 @@ SHAPES = [
 
 def random_codes(rows, columns, bits, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8, generator=generator, device="cpu").to(
+        torch.get_default_device()
+    )
 
 
 def random_matrix(rows, columns, bits, group_size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
     (_, _), groups = layout((rows, columns), bits, group_size)
-    scales = torch.rand(groups, generator=generator).half() + 0.01
-    zeros = torch.randn(groups, generator=generator).half() * 2 ** (bits - 3)
+    scales = randn(*groups, seed=seed).abs().half() + 0.01
+    zeros = randn(*groups, seed=seed + 1).half() * 2 ** (bits - 3)
     packed = pack(random_codes(rows, columns, bits, seed), bits)
     return QuantizedMatrix(packed, scales, zeros, bits, group_size, (rows, columns))
 
@@ -64,7 +66,7 @@ def test_pack_is_the_inverse_of_unpack(bits, rows, blocks, seed):
     columns = 128 * blocks
     generator = torch.Generator().manual_seed(seed)
     shape, _ = layout((rows, columns), bits, 64)
-    packed = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    packed = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
     assert torch.equal(pack(unpack(packed, bits, columns), bits), packed)
 
 
@@ -100,6 +102,41 @@ def test_dequantize_equals_the_reference(shape, bits, group_size):
     truth = dequantize_reference(q)
     assert torch.equal(dequantize(q, torch.float32), truth)
     assert torch.equal(dequantize(q, torch.bfloat16), truth.bfloat16())
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_difference_is_rounded_before_the_product(bits):
+    """Zeros so small that a code less a zero takes more than fp32's 24 bits; with larger ones both orders agree."""
+    q = random_matrix(16, 128, bits, 64)
+    q = QuantizedMatrix(q.codes, q.scales, q.zeros / 4096 / 2**bits, bits, 64, q.shape)
+    assert torch.equal(dequantize(q, torch.float32), dequantize_reference(q))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_dequantize_writes_into_out_and_nowhere_else(bits):
+    """Several tiles of rows and of blocks, of a matrix that is a view of rows of another."""
+    whole = random_matrix(80, 300, bits, 64)
+    q = QuantizedMatrix(whole.codes[5:75], whole.scales[:, 5:75], whole.zeros[:, 5:75], bits, 64, (70, 300))
+    memory = torch.full((72, 300), 7.0, dtype=torch.float16, device=q.codes.device)
+    assert dequantize(q, torch.float16, memory[1:71]).data_ptr() == memory[1].data_ptr()
+    assert torch.equal(memory[1:71], dequantize_reference(q).to(memory))
+    assert memory[[0, 71]].eq(7).all()
+
+
+def test_an_out_that_does_not_fit_is_refused():
+    q = random_matrix(4, 6, 4, 64)
+    memory = torch.zeros(6, 6, device=q.codes.device)
+    for out in (memory, memory[:4].half(), memory[:, :4].T):
+        with pytest.raises(ValueError, match="not contiguous"):
+            dequantize(q, torch.float32, out)
+
+
+def test_padded_codes_do_not_matter():
+    q = random_matrix(3, 70, 4, 32)
+    padded = unpack(q.codes, 4, 128)
+    padded[:, 70:] = 15
+    other = QuantizedMatrix(pack(padded, 4), q.scales, q.zeros, 4, 32, (3, 70))
+    assert torch.equal(dequantize(other, torch.float32), dequantize(q, torch.float32))
 
 
 def test_dequantize_in_several_steps_equals_one(monkeypatch):

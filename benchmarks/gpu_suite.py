@@ -1,0 +1,89 @@
+"""Times every kernel on this machine's GPU, after its tests pass there, against limits measured in the same run.
+
+    python benchmarks/gpu_suite.py                       tests, limits, all ops; appends to results/gpu_kernels.jsonl
+    python benchmarks/gpu_suite.py --op delta_rule       one op
+    python benchmarks/gpu_suite.py --tune swiglu         search configurations of the op's kernels
+    python benchmarks/gpu_suite.py --dry-run             no GPU: everything but the timing, at tiny sizes on the CPU
+
+It takes the repository, torch, Triton and transformers; peers that are not installed are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+# The repository need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
+
+import torch
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = (str(ROOT / "engine"), str(ROOT / "kernels"))
+WORKERS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", action="append", help="only these ops; may be repeated")
+    parser.add_argument("--shape", help="only cases whose shape contains this text")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--seconds", type=float, default=0.1, help="timed seconds a contender and case")
+    parser.add_argument("--minutes", type=float, default=9, help="no new case is started after so long")
+    parser.add_argument("--skip-tests", action="store_true", help="time without the tests; every row says so")
+    parser.add_argument("--tune", metavar="OP", help="search configurations instead")
+    parser.add_argument("--results", type=Path, help="folder of gpu_kernels.jsonl")
+    parser.add_argument("--commit", help="stands in the rows where git is not there to ask")
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args(argv)
+    started = time.monotonic()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    if options.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+        import gpu_dry_run
+
+        return gpu_dry_run.run(options, console)
+    if not torch.cuda.is_available():
+        console.print("No CUDA device is visible to torch: the suite needs a GPU, and writes no figure without one.")
+        return 2
+    if options.skip_tests:
+        console.print("Tests were skipped: the rows say so.")
+    elif not passed(console):
+        console.print("Nothing is timed on a red run.")
+        return 1
+    import gpu_run
+
+    return gpu_run.run(options, console, started + 60 * options.minutes)
+
+
+def passed(console: Console) -> bool:
+    """Whether the kernels' tests and those marked ``gpu`` pass on this GPU."""
+    if importlib.util.find_spec("pytest") is None:
+        console.print("pytest is not installed, so nothing says that the kernels are right here: install it, or give")
+        console.print("--skip-tests to time them all the same.")
+        return False
+    workers = ["-n", str(min(WORKERS, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    # Options of the project's own configuration name plug-ins that may be missing.
+    pytest = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", *workers]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*SOURCES, os.environ.get("PYTHONPATH", "")])}
+    environment.pop("TRITON_INTERPRET", None)
+    tests = ROOT / "tests"
+    # Only files with such tests: collecting the others takes packages that are not needed here.
+    marked = [str(path) for path in sorted(tests.rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
+    runs = [["-m", "not slow", str(tests / "kernels")], ["-m", "gpu", *marked]]
+    for run in runs[: 1 + bool(marked)]:
+        if subprocess.run([*pytest, *run], cwd=ROOT, env=environment, check=False).returncode:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

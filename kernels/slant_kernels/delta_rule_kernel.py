@@ -1,0 +1,266 @@
+"""The gated delta rule on a GPU: two launches over chunks of 64 tokens. The formulas are in ``delta_rule``.
+
+Everything that does not need the state is made first, for all chunks in parallel: c, and
+
+    M = (I + A)^-1 diag(beta);   P = q k^T * D
+
+Then a serial kernel walks the chunks of one row and value head, with the state of BV columns in registers:
+
+    N = M (v - exp(c) k S);   o = exp(c) q S + P N;   S <- exp(c_last) S + (exp(c_last - c) k)^T N
+
+It holds S, N and o transposed: a product's left operand then comes from the registers in which the product before it
+left its result, and the right operands q, k, M, P are in shared memory as they were read. M and P have q's dtype, and
+only their lower blocks are written. One launch that also inverts was left out: the inverse is longer
+than a whole step of the serial kernel, would stand between its steps and be repeated for every block of V.
+
+Sums and the state are fp32; operands of products have the dtype of q, except within the inverse, which is fp32.
+"""
+
+import torch
+from torch import Tensor
+
+from slant_kernels import launch
+from slant_kernels.delta_inputs import even_tokens
+from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
+
+CHUNK = 64
+LEAST = -100.0  # g below it counts as it: exp(-100) is 0, and a bounded c keeps differences of c exact to 2^-12
+
+# One warp a chunk and head: blocks of 16 x 16 are what one warp multiplies, and no step waits for another warp.
+PREPARE = Table({("", ""): Config(num_warps=1)})
+
+# Shared memory holds q, k (16 KB each), M and P (8 KB each) of a chunk, once for each stage in flight.
+SERIAL = Table(
+    {
+        # At 99 KB of shared memory a second set does not fit: 8 warps for the shortest step where programs are few,
+        # else two programs an SM that hide each other's reads.
+        ("few", ""): Config({"BV": 32}, num_warps=8, num_stages=2),
+        ("many", ""): Config({"BV": 32}, num_warps=4, num_stages=1),
+        ("few", "sm_80"): Config({"BV": 32}, num_warps=8, num_stages=3),
+        ("many", "sm_80"): Config({"BV": 64}, num_warps=8, num_stages=3),
+        # wgmma wants 64 rows; 230 registers and 100 KB leave room for two programs an SM.
+        ("few", "sm_90"): Config({"BV": 64}, num_warps=4, num_stages=2),
+        ("many", "sm_90"): Config({"BV": 64}, num_warps=4, num_stages=2),
+        ("few", "sm_100"): Config({"BV": 64}, num_warps=8, num_stages=2),
+        ("many", "sm_100"): Config({"BV": 64}, num_warps=8, num_stages=2),
+        ("few", "gfx942"): Config({"BV": 32}, num_warps=4, num_stages=1),
+        ("many", "gfx942"): Config({"BV": 32}, num_warps=4, num_stages=1),
+        # fp32 operands take twice the registers.
+        ("fp32", ""): Config({"BV": 16}, num_warps=8, num_stages=1),
+    }
+)
+FEW = 264  # programs of BV = 64: two for each of some 132 SMs
+
+
+@jit()
+def _gates(p_g, p_beta, p_c, t, i: tl.constexpr, T, before, HV: tl.constexpr, LEAST: tl.constexpr):
+    """c and beta of block i, and c after its last token; c is written."""
+    o_t = i * 16 + tl.arange(0, 16)
+    m_t = t + o_t < T
+    g = tl.maximum(tl.load(p_g + (t + o_t) * HV, mask=m_t, other=0.0), LEAST)
+    c = before + tl.cumsum(g)
+    tl.store(p_c + o_t, c)
+    return c, tl.load(p_beta + (t + o_t) * HV, mask=m_t, other=0.0), before + tl.sum(g)
+
+
+@jit()
+def _rows(p_x, t, i: tl.constexpr, T, STRIDE: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """The keys or queries of block i."""
+    o_t = tl.arange(0, 16)
+    o_k = tl.arange(0, BK)
+    p_x += (t + i * 16) * STRIDE
+    mask = (o_t < T - t - i * 16)[:, None] & (o_k < K)[None]
+    return tl.load(p_x + o_t[:, None] * STRIDE + o_k[None], mask=mask, other=0.0)
+
+
+@jit()
+def _dot(x, y, PRECISION: tl.constexpr):
+    return tl.dot(x, y, input_precision=PRECISION)
+
+
+@jit()
+def _decayed(x, k, c_i, c_j, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr):
+    """x k^T * D of two blocks, i >= j."""
+    d = c_i[:, None] - c_j[None]
+    if DIAGONAL:
+        o = tl.arange(0, 16)
+        d = tl.where(o[:, None] >= o[None], d, float("-inf"))
+    return _dot(x, tl.trans(k), PRECISION) * tl.exp(d)
+
+
+@jit()
+def _eliminate(X, A, j):
+    """Step j of substitution: row j of the inverse X is final, and is taken out of the rows below."""
+    o = tl.arange(0, 16)
+    row = tl.sum(tl.where(o[:, None] == j, X, 0.0), 0)
+    column = tl.sum(tl.where(o[None] == j, A, 0.0), 1)
+    return X - column[:, None] * row[None]
+
+
+@jit()
+def _put(p_x, i: tl.constexpr, j: tl.constexpr, x):
+    """Write block (i, j) of a 64 x 64 matrix."""
+    o = tl.arange(0, 16)
+    tl.store(p_x + (i * 16 + o)[:, None] * 64 + j * 16 + o[None], x.to(p_x.dtype.element_ty))
+
+
+@jit("T")
+def _prepare_kernel(
+    p_q, p_k, p_g, p_beta, p_M, p_P, p_c, T,
+    Q: tl.constexpr, KEY: tl.constexpr, H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, LEAST: tl.constexpr,
+):  # fmt: skip
+    """One chunk of one value head: c, M, P. Tokens of q and k lie Q and KEY elements apart."""
+    i_h, i_c, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    i_row = i_b.to(tl.int64) * T
+    p_q += i_row * Q + i_h // (HV // H) * K
+    p_k += i_row * KEY + i_h // (HV // H) * K
+    p_g += i_row * HV + i_h
+    p_beta += i_row * HV + i_h
+    i_s = (i_b.to(tl.int64) * HV + i_h) * tl.cdiv(T, 64) + i_c
+    p_M += i_s * 64 * 64
+    p_P += i_s * 64 * 64
+    p_c += i_s * 64
+    t = i_c * 64
+
+    c0, b0, end = _gates(p_g, p_beta, p_c, t, 0, T, 0.0, HV, LEAST)
+    c1, b1, end = _gates(p_g, p_beta, p_c, t, 1, T, end, HV, LEAST)
+    c2, b2, end = _gates(p_g, p_beta, p_c, t, 2, T, end, HV, LEAST)
+    c3, b3, end = _gates(p_g, p_beta, p_c, t, 3, T, end, HV, LEAST)
+
+    # Keys are read again rather than held: four blocks of them are half the registers.
+    c = (c0, c1, c2, c3)
+    for i in tl.static_range(4):
+        q = _rows(p_q, t, i, T, Q, K, BK)
+        for j in tl.static_range(i + 1):
+            _put(p_P, i, j, _decayed(q, _rows(p_k, t, j, T, KEY, K, BK), c[i], c[j], i == j, PRECISION))
+
+    o = tl.arange(0, 16)
+    below = o[:, None] > o[None]
+    k0 = _rows(p_k, t, 0, T, KEY, K, BK)
+    A00 = tl.where(below, b0[:, None] * _decayed(k0, k0, c0, c0, True, PRECISION), 0.0)
+    k1 = _rows(p_k, t, 1, T, KEY, K, BK)
+    A10 = b1[:, None] * _decayed(k1, k0, c1, c0, False, PRECISION)
+    A11 = tl.where(below, b1[:, None] * _decayed(k1, k1, c1, c1, True, PRECISION), 0.0)
+    k2 = _rows(p_k, t, 2, T, KEY, K, BK)
+    A20 = b2[:, None] * _decayed(k2, k0, c2, c0, False, PRECISION)
+    A21 = b2[:, None] * _decayed(k2, k1, c2, c1, False, PRECISION)
+    A22 = tl.where(below, b2[:, None] * _decayed(k2, k2, c2, c2, True, PRECISION), 0.0)
+    k3 = _rows(p_k, t, 3, T, KEY, K, BK)
+    A30 = b3[:, None] * _decayed(k3, k0, c3, c0, False, PRECISION)
+    A31 = b3[:, None] * _decayed(k3, k1, c3, c1, False, PRECISION)
+    A32 = b3[:, None] * _decayed(k3, k2, c3, c2, False, PRECISION)
+    A33 = tl.where(below, b3[:, None] * _decayed(k3, k3, c3, c3, True, PRECISION), 0.0)
+
+    # The diagonal blocks of X = (I + A)^-1 by substitution, all four in step, then the blocks below them in order.
+    X00 = tl.where(o[:, None] == o[None], 1.0, 0.0)
+    X11 = X00
+    X22 = X00
+    X33 = X00
+    for j in range(15):
+        X00 = _eliminate(X00, A00, j)
+        X11 = _eliminate(X11, A11, j)
+        X22 = _eliminate(X22, A22, j)
+        X33 = _eliminate(X33, A33, j)
+    X10 = -_dot(X11, _dot(A10, X00, PRECISION), PRECISION)
+    X21 = -_dot(X22, _dot(A21, X11, PRECISION), PRECISION)
+    X32 = -_dot(X33, _dot(A32, X22, PRECISION), PRECISION)
+    X20 = -_dot(X22, _dot(A20, X00, PRECISION) + _dot(A21, X10, PRECISION), PRECISION)
+    X31 = -_dot(X33, _dot(A31, X11, PRECISION) + _dot(A32, X21, PRECISION), PRECISION)
+    X30 = _dot(A30, X00, PRECISION) + _dot(A31, X10, PRECISION) + _dot(A32, X20, PRECISION)
+    X30 = -_dot(X33, X30, PRECISION)
+
+    _put(p_M, 0, 0, X00 * b0[None])
+    _put(p_M, 1, 0, X10 * b0[None])
+    _put(p_M, 1, 1, X11 * b1[None])
+    _put(p_M, 2, 0, X20 * b0[None])
+    _put(p_M, 2, 1, X21 * b1[None])
+    _put(p_M, 2, 2, X22 * b2[None])
+    _put(p_M, 3, 0, X30 * b0[None])
+    _put(p_M, 3, 1, X31 * b1[None])
+    _put(p_M, 3, 2, X32 * b2[None])
+    _put(p_M, 3, 3, X33 * b3[None])
+
+
+@jit("T", "state_rows")
+def _serial_kernel(
+    p_q, p_k, p_v, p_M, p_P, p_c, p_state, p_o, p_final, T, state_rows,
+    Q: tl.constexpr, KEY: tl.constexpr, VAL: tl.constexpr, H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    BV: tl.constexpr,
+):  # fmt: skip
+    """BV columns of one value head, over all chunks. S, N, o and v are held transposed."""
+    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    i_v, i_h, i_b = tl.program_id(0) % BLOCKS, tl.program_id(0) // BLOCKS, tl.program_id(1)
+    i_row = i_b.to(tl.int64) * T
+    i_s = i_b.to(tl.int64) * HV + i_h
+    chunks = tl.cdiv(T, 64)
+    p_q += i_row * Q + i_h // (HV // H) * K
+    p_k += i_row * KEY + i_h // (HV // H) * K
+    p_v += i_row * VAL + i_h * V
+    p_o += (i_row * HV + i_h) * V
+    p_M += i_s * chunks * 64 * 64
+    p_P += i_s * chunks * 64 * 64
+    p_c += i_s * chunks * 64
+    o_v = i_v * BV + tl.arange(0, BV)
+    o_k = tl.arange(0, BK)
+    o_c = tl.arange(0, 64)
+    m_S = (o_v < V)[:, None] & (o_k < K)[None]
+    o_S = o_v[:, None] + o_k[None] * V
+    S = tl.zeros([BV, BK], tl.float32)
+    if STATE:
+        S += tl.load(p_state + (i_b * state_rows * HV + i_h).to(tl.int64) * K * V + o_S, mask=m_S, other=0.0)
+    m_lower = (o_c // 16)[:, None] >= (o_c // 16)[None]  # the blocks that were written
+    o_lower = o_c[:, None] * 64 + o_c[None]
+    for i_c in range(chunks):
+        o_t = i_c * 64 + o_c
+        m_k = (o_t < T)[:, None] & (o_k < K)[None]
+        m_v = (o_v < V)[:, None] & (o_t < T)[None]
+        k = tl.load(p_k + o_t[:, None] * KEY + o_k[None], mask=m_k, other=0.0)
+        M = tl.load(p_M + i_c * 4096 + o_lower, mask=m_lower, other=0.0)
+        q = tl.load(p_q + o_t[:, None] * Q + o_k[None], mask=m_k, other=0.0)
+        P = tl.load(p_P + i_c * 4096 + o_lower, mask=m_lower, other=0.0)
+        v = tl.load(p_v + o_t[None] * VAL + o_v[:, None], mask=m_v, other=0.0)
+        c = tl.load(p_c + o_t)
+        last = tl.load(p_c + i_c * 64 + 63)
+        b_S = S.to(k.dtype)
+        N = v - _dot(b_S, tl.trans(k), PRECISION) * tl.exp(c)[None]
+        N = _dot(N.to(k.dtype), tl.trans(M), PRECISION)
+        o = _dot(b_S, tl.trans(q), PRECISION) * tl.exp(c)[None]
+        o = tl.dot(N.to(k.dtype), tl.trans(P), o, input_precision=PRECISION)
+        tl.store(p_o + o_t[None] * (HV * V) + o_v[:, None], o.to(p_o.dtype.element_ty), mask=m_v)
+        N *= tl.exp(last - c)[None]
+        S = tl.dot(N.to(k.dtype), k, S * tl.exp(last), input_precision=PRECISION)
+    if KEEP:
+        tl.store(p_final + i_s * K * V + o_S, S, mask=m_S)
+
+
+def delta_rule_chunks(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None, keep_state: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The outputs in v's dtype, and the final state fp32 if it is to be kept."""
+    q, k, v, g, beta = even_tokens(q), even_tokens(k), even_tokens(v), g.contiguous(), beta.contiguous()
+    B, T, H, K = q.shape
+    Hv, V = v.shape[2:]
+    chunks, BK = cdiv(T, CHUNK), max(16, power_of_2(K))
+    M, P = (torch.empty(B, Hv, chunks, CHUNK, CHUNK, dtype=q.dtype, device=q.device) for _ in range(2))
+    c = torch.empty(B, Hv, chunks, CHUNK, dtype=torch.float32, device=q.device)
+    o = torch.empty(B, T, Hv, V, dtype=v.dtype, device=v.device)
+    S = torch.empty(B, Hv, K, V, dtype=torch.float32, device=v.device) if keep_state else c
+    # Three products on tensor cores are nearly fp32; fp32 itself would be multiply-adds, but not on AMD.
+    precision = "tf32x3" if launch.target(v.device).startswith("sm_") else "ieee"
+    sizes = {"Q": q.stride(1), "KEY": k.stride(1), "H": H, "HV": Hv, "K": K, "BK": BK, "PRECISION": precision}
+    launch.launch(
+        _prepare_kernel, (Hv, chunks, B), PREPARE.find(q.device),
+        q, k, g, beta, M, P, c, T, LEAST=LEAST, **sizes,
+    )  # fmt: skip
+
+    many = "many" if B * Hv * cdiv(V, 64) >= FEW else "few"
+    config = SERIAL.find(q.device, "fp32" if q.dtype == torch.float32 else many)
+    launch.launch(
+        _serial_kernel, (Hv * cdiv(V, config.blocks["BV"]), B), config,
+        q, k, v, M, P, c, c if state is None else state.contiguous(), o, S,
+        T, int(state is not None and len(state) > 1), VAL=v.stride(1), V=V, STATE=state is not None, KEEP=keep_state,
+        **sizes,
+    )  # fmt: skip
+    return o, S if keep_state else None

@@ -1,0 +1,113 @@
+"""The table of compiled kernels is what the code compiles to, and the bounds hold. No GPU is needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+import triton
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import compile_kernels
+import compiled
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPT = BENCHMARKS / "compile_kernels.py"
+TABLE = BENCHMARKS / "results" / "compiled_kernels.jsonl"
+
+
+def run(*command):
+    """A Python process whose kernels compile: this one may have asked for Triton's interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def mutants():
+    result = run(Path(__file__).with_name("mutants.py"))
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_table_is_current_and_within_the_bounds():
+    rows = compiled.read(TABLE).values()
+    if {row["triton"] for row in rows} != {triton.__version__}:
+        pytest.skip(f"the table was made with another Triton than {triton.__version__}")
+    result = run(SCRIPT, "--check", "--target", "sm_90", "--sample")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_every_row_compiles_to_what_it_says():
+    result = run(SCRIPT, "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_wrong_tables_are_caught(mutants):
+    said = mutants["tables"]
+    assert said["right"] == said["registers, from the table"] == []
+    assert "is not what the table says (table, compiled): {'registers': (1, " in said["registers"][0]
+    assert "bytes of shared memory" in said["shared"][0]
+    assert "4 bytes spilled" in said["spill"][0]
+    assert "is not in the table" in said["missing"][0]
+    assert said["stale"] == ["a row of swiglu.swiglu on sm_86 is stale"]
+
+
+def test_a_configuration_that_no_case_uses_is_named():
+    committed = set(compile_kernels.tables())
+    assert ("norm.ROW", "", "") in committed
+    assert compile_kernels.unused(committed) == []
+    assert compile_kernels.unused(committed - {("norm.ROW", "", "")}) == ["no case uses norm.ROW['', '']"]
+
+
+def test_a_sample_has_each_kernel_and_shape_of_launch():
+    rows = [
+        {"kernel": kernel, "target": "sm_90", "warps": warps, "stages": 1, "key": f"{kernel}{warps}{i}"}
+        for kernel in "ab" for warps in (4, 8) for i in range(3)
+    ]  # fmt: skip
+    assert compile_kernels.sample(rows) == {"a40", "a80", "b40", "b80"}
+
+
+def test_faults_of_kernels_are_named(mutants):
+    found = mutants["faults"]
+    assert found["sound"] == found["other blocks"] == found["other warps"] == []
+    assert "bytes of shared memory, 101376 are there" in found["shared"][0]
+    assert found["shared elsewhere"] == []
+    assert "bytes spilled, 0 allowed" in found["spills"][0]
+    assert "no matrix units" in found["no matrix unit"][0]
+    assert "_product_kernel" in found["does not compile"][0]
+    assert all(len(faults) <= 1 for faults in found.values())
+
+
+def test_row_says_what_the_binary_is(mutants):
+    row = mutants["rows"][0]
+    assert (row["kernel"], row["target"], row["warps"], row["matrix"]) == ("__main__.product", "sm_90", 4, "wgmma")
+    assert row["arguments"] == "p_x *bf16:16, p_y *bf16:16"
+    assert "BM=64" in row["constants"]
+    assert row["dot"]
+
+
+def test_keys_differ_by_all_that_a_binary_depends_on(mutants):
+    """Constants, options and target; what did not compile has none."""
+    keys = [row["key"] for row in mutants["rows"]]
+    assert len(set(keys)) == len(keys) == len(mutants["faults"]) - 1
+
+
+def test_amd_assembly_is_read():
+    """Spilling on purpose takes that compiler a quarter of a minute."""
+    counts = {"vgpr_count": 512, "vgpr_spill_count": 3, "sgpr_spill_count": 2, "private_segment_fixed_size": 16}
+    assembly = "v_mfma_f32_32x32x8_bf16\n" + "".join(f"    .{name}: {n}\n" for name, n in counts.items())
+    assert compiled._amd(assembly) == {"registers": 512, "stack": 16, "spill": 12, "matrix": "mfma"}
+
+
+def test_key_follows_code_and_not_comments(mutants):
+    """The sources that a key is made of: the kernel and the function it calls, without comments and docstrings."""
+    text = "\n".join(mutants["sources"])
+    assert "def _held_kernel" in text
+    assert "return x + 1" in text
+    assert "comment" not in text
+    assert "Two passes" not in text

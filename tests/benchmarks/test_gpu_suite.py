@@ -1,0 +1,255 @@
+"""The GPU suite without a GPU: what it refuses, what its figures mean, and that its cases run."""
+
+import argparse
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+pytest.importorskip("triton")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import gpu_dry_run
+import gpu_run
+import gpu_suite
+import gpu_timing
+import gpu_tune
+import kernel_cases
+import linear_cases
+from case import Case
+from gpu_measure import OURS, Bench
+from gpu_timing import Limits
+from peers import Peer
+from slant_kernels import launch, norm
+from slant_kernels.launch import Config
+
+CPU = torch.device("cpu")
+LIMITS = Limits(bytes_per_s=1e9, flops_per_s=1e12)
+
+
+class Ticks:
+    """A clock that runs every loop and says that each call took what ``cost`` says."""
+
+    def __init__(self, cost):
+        self.cost, self.order = cost, []
+
+    def loop(self, run, sets, captured):
+        for arguments in sets:
+            run(*arguments)
+        seconds = self.cost(run)
+
+        def sample():
+            self.order.append(run)
+            return seconds
+
+        return sample
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(launch, "on_gpu", lambda x: True)
+
+
+def case(**changes):
+    values = {"op": "double", "label": "3", "bytes": 24, "run": lambda x: 2 * x}
+    return Case(**values | {"make": lambda device: (torch.ones(3),)} | changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_no_figure_without_a_gpu(capsys, tmp_path):
+    assert gpu_suite.main(["--skip-tests", "--results", str(tmp_path)]) == 2
+    assert "No CUDA device" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_red_run_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_run, "run", lambda *_: pytest.fail("timed"))
+    commands = []
+
+    def red(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", red)
+    assert gpu_suite.main([]) == 1
+    assert "red run" in capsys.readouterr().out
+    assert commands[0][-1].endswith("tests/kernels")
+
+
+def test_without_pytest_nothing_is_timed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert gpu_suite.main([]) == 1
+    assert "pytest is not installed" in capsys.readouterr().out
+
+
+def test_cases_run_and_their_bytes_are_their_tensors(capsys):
+    """Every op once, with its peers, through Triton's interpreter."""
+    options = argparse.Namespace(op=None, shape=None, no_peers=False)
+    ops = {case.op: case for case in reversed(gpu_dry_run.tiny_cases()) if case.timed}  # the smallest of each
+    assert gpu_dry_run.run(options, Console(), list(ops.values())) == 0
+    assert f"{len(ops)} cases ran, 0 of them with wrong bytes" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_all_cases_run(capsys):
+    assert gpu_suite.main(["--dry-run"]) == 0
+
+
+def test_wrong_bytes_are_caught(capsys):
+    options = argparse.Namespace(op=None, shape=None, no_peers=True)
+    assert gpu_dry_run.run(options, Console(), [case(bytes=25)]) == 1
+    assert "1 more bytes stated" in capsys.readouterr().out
+
+
+def test_no_case_draws_zeros():
+    for one in gpu_dry_run.tiny_cases():
+        for tensor in gpu_dry_run.tensors(one.make(CPU)):
+            assert one.op == "quantized_linear" or one.op == "dequantize" or tensor.any(), one.op
+
+
+def test_real_cases_cover_the_model():
+    cases = kernel_cases.cases()
+    assert len({(case.op, case.label) for case in cases}) == len(cases)
+    assert linear_cases.matrices(kernel_cases.MODEL)["gate_up"] == (18432, 2560)
+    swiglu = next(case for case in cases if (case.op, case.label) == ("swiglu", "1 x 2048"))
+    assert swiglu.bytes == 2048 * 3 * 9216 * 2
+    rule = next(case for case in cases if (case.op, case.label) == ("delta_rule", "1 x 2048"))
+    assert rule.flops == 2048 * 32 * (2 * 64 * 5 * 128 + 6 * 128 * 128)
+
+
+def test_rows_hold_rates_and_the_limit_that_binds():
+    bench = Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, cache=0, seconds=0)
+    measured = bench.measure(case(bytes=500, flops=10_000, peers=(Peer("other", lambda x: x + x, captured=False),)))
+    ours, other = bench.rows(measured)
+    assert (ours["by"], other["by"], ours["cuda_graph"], other["cuda_graph"]) == (OURS, "other", True, False)
+    assert ours["microseconds"] == {"p20": 1, "p50": 1, "p80": 1}
+    assert ours["bytes_per_s"] == pytest.approx(500e6)
+    assert ours["flops_per_s"] == pytest.approx(1e10)
+    assert (ours["bound_by"], ours["of_limit"]) == ("bytes", 0.5)
+    assert LIMITS.binds(1, 10_000) == "flops"
+    assert LIMITS.floor(1, 10_000) == pytest.approx(1e-8)
+    json.dumps(ours)
+
+
+def test_peers_that_cannot_run_say_why():
+    def fails(x):
+        raise RuntimeError("no such thing\nmore")
+
+    peers = Peer("absent", fails, package="no_such_package"), Peer("broken", fails)
+    measured = Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0).measure(case(peers=peers))
+    assert measured.reasons == {"absent": "no_such_package is not installed", "broken": "RuntimeError: no such thing"}
+    assert list(measured.samples) == [OURS]
+
+
+def test_our_own_failure_ends_the_run():
+    def fails(x):
+        raise RuntimeError("wrong")
+
+    with pytest.raises(RuntimeError, match="wrong"):
+        Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0).measure(case(run=fails))
+
+
+def test_contenders_take_turns():
+    clock = Ticks(lambda run: 1e-3)
+    loops = {name: clock.loop(name.format, [()], True) for name in "ab"}
+    clock.order.clear()
+    samples = gpu_timing.turns(loops, seconds=0, fewest=3)
+    assert [len(found) for found in samples.values()] == [3, 3]
+    assert [run.__self__ for run in clock.order] == ["a", "b"] * 4  # the first round is not kept
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """The run after the tests, with a device of straw: two cases, a microsecond each."""
+    about = {"gpu": "straw", "driver": "1", "l2_bytes": 0, "sm_clock": "1980"}
+    monkeypatch.setattr(gpu_run, "gpu", lambda: about)
+    monkeypatch.setattr(gpu_run, "GpuClock", lambda: Ticks(lambda run: 1e-6))
+    monkeypatch.setattr(gpu_run, "cases", lambda: [case(), case(op="other"), case(op="compiled", timed=False)])
+    monkeypatch.setattr(Limits, "measure", lambda clock, device: LIMITS)
+
+
+def gpu_options(tmp_path, **changes):
+    values = {"skip_tests": False, "commit": None, "op": None, "shape": None, "tune": None, "no_peers": False}
+    return argparse.Namespace(**values | {"seconds": 0, "results": tmp_path} | changes)
+
+
+def test_a_run_appends_rows_with_what_made_them(a_gpu, tmp_path):
+    console = Console(quiet=True)
+    for commit in (None, "abc"):
+        assert gpu_run.run(gpu_options(tmp_path, commit=commit, skip_tests=commit == "abc"), console, math.inf) == 0
+    rows = [json.loads(line) for line in (tmp_path / "gpu_kernels.jsonl").read_text().splitlines()]
+    assert [row["op"] for row in rows] == ["double", "other"] * 2
+    assert rows[0].items() >= {"gpu": "straw", "driver": "1", "sm_clock": "1980", "tests": "passed"}.items()
+    assert rows[0].keys() >= {"commit", "torch", "triton", "time", "copy_bytes_per_s", "matmul_flops_per_s"}
+    assert (rows[2]["commit"], rows[2]["tests"]) == ("abc", "skipped")
+
+
+def test_a_run_names_what_it_left_out(a_gpu, tmp_path, capsys):
+    assert gpu_run.run(gpu_options(tmp_path), Console(), -math.inf) == 0
+    assert "2 cases were not timed, from double 3 on." in capsys.readouterr().out
+    assert gpu_run.run(gpu_options(tmp_path, op=["none"]), Console(), math.inf) == 2
+    assert "ops are double, other, compiled" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("size", "sets"), [(1000, 1 + 1), (10, 1 + 20), (1, gpu_timing.MOST_SETS)])
+def test_input_sets_exceed_the_cache(size, sets):
+    counter = itertools.count()
+    assert len(gpu_timing.input_sets(lambda: (next(counter),), size, cache=100)) == sets
+    assert next(counter) == sets
+
+
+def test_limits_count_both_directions():
+    clock = Ticks(lambda run: 1e-3)
+    limits = Limits.measure(clock, CPU, copied=1 << 10, side=8)
+    assert limits.bytes_per_s == pytest.approx(2 * 1024 / 1e-3)
+    assert limits.flops_per_s == pytest.approx(2 * 8**3 / 1e-3)
+
+
+def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_cpu):
+    """With a cost that is least at 2 warps; the interpreter takes any number of them."""
+    used, real = [], launch.launch
+
+    def noted(kernel, grid, config, *args, **constants):
+        used.append(config)
+        real(kernel, grid, config, *args, **constants)
+
+    def cost(run):
+        return 1e-6 * (1 + abs(math.log2(used[-1].num_warps) - 1))
+
+    monkeypatch.setattr(launch, "launch", noted)
+    bench = Bench(Ticks(cost), CPU, LIMITS, 0, 0)
+    cases = [one for one in gpu_dry_run.tiny_cases() if one.op == "rms_norm"][:1]
+    ((slot, users),) = gpu_tune.slots(cases, CPU).values()
+    assert (slot.where, len(users)) == ("norm.ROW", len(cases))
+    best = gpu_tune.Search(bench, slot, users, Console(quiet=True)).climb(math.inf)
+    assert best == Config(num_warps=2)
+    row = gpu_tune.row(slot, best, "sm_90", "a GPU")
+    assert row == '("", "sm_90"): Config(num_warps=2, num_stages=1, measured="a GPU"),'
+    assert eval("{" + row + "}", {"Config": Config})["", "sm_90"] == Config(num_warps=2, measured="a GPU")
+
+
+def test_a_configuration_that_answers_otherwise_is_out():
+    one = case(run=lambda x: x * norm.ROW.find(CPU).num_warps)
+    ((slot, users),) = gpu_tune.slots([one], CPU).values()
+    search = gpu_tune.Search(Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0), slot, users, Console(quiet=True))
+    assert search.try_out(search.start) == pytest.approx(1e-6)
+    assert search.try_out(Config(num_warps=2 * search.start.num_warps)) == math.inf
+    assert search.climb(math.inf) is search.start
+
+
+def test_neighbours_are_one_step_away():
+    found = list(gpu_tune.neighbours(Config({"BM": 16, "M": 768}, num_warps=16, num_stages=3, measured="x")))
+    assert found == [
+        Config({"BM": 32, "M": 768}, 16, 3),
+        Config({"BM": 16, "M": 768}, 8, 3),
+        Config({"BM": 16, "M": 768}, 16, 2),
+        Config({"BM": 16, "M": 768}, 16, 4),
+    ]
