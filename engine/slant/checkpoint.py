@@ -59,7 +59,7 @@ class Checkpoint:
         self.head = HEAD if HEAD in self.tensors else EMBEDDING
         self._check()
         self.notes = tuple(self._notes())
-        self.certificate = self.probe = None  # an artifact has them
+        self.recipe = self.certificate = self.probe = None  # an artifact has them
 
     @classmethod
     def open(cls, model: str | Path) -> Checkpoint:

@@ -35,15 +35,27 @@ class Classifier:
         cls,
         model: str | Path,
         *,
-        weights: str,
-        device: str,
-        template: str | None,
-        labels: Mapping[str, str] | None,
-        max_tokens: int,
-        truncation: str,
-        token_budget: int | None,
+        weights: str = "auto",
+        device: str = "auto",
+        template: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        max_tokens: int = 8192,
+        truncation: str = "head",
+        token_budget: int | None = None,
     ) -> Classifier:
-        """The arguments are those of ``Engine.load``, and so are the errors."""
+        """Read all but the blocks.
+
+        weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere; an artifact is
+        computed in it too. "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads.
+        device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
+        template, labels: the prompt around "{article}" and {answer: name}; by default the folder's
+        ``slant.json``, else the built-in ones.
+        max_tokens, truncation: the longest prompt in tokens, and what happens to a longer one ("head" keeps the
+        article's beginning, "middle" its beginning and end, "error" makes it that row's error).
+        token_budget: computed tokens a batch, padding included; the default suits the device.
+
+        Raises SlantError: CheckpointError if the checkpoint does not fit, PromptError if the prompt does not.
+        """
         where = choose_device(device)
         dtype = choose_dtype(weights, where)
         budget = TOKEN_BUDGETS[where.type] if token_budget is None else token_budget

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from slant import probe
 from slant.batches import Ids, Result
 from slant.classifier import Classifier
 from slant.drift.certificate import certified_margin
-from slant.model import Model
+from slant.layerwise import LayerwiseRunner
+from slant.placement import demand, place, read_costs
 from slant.prompt import Prompt
-from slant.runner import Runner
 from slant.scores import Score, Scores
+from slant.tiers import Tier, choose, memory_limit
 from slant.weights import Weights
 
 Progress = Callable[[int, int], None]
@@ -36,11 +37,14 @@ class Executor(Protocol):
 class Engine:
     """A loaded classifier. ``Engine.load`` makes one; ``score`` and ``stream`` use it.
 
-    ``labels`` are the label names in class order. One engine serves one thread at a time.
+    ``labels`` are the label names in class order, ``tier`` says where the weights are. One engine serves one thread at
+    a time.
     """
 
-    def __init__(self, prompt: Prompt, runner: Executor, stable_margin: float | None = None) -> None:
-        self.prompt, self.runner, self.stable_margin = prompt, runner, stable_margin
+    def __init__(
+        self, prompt: Prompt, runner: Executor, stable_margin: float | None = None, tier: Tier | None = None
+    ) -> None:
+        self.prompt, self.runner, self.stable_margin, self.tier = prompt, runner, stable_margin, tier
         self.labels = prompt.label_names
 
     @classmethod
@@ -55,26 +59,28 @@ class Engine:
         max_tokens: int = 8192,
         truncation: str = "head",
         token_budget: int | None = None,
+        memory: str | int | None = "auto",
+        deterministic: bool = False,
+        costs: str | Path | None = None,
         threads: int | None = None,
         max_flip_rate: float | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Engine:
         """Load a checkpoint or a quantized artifact, a folder or hub id.
 
-        weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere; an artifact is
-        computed in it too. "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads.
-        device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
-        template, labels: the prompt around "{article}" and {answer: name}; by default the folder's
-        ``slant.json``, else the built-in ones.
-        max_tokens, truncation: the longest prompt in tokens, and what happens to a longer one ("head" keeps the
-        article's beginning, "middle" its beginning and end, "error" makes it that row's error).
-        token_budget: computed tokens a batch, padding included; the default suits the device.
+        weights ... token_budget: see ``Classifier.open``.
+        memory: what weights and batches may take on the device: bytes, a size like "4GB", or "auto": what a GPU has
+        free, no limit on a CPU. The fastest of ``slant.tiers`` that fits is taken; the libraries' own memory, some
+        0.5 GB on a GPU, comes on top.
+        deterministic: a text's scores are the same bits whatever else is in the call. Batches get a fixed number of
+        rows, so that a call of few texts computes as much as one of many: give a small token_budget with it.
+        costs: a table of measured batch times by which batches are planned; a GPU has a formula for a default.
         threads: CPU threads of the whole process (torch's setting); unchanged if None.
         max_flip_rate: refuse a model without a certificate, or with one that measured a larger share of label flips.
         progress: called with (blocks loaded, blocks in all).
 
-        An artifact's known answers are asked for before this returns. Raises SlantError: CheckpointError if the
-        checkpoint does not fit, PromptError if the prompt does not.
+        An artifact's known answers are asked for before this returns. Raises SlantError as ``Classifier.open`` does,
+        and if no way fits the memory.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -88,16 +94,41 @@ class Engine:
             truncation=truncation,
             token_budget=token_budget,
         )
-        prompt, source = classifier.prompt, classifier.source
+        prompt, source, where = classifier.prompt, classifier.source, classifier.device
         stable_margin = certified_margin(source, prompt, max_flip_rate)
-        network = Model(Weights(source, classifier.dtype, classifier.device), max_tokens, progress)
-        runner = Runner(
-            network, classifier.head, prompt.prefix_ids, max_tokens=max_tokens, token_budget=classifier.token_budget
+        tier = choose(demand(classifier, max_tokens), memory_limit(memory, where))
+        runner = place(
+            classifier,
+            tier,
+            max_tokens=max_tokens,
+            costs=read_costs(costs, classifier),
+            deterministic=deterministic,
+            progress=progress,
         )
-        engine = cls(prompt, runner, stable_margin)
+        engine = cls(prompt, runner, stable_margin, tier)
         if source.probe is not None and probe.applies(probe.parse(source.probe), prompt):
             probe.check(source.probe, engine.score(source.probe["texts"]), classifier.dtype)
         return engine
+
+    @classmethod
+    def layerwise(
+        cls, model: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None, **options: Any
+    ) -> Engine:
+        """An engine whose every call reads the checkpoint once, layer by layer: give it all texts at once.
+
+        The options are those of ``Classifier.open``, and with the same ones the scores are bit-identical to those of
+        ``load``. progress: called with (batches through a block, that of all blocks), in each call.
+        """
+        classifier = Classifier.open(model, **options)
+        runner = LayerwiseRunner.reading(
+            Weights(classifier.source, classifier.dtype, classifier.device),
+            classifier.head,
+            classifier.prompt.prefix_ids,
+            max_tokens=classifier.prompt.max_tokens,
+            token_budget=classifier.token_budget,
+            progress=progress,
+        )
+        return cls(classifier.prompt, runner)
 
     @overload
     def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]

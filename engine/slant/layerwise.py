@@ -1,17 +1,17 @@
-"""The reference without its memory: all texts go through a model of which one layer at a time is loaded.
+"""A model without its memory: all texts go through one block after the other, of which the device holds one or two.
 
-Block by block, every static batch is run and its hidden states are kept on the CPU; then the block is dropped. The
-batches, the prefix state and the operations are those of ``Runner`` and ``Model``, so the answers are the same bits,
-with weights of one layer in memory instead of all. Of the embedding only the rows of the texts' tokens are read.
+Block by block, every static batch is run and its residual stream is kept. The batches, the prefix state and the
+operations are those of ``Runner`` and ``Model``, so the answers are the same bits. Blocks are read from the checkpoint
+when they are due, for a reference that needs no more memory than one layer; or they come from the host's memory to a
+GPU that is too small for all of them, while the one before computes.
 
-Held at the peak: one block, its work on one batch, and ``hidden_size`` numbers for each computed token of all texts.
+Held at the peak: the blocks, their work on one batch, and ``hidden_size`` numbers for each computed token of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,54 +20,12 @@ from torch import Tensor
 
 from slant.batches import Ids, Result, StaticBatch, static_batches
 from slant.checkpoint import EMBEDDING
-from slant.classifier import Classifier
 from slant.costs import Costs
-from slant.engine import Engine
 from slant.execution import Head
 from slant.layers import Layers, ReadLayers, StreamedLayers
 from slant.model import Block, State, position_tables, positions
 from slant.weights import Weights
 from slant_kernels.embedding import embedding
-
-
-def load(
-    model: str | Path,
-    *,
-    weights: str = "bf16",
-    device: str = "auto",
-    template: str | None = None,
-    labels: Mapping[str, str] | None = None,
-    max_tokens: int = 8192,
-    truncation: str = "head",
-    token_budget: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Engine:
-    """An Engine whose every call reads the checkpoint once, layer by layer: give it all texts at once.
-
-    The arguments are those of ``Engine.load``, and with the same ones the scores are bit-identical to its scores.
-    progress: called with (batches through a block, that of all blocks), in each call.
-
-    Raises SlantError as ``Engine.load`` does.
-    """
-    classifier = Classifier.open(
-        model,
-        weights=weights,
-        device=device,
-        template=template,
-        labels=labels,
-        max_tokens=max_tokens,
-        truncation=truncation,
-        token_budget=token_budget,
-    )
-    runner = LayerwiseRunner.reading(
-        Weights(classifier.source, classifier.dtype, classifier.device),
-        classifier.head,
-        classifier.prompt.prefix_ids,
-        max_tokens=max_tokens,
-        token_budget=classifier.token_budget,
-        progress=progress,
-    )
-    return Engine(classifier.prompt, runner)
 
 
 @dataclass
@@ -135,8 +93,7 @@ class LayerwiseRunner:
 
         The embedding stays on the host; streams wait on the device, so ``group_tokens`` bounds them.
         """
-        table = weights.dense(EMBEDDING)
-        table = table.pin_memory() if device.type == "cuda" else table
+        table = Weights(weights.source, weights.dtype, device).on_host(EMBEDDING)
         tables = tuple(part.to(device) for part in position_tables(weights, options["max_tokens"]))
         return cls(
             StreamedLayers(weights, device, loading),

@@ -160,11 +160,16 @@ class Model:
         weights: Weights,
         max_tokens: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        host_embedding: bool = False,
     ) -> None:
-        """Load one tensor at a time; ``progress(done, total)`` counts blocks."""
+        """Load one tensor at a time; ``progress(done, total)`` counts blocks.
+
+        host_embedding: leave the embedding in page-locked host memory, out of which a GPU reads single rows.
+        """
         config = weights.source.config
         self.config, self.device, self.dtype = config, weights.device, weights.dtype
-        self.embedding = weights.dense(EMBEDDING)
+        self.embedding = weights.on_host(EMBEDDING) if host_embedding else weights.dense(EMBEDDING)
         self.blocks: list[Block] = []
         for index in range(config.num_hidden_layers):
             self.blocks.append(Block(config, weights, index))

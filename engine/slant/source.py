@@ -23,7 +23,8 @@ class Source(Protocol):
     """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer.
 
     ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
-    ``certificate`` and ``probe`` are the JSON objects that an artifact stores, or None.
+    ``recipe`` says which those are. ``certificate`` and ``probe`` are the JSON objects that an artifact stores. Each of
+    the three may be None.
     """
 
     @property
@@ -38,6 +39,8 @@ class Source(Protocol):
     def skipped(self) -> list[str]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> Recipe | None: ...
     @property
     def certificate(self) -> Mapping[str, Any] | None: ...
     @property

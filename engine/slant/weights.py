@@ -36,6 +36,11 @@ class Weights:
             part.copy_(self.source.read(name))
         return merged
 
+    def on_host(self, name: str) -> Tensor:
+        """A matrix in the model's dtype in host memory, page-locked if the device is a GPU."""
+        matrix = Weights(self.source, self.dtype, torch.device("cpu")).dense(name)
+        return matrix.pin_memory() if self.device.type == "cuda" else matrix
+
     def fp32(self, name: str) -> Tensor:
         """A small tensor (norm, gate, convolution) that is computed in fp32."""
         return self.source.read(name).to(device=self.device, dtype=torch.float32, copy=True)

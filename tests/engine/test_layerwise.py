@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny
-from slant import Engine, layerwise
+from slant import Engine, layers
 from slant.checkpoint import Checkpoint
 from slant.config import ModelConfig
 from slant.demo import FOLDER, passages
@@ -82,7 +82,7 @@ def test_texts_without_the_tokens_of_the_prefix(tiny_checkpoint):
 def test_bit_identical_to_the_engine(weights):
     texts = [*TEXTS[::4], "", None, "short", " ".join(TEXTS)]
     options = {"weights": weights, "device": "cpu", "max_tokens": 512, "truncation": "middle", "token_budget": 700}
-    plain, layered = Engine.load(FOLDER, **options), layerwise.load(FOLDER, **options)
+    plain, layered = Engine.load(FOLDER, **options), Engine.layerwise(FOLDER, **options)
     theirs = plain.score(texts)
     seen = []
     layered.runner.progress = lambda done, total: seen.append((done, total))
@@ -96,7 +96,7 @@ def test_bit_identical_to_the_engine(weights):
 
 
 def test_nothing_in_nothing_out():
-    engine = layerwise.load(FOLDER, device="cpu")
+    engine = Engine.layerwise(FOLDER, device="cpu")
     assert len(engine.score([])) == 0
     assert engine.score([""]).error[0]
 
@@ -106,7 +106,7 @@ def test_nothing_in_nothing_out():
 )
 def test_an_option_that_cannot_be_is_refused(options, word):
     with pytest.raises(SlantError, match=word):
-        layerwise.load(FOLDER, **options)
+        Engine.layerwise(FOLDER, **options)
 
 
 def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
@@ -119,7 +119,7 @@ def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
             held.add(self)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(layerwise, "Block", Counted)
+    monkeypatch.setattr(layers, "Block", Counted)
     _, layered = runners(tiny_checkpoint("grouped"), torch.float32, PREFIX)
     assert len(list(layered.run(sequences()))) > 4
     assert not held

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from slant import layerwise
 from slant.checkpoint import resolve
 from slant.classifier import DTYPES, choose_device, choose_dtype
 from slant.drift.budgets import Budgets
@@ -137,7 +136,7 @@ def _reference(
     options = {**options, "weights": weights, "device": device}
     if method == "layerwise":
         # Its own progress, not that of the batches: they are all answered at the very end.
-        engine = layerwise.load(source, **options, progress=partial(progress, "reference, layer by layer"))
+        engine = Engine.layerwise(source, **options, progress=partial(progress, "reference, layer by layer"))
         return engine.score(texts.texts)
     engine = Engine.load(source, **options, progress=partial(progress, "loading the reference"))
     return _score(engine, texts.texts, "scoring with the reference", progress)

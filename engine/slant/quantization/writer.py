@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slant import __version__, layerwise, probe
+from slant import __version__, probe
 from slant.checkpoint import HEAD, Checkpoint, resolve
 from slant.classifier import check_fit, choose_device
+from slant.engine import Engine
 from slant.errors import CheckpointError
 from slant.prompt import Prompt
 from slant.quantization.artifact import OPTIONAL_FILES, PARTS, Artifact, shard_tensors
@@ -105,7 +106,7 @@ def quantize_checkpoint(
     made = {shard: journal.files[shard] for shard in shards}
     replace(plan, files=made | dict(sorted(written.items()))).write(partial)
     del prompt  # its tokenizer may be the largest thing in memory, and the next line loads it again
-    known = layerwise.load(partial, weights="fp32", device=device)
+    known = Engine.layerwise(partial, weights="fp32", device=device)
     Artifact(partial).annotate(probe=probe.record(known.prompt, known.score(probe.TEXTS)))
     _publish(partial, target)
     return target

@@ -1,0 +1,80 @@
+"""A classifier's runner: its weights put where a memory tier wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from slant.classifier import Classifier
+from slant.costs import Costs, Table, default_costs
+from slant.execution import cuda_capture
+from slant.layerwise import LayerwiseRunner
+from slant.model import Model
+from slant.runner import Runner
+from slant.tiers import Demand, Tier
+from slant.weights import Weights
+from slant_kernels.packed import Scratch
+
+
+def demand(classifier: Classifier, max_tokens: int) -> Demand:
+    """What decides the bytes of the tiers of a classifier."""
+    return Demand(
+        classifier.source.config,
+        classifier.source.recipe,
+        classifier.dtype,
+        classifier.device.type,
+        answers=len(classifier.head.rows),
+        prefix_tokens=len(classifier.prompt.prefix_ids),
+        max_tokens=max_tokens,
+        token_budget=classifier.token_budget,
+    )
+
+
+def place(
+    classifier: Classifier,
+    tier: Tier,
+    *,
+    max_tokens: int,
+    costs: Costs | None = None,
+    deterministic: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Runner | LayerwiseRunner:
+    """Load the blocks; ``progress(done, total)`` counts them."""
+    source, dtype, device = classifier.source, classifier.dtype, classifier.device
+    head, prefix_ids = classifier.head, classifier.prompt.prefix_ids
+    scratch = Scratch(dtype, device) if tier.packed and source.recipe is not None else None
+    if tier.streamed:
+        return LayerwiseRunner.streaming(
+            Weights(source, dtype, torch.device("cpu"), scratch),
+            device,
+            head,
+            prefix_ids,
+            group_tokens=tier.token_budget,
+            loading=progress,
+            max_tokens=max_tokens,
+            token_budget=tier.token_budget,
+            costs=costs,
+            deterministic=deterministic,
+        )
+    model = Model(Weights(source, dtype, device, scratch), max_tokens, progress, host_embedding=tier.host_embedding)
+    return Runner(
+        model,
+        head,
+        prefix_ids,
+        max_tokens=max_tokens,
+        token_budget=tier.token_budget,
+        costs=costs,
+        deterministic=deterministic,
+        capture=cuda_capture() if device.type == "cuda" else None,
+    )
+
+
+def read_costs(path: str | Path | None, classifier: Classifier) -> Costs | None:
+    """The measured table in a file, or else a GPU's default; None: a CPU's batches are planned by their tokens."""
+    if path is not None:
+        return Table.read(Path(path))
+    if classifier.device.type == "cpu":
+        return None
+    return default_costs(classifier.source.config, classifier.device.type, classifier.dtype.itemsize)
