@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen3_5Config, Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5TextConfig
+
+from slant.checkpoint import Checkpoint
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import Recipe
 
 L, F = "linear_attention", "full_attention"
 VOCABULARY = 96
@@ -94,3 +99,10 @@ def randomize(model: Any) -> None:
 def save(shape: str, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
     build(shape).to(dtype).save_pretrained(folder, **options)
     return folder
+
+
+def quantized(folder: Path, recipe: Recipe) -> QuantizedCheckpoint:
+    """A checkpoint seen through a recipe, on the CPU, that quantizes each matrix once however often it is read."""
+    source = QuantizedCheckpoint(Checkpoint.open(folder), recipe, torch.device("cpu"))
+    source.quantized = cache(source.quantized)  # type: ignore[method-assign]
+    return source

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slant import __version__
+from slant.cli_compile import compile_ahead
 from slant.cli_drift import drift
 from slant.cli_options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
 from slant.cli_quantize import quantize
@@ -81,6 +82,12 @@ def score(
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
     ] = Truncation.head,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
+    memory: Annotated[
+        str, typer.Option(help="What the device may hold: auto, or a size like 4GB; decides where weights stay.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits for a text whatever else is scored with it.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
     max_flip_rate: Annotated[
         float | None, typer.Option(min=0, help="Refuse a model that is not certified to flip at most this share.")
@@ -106,6 +113,7 @@ def score(
             from slant.engine import Engine
 
             options = {**settings, "device": device, "truncation": truncation.value, "threads": threads}
+            options |= {"memory": memory, "deterministic": deterministic}
             engine = Engine.load(
                 checkpoint_path(model),
                 weights=weights.value,
@@ -179,6 +187,7 @@ def inspect(
 
 app.command()(drift)
 app.command()(quantize)
+app.command("compile")(compile_ahead)
 
 
 def main() -> None:

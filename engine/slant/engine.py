@@ -6,7 +6,9 @@ batches and computes five logits for each, and the engine puts the answers back 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -20,7 +22,7 @@ from slant.classifier import Classifier
 from slant.drift.certificate import certified_margin
 from slant.layerwise import LayerwiseRunner
 from slant.placement import demand, place, read_costs
-from slant.prompt import Prompt
+from slant.prompt import EncodedText, Prompt
 from slant.scores import Score, Scores
 from slant.tiers import Tier, choose, memory_limit
 from slant.weights import Weights
@@ -31,6 +33,8 @@ Progress = Callable[[int, int], None]
 class Executor(Protocol):
     """What answers for token sequences: the runner, or one that holds a layer at a time."""
 
+    @property
+    def device(self) -> torch.device: ...
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]: ...
 
 
@@ -148,25 +152,56 @@ class Engine:
         return Scores(self._score(list(texts)), self.labels)
 
     def stream(
-        self, texts: Iterable[object], *, window: int = 1024, progress: Progress = lambda texts, tokens: None
+        self,
+        texts: Iterable[object],
+        *,
+        window: int = 1024,
+        progress: Progress = lambda texts, tokens: None,
+        overlap: bool | None = None,
     ) -> Iterator[Score]:
         """Score any number of texts in constant memory, lazily and in their order.
 
         ``window`` texts are read ahead and sorted by length: a larger one pads less and answers later. ``progress`` is
         called after each batch with the texts it answered and their tokens, before a window's first answer is given.
+        overlap: tokenize one window and compute another in threads of their own while the caller has a third; by
+        default on a GPU, which waits otherwise. ``texts`` is read by the caller's thread in any case.
         """
         if window < 1:
             raise ValueError(f"the window must hold at least one text, not {window}.")
         texts = iter(texts)
-        while chunk := list(islice(texts, window)):
-            yield from self._score(chunk, progress)
+        windows = iter(lambda: list(islice(texts, window)), [])
+        if overlap or (overlap is None and self.runner.device.type == "cuda"):
+            yield from self._overlapped(windows, progress)
+        else:
+            for chunk in windows:
+                yield from self._score(chunk, progress)
+
+    def _overlapped(self, windows: Iterator[list[object]], progress: Progress) -> Iterator[Score]:
+        pending: deque[Future[list[Score]]] = deque()
+        with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as scoring:
+            try:
+                for chunk in windows:
+                    encoded = tokenizing.submit(self.prompt.encode, chunk)
+                    pending.append(scoring.submit(self._score_encoded, encoded, progress))
+                    if len(pending) > 1:
+                        yield from pending.popleft().result()
+                while pending:
+                    yield from pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
 
     def warmup(self) -> None:
         """Run one small batch, so that the first real one does not pay for thread pools and first-touched memory."""
         self._score(["warm-up"])
 
     def _score(self, texts: list[object], progress: Progress = lambda texts, tokens: None) -> list[Score]:
-        encoded = self.prompt.encode(texts)
+        return self._answers(self.prompt.encode(texts), progress)
+
+    def _score_encoded(self, encoded: Future[list[EncodedText]], progress: Progress) -> list[Score]:
+        return self._answers(encoded.result(), progress)
+
+    def _answers(self, encoded: list[EncodedText], progress: Progress) -> list[Score]:
         good = [row for row, text in enumerate(encoded) if text.error is None]
         scores = [Score.failed(text.error or "", len(self.labels)) for text in encoded]
         for result in self.runner.run([encoded[row].ids for row in good]):

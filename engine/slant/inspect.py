@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
@@ -14,9 +15,10 @@ from rich.text import Text
 from slant.checkpoint import EMBEDDING, HEAD, TensorInfo
 from slant.classifier import DTYPES, TOKEN_BUDGETS, check_fit
 from slant.drift.certificate import Certificate, parse
-from slant.memory import activation_bytes, prefix_bytes, weight_bytes
 from slant.prompt import Prompt
+from slant.quantization.recipe import Recipe
 from slant.source import Source, open_model
+from slant.tiers import Demand, tiers
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
 
@@ -105,21 +107,33 @@ def certificate(certified: Certificate) -> Table:
 
 
 def memory(checkpoint: Source, prompt: Prompt) -> Table:
-    """Predicted bytes: resident weights, and the peak of the default CPU batch and of one text of max_tokens."""
-    config = checkpoint.config
-    table = Table("weights", *(_right(n) for n in ("resident", "prefix", "+ batch", "+ longest text", "peak")))
+    """Predicted bytes on the device, by device and tier: see ``slant.tiers``."""
+    table = Table("device", "weights", "tier", *(_right(name) for name in ("weights", "prefix", "batches", "peak")))
     table.title = "Predicted memory"
-    for name, dtype in DTYPES.items():
-        weights = weight_bytes(config, dtype.itemsize, len(prompt.answer_ids))
-        prefix = prefix_bytes(config, dtype.itemsize, len(prompt.prefix_ids))
-        length = 128
-        batch = activation_bytes(config, dtype.itemsize, TOKEN_BUDGETS["cpu"] // length, length)
-        longest = activation_bytes(config, dtype.itemsize, 1, prompt.max_tokens)
-        sizes = (weights, prefix, batch, longest, weights + prefix + max(batch, longest))
-        table.add_row(name, *map(human, sizes))
-    table.caption = (
-        f"batch: {TOKEN_BUDGETS['cpu'] // 128} texts of 128 tokens; longest text: {prompt.max_tokens} tokens"
-    )
+    own = checkpoint.recipe
+    recipes = {"artifact": own} if own else {"bf16": None, **{name: Recipe.named(name) for name in ("hqq8", "hqq4")}}
+    known = {"cpu": {**recipes, "fp32": None}, "cuda": recipes}
+    for device, weights in known.items():
+        shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
+        for name, recipe in weights.items():
+            demand = Demand(
+                checkpoint.config,
+                recipe,
+                DTYPES.get(name, torch.bfloat16),
+                device,
+                answers=len(prompt.answer_ids),
+                prefix_tokens=len(prompt.prefix_ids),
+                max_tokens=prompt.max_tokens,
+                token_budget=TOKEN_BUDGETS[device],
+            )
+            for tier in tiers(demand):
+                if (tier.name, tier.peak) not in shown:
+                    shown.add((tier.name, tier.peak))
+                    sizes = tier.weights, tier.prefix, tier.activations, tier.peak
+                    table.add_row(device, name, tier.name, *map(human, sizes))
+        table.add_section()
+    budgets = " and ".join(f"{tokens:,} tokens on {device}" for device, tokens in TOKEN_BUDGETS.items())
+    table.caption = f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; on cuda formulas, not measured"
     return table
 
 

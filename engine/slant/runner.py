@@ -48,6 +48,10 @@ class Runner:
         self._eager = Eager(model, head, self.prefix)
         self._graphs = Graphs(self._eager, capture) if capture else None
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def record(self, shapes: Iterable[tuple[int, int]]) -> None:
         """Capture shapes (lines, padded length) of texts that start with the prefix, if there is one."""
         if self._graphs is not None:
@@ -66,7 +70,7 @@ class Runner:
         pending: deque[Pending] = deque()
         for batch in self.batches(sequences):
             pending += self._submit(batch)
-            while len(pending) > AHEAD[self.model.device.type]:
+            while len(pending) > AHEAD[self.device.type]:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -79,7 +83,7 @@ class Runner:
             pass  # handled outside, where the failed attempt's tensors are gone
         if len(batch.rows) == 1:
             raise SlantError(
-                f"a text of {batch.ids.shape[1]} tokens does not fit the memory of {self.model.device}; "
+                f"a text of {batch.ids.shape[1]} tokens does not fit the memory of {self.device}; "
                 "give a smaller memory= so that less stays resident, or a smaller max_tokens."
             )
         warnings.warn(
@@ -92,5 +96,5 @@ class Runner:
         except torch.OutOfMemoryError:
             raise SlantError(
                 f"half a batch of {batch.ids.shape[0]} x {batch.ids.shape[1]} tokens does not fit the memory of "
-                f"{self.model.device} either; give a token_budget of {batch.ids.numel() // 4} or less."
+                f"{self.device} either; give a token_budget of {batch.ids.numel() // 4} or less."
             ) from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -100,24 +100,21 @@ def choose(demand: Demand, limit: int | None) -> Tier:
 
     Raises SlantError naming the setting that needs least, if none fits.
     """
-    options = list(tiers(demand))
+    budgets = [demand.token_budget]
+    while budgets[-1] > LEAST_BUDGET:
+        budgets.append(max(LEAST_BUDGET, budgets[-1] // 2))
+    ways = list(zip(*(tiers(replace(demand, token_budget=budget)) for budget in budgets), strict=True))
     if limit is None:
-        return options[0]
-    for option in options:
-        budget = demand.token_budget
-        while True:
-            found = Tier(option.name, option.weights, option.prefix, _activations(demand, budget), budget)
-            if found.peak <= limit:
-                return found
-            if budget <= LEAST_BUDGET:
-                break
-            budget = max(LEAST_BUDGET, budget // 2)
-    least = options[-1]
-    floor = least.weights + least.prefix + _activations(demand, LEAST_BUDGET)
+        return ways[0][0]
+    for way in ways:
+        for tier in way:
+            if tier.peak <= limit:
+                return tier
+    least = min((way[-1] for way in ways), key=lambda tier: tier.peak)
     advice = "a smaller max_tokens" if demand.recipe is not None else "weights=hqq4 or a smaller max_tokens"
     raise SlantError(
-        f"{gigabytes(limit)} of memory are too little: the cheapest way, {least.name}, needs {gigabytes(floor)} for "
-        f"texts of {demand.max_tokens} tokens; give {advice}."
+        f"{gigabytes(limit)} of memory are too little: the cheapest way, {least.name}, needs {gigabytes(least.peak)} "
+        f"for texts of {demand.max_tokens} tokens; give {advice}."
     )
 
 

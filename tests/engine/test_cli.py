@@ -141,7 +141,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
     options = (
         f"--model m --weights fp32 --device cuda:1 --max-tokens 99 --truncation middle --threads 3 --max-flip-rate 0.5 "
         f"--template {table.with_name('template.txt')} --labels {table.with_name('labels.json')} "
-        f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv"
+        f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv --memory 4GB --deterministic"
     )
     assert slant("score", table, *options.split())[0] == 0
     del seen["progress"]
@@ -152,6 +152,8 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
         "max_tokens": 99,
         "truncation": "middle",
         "threads": 3,
+        "memory": "4GB",
+        "deterministic": True,
         "max_flip_rate": 0.5,
         "template": "é {article}\r\n",
         "labels": {"1": "yes", "0": "no"},

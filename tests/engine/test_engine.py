@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import threading
 from itertools import islice
 
 import numpy as np
@@ -158,6 +159,30 @@ def test_stream_reports_each_batch_before_the_windows_answers(engine):
     assert sum(texts for texts, _ in batches) == len(TEXTS)
     assert sum(tokens for _, tokens in batches) == first.tokens + sum(score.tokens for score in stream)
     assert len(batches) > 1
+
+
+def test_stream_overlapped_keeps_order_and_reads_two_windows_ahead(engine, scores):
+    read = []
+
+    def source():
+        for index in range(10**6):
+            read.append(threading.get_ident())
+            yield TEXTS[index % len(TEXTS)]
+
+    first = list(islice(engine.stream(source(), window=16, overlap=True), 40))
+    assert len(read) <= (3 + 1) * 16
+    assert set(read) == {threading.get_ident()}, "a caller's iterator stays in the caller's thread"
+    for index, score in enumerate(first):
+        np.testing.assert_allclose(score.logits, scores[index % len(TEXTS)].logits, atol=1e-5)
+    everything = engine.stream([*TEXTS, None], window=10, overlap=True)
+    assert [score.error is None for score in everything] == [True] * len(TEXTS) + [False]
+    assert list(engine.stream([], overlap=True)) == []
+
+
+def test_stream_overlapped_passes_failures_on(engine, monkeypatch):
+    monkeypatch.setattr(engine.runner, "run", lambda sequences: (_ for _ in ()).throw(SlantError("no memory")))
+    with pytest.raises(SlantError, match="no memory"):
+        list(engine.stream(TEXTS, window=8, overlap=True))
 
 
 def test_stream_refuses_an_empty_window(engine):

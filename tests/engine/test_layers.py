@@ -12,7 +12,6 @@ from slant.execution import Head
 from slant.layers import StreamedLayers, placed, tensors
 from slant.layerwise import LayerwiseRunner, groups
 from slant.model import Block, Model
-from slant.quantization.quantize import QuantizedCheckpoint
 from slant.quantization.recipe import Recipe
 from slant.runner import Runner
 from slant.weights import Weights
@@ -26,12 +25,7 @@ OPTIONS = {"max_tokens": 256, "token_budget": 300}
 @cache
 def source(folder, recipe):
     """The checkpoint, or seen through a recipe and quantized once."""
-    checkpoint = Checkpoint.open(folder)
-    if recipe is None:
-        return checkpoint
-    quantized = QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU)
-    quantized.quantized = cache(quantized.quantized)
-    return quantized
+    return tiny.quantized(folder, Recipe.named(recipe)) if recipe else Checkpoint.open(folder)
 
 
 def weights(folder, recipe, dtype):

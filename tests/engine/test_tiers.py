@@ -1,0 +1,207 @@
+"""Memory tiers: predicted bytes against held ones, the choice among them, and the same scores from each."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from peak import PeakBytes
+from slant import Engine
+from slant.classifier import Classifier
+from slant.config import ModelConfig
+from slant.demo import FOLDER, passages
+from slant.errors import SlantError
+from slant.layerwise import LayerwiseRunner
+from slant.memory import activation_bytes, weight_bytes
+from slant.placement import demand, place
+from slant.quantization.recipe import Recipe
+from slant.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
+from slant_kernels.quantized import QuantizedMatrix, layout
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import random_model
+
+CPU = torch.device("cpu")
+TEXTS = [passage["text"] for passage in passages()][:6]
+BILLIONS_4 = Demand(
+    ModelConfig.parse(random_model.SHAPES["4b"]),
+    Recipe.named("hqq4"),
+    torch.bfloat16,
+    "cuda",
+    answers=5,
+    prefix_tokens=30,
+    max_tokens=8192,
+    token_budget=16384,
+)
+
+
+def options(**changes):
+    return {tier.name: tier for tier in tiers(dataclasses.replace(BILLIONS_4, **changes))}
+
+
+def test_the_tiers_of_four_billion_parameters():
+    """The aims at 8192 tokens: hqq4 under 3 GB, streamed under 1 GB."""
+    found = options(token_budget=8192)
+    assert list(found) == ["resident", "packed", "packed, host", "streamed"]
+    peaks = [tier.peak for tier in found.values()]
+    assert peaks == sorted(peaks, reverse=True)
+    assert found["packed, host"].peak < 3.0e9
+    assert found["streamed"].peak < 1.0e9
+    dense = weight_bytes(BILLIONS_4.config, 2, 5)
+    assert found["resident"].weights == dense
+    embedding = 248320 * 2560 * 2
+    assert found["packed"].weights - found["packed, host"].weights == embedding
+
+
+def test_what_there_is_depends_on_recipe_and_device():
+    assert list(options(recipe=None)) == ["resident", "streamed"]
+    assert list(options(device_type="cpu")) == ["resident", "packed"]
+    assert list(options(recipe=None, device_type="cpu")) == ["resident"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [(None, "resident"), (80e9, "resident"), (8e9, "packed"), (3.2e9, "packed, host"), (2e9, "streamed")],
+)
+def test_the_fastest_that_fits_is_chosen(limit, name):
+    tier = choose(BILLIONS_4, None if limit is None else int(limit))
+    assert tier.name == name
+    assert limit is None or tier.peak <= limit
+
+
+def test_the_token_budget_shrinks_before_a_slower_tier_is_taken():
+    whole = choose(BILLIONS_4, int(80e9))
+    assert whole.token_budget == 16384
+    needed = dataclasses.replace(BILLIONS_4, token_budget=8192)
+    limit = next(tiers(needed)).peak
+    tier = choose(BILLIONS_4, limit)
+    assert (tier.name, tier.token_budget) == ("resident", 8192)
+    assert choose(BILLIONS_4, limit - 1).name == "packed", "the longest text alone needs as much"
+
+
+def test_too_little_memory_names_the_cheapest_way():
+    with pytest.raises(
+        SlantError, match=r"0\.50 GB of memory are too little: the cheapest way, streamed, needs 0\.\d\d"
+    ):
+        choose(BILLIONS_4, int(0.5e9))
+    with pytest.raises(SlantError, match="give weights=hqq4 or a smaller max_tokens"):
+        choose(dataclasses.replace(BILLIONS_4, recipe=None), int(0.5e9))
+    with pytest.raises(SlantError, match="the cheapest way, packed, needs"):
+        Engine.load(FOLDER, weights="hqq4", device="cpu", memory="1MB")
+
+
+def test_what_the_error_names_is_enough():
+    with pytest.raises(SlantError) as error:
+        choose(BILLIONS_4, int(0.5e9))
+    needed = float(str(error.value).split("needs ")[1].split(" GB")[0])
+    assert choose(BILLIONS_4, int((needed + 0.01) * 1e9)).name == "streamed"
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ("4GB", 4 * 10**9),
+        ("4 gib", 4 * 2**30),
+        ("900MB", 900 * 10**6),
+        ("1.5GB", 1_500_000_000),
+        ("12000", 12000),
+        (5, 5),
+        ("auto", None),
+        (None, None),
+    ],
+)
+def test_sizes(given, size):
+    assert memory_limit(given, CPU) == size
+
+
+@pytest.mark.parametrize("given", ["", "4 apples", "GB", "-4GB", "4IB", 0, -1, True, "0GB"])
+def test_sizes_that_are_none(given):
+    with pytest.raises(SlantError, match="is no size; give auto, bytes, or one like 4GB"):
+        memory_limit(given, CPU)
+
+
+def opened(folder, recipe, **options):
+    """A classifier in bf16, of the checkpoint or seen through a recipe."""
+    made = Classifier.open(folder, weights="bf16", device="cpu", **options)
+    return dataclasses.replace(made, source=tiny.quantized(folder, Recipe.named(recipe))) if recipe else made
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Models of the 0.8B shape with three layers of one kind, and the demo's tokenizer."""
+    made = {}
+    for kind in ("linear_attention", "full_attention"):
+        name = f"tiers {kind}"
+        random_model.SHAPES[name] = random_model.SHAPES["0.8b"] | {
+            "vocab_size": 4096,
+            "num_hidden_layers": 3,
+            "layer_types": [kind] * 3,
+        }
+        made[kind] = random_model.write(name, tmp_path_factory.mktemp("model"))
+        (made[kind] / "tokenizer.json").write_bytes((FOLDER / "tokenizer.json").read_bytes())
+    return made
+
+
+def coded(source, name):
+    """A matrix of zeros as the recipe would store it: bytes are counted here, and the solver has its own."""
+    grid = source.recipe.grid(name)
+    if grid is None:
+        return None
+    shape = source.tensors[name].shape
+    codes, groups = layout(shape, grid.bits, grid.group_size)
+    parts = torch.zeros(codes, dtype=torch.uint8), torch.zeros(groups).half(), torch.zeros(groups).half()
+    return QuantizedMatrix(*parts, grid.bits, grid.group_size, shape)
+
+
+@pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
+@pytest.mark.parametrize(("recipe", "name"), [(None, "resident"), ("hqq4", "packed")])
+def test_the_predicted_peak_is_what_is_held(folders, kind, recipe, name):
+    """Within 10 %, from before the weights are loaded to after the largest batch."""
+    made = opened(folders[kind], recipe, max_tokens=512, token_budget=1024)
+    tier = next(tier for tier in tiers(demand(made, 512)) if tier.name == name)
+    if recipe:
+        made.source.quantized = lambda matrix: coded(made.source, matrix)
+    texts = [np.full(128 + len(made.prompt.prefix_ids), 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
+    for text in texts:
+        text[: len(made.prompt.prefix_ids)] = made.prompt.prefix_ids
+    with PeakBytes() as peak:
+        runner = place(made, tier, max_tokens=512)
+        assert len(list(runner.run(texts))) == 2, "a batch of the budget, and the longest text"
+    assert 0.9 * peak.bytes <= tier.peak <= 1.1 * peak.bytes
+
+
+@pytest.mark.parametrize("recipe", ["hqq4", "hqq8"])
+def test_every_tier_gives_the_same_bits(recipe):
+    made, found = opened(FOLDER, recipe, token_budget=512), {}
+    for name in ("resident", "packed", "packed, host", "streamed"):
+        runner = place(made, Tier(name, 0, 0, 0, 512), max_tokens=512)
+        assert isinstance(runner, LayerwiseRunner) == (name == "streamed")
+        found[name] = Engine(made.prompt, runner).score(TEXTS).logits
+    assert np.isfinite(found["resident"]).all()
+    for name, logits in found.items():
+        assert np.array_equal(logits, found["resident"]), name
+
+
+def test_memory_is_an_option_of_load():
+    sizes = dict.fromkeys(("resident", "packed"))
+    made = Classifier.open(FOLDER, weights="hqq4", device="cpu", max_tokens=1024)
+    for tier in tiers(demand(made, 1024)):
+        sizes[tier.name] = tier.peak
+    engine = Engine.load(FOLDER, weights="hqq4", device="cpu", max_tokens=1024)
+    assert engine.tier.name == "resident"
+    assert engine.tier.peak == sizes["resident"]
+    small = Engine.load(FOLDER, weights="hqq4", device="cpu", max_tokens=1024, memory=sizes["resident"] - 1)
+    assert small.tier.name == "resident", "with a smaller token budget"
+    assert small.tier.token_budget < engine.tier.token_budget
+    assert gigabytes(1_234_000_000) == "1.23 GB"
+
+
+def test_the_longest_text_and_the_batch_both_count():
+    batch = activation_bytes(BILLIONS_4.config, 2, 128, 128, "cuda")
+    assert options()["resident"].activations == batch
+    text = activation_bytes(BILLIONS_4.config, 2, 1, 8192, "cuda")
+    assert options(token_budget=1024)["resident"].activations == text
