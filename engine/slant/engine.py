@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -20,11 +21,14 @@ from slant import probe
 from slant.batches import Ids, Result
 from slant.classifier import Classifier
 from slant.drift.certificate import certified_margin
+from slant.execution import graph_shapes
 from slant.layerwise import LayerwiseRunner
 from slant.placement import demand, place, read_costs
 from slant.prompt import EncodedText, Prompt
+from slant.runner import Runner
 from slant.scores import Score, Scores
-from slant.tiers import Tier, choose, memory_limit
+from slant.tiers import Demand, Tier, choose, memory_limit
+from slant.variants import compile_kernels
 from slant.weights import Weights
 
 Progress = Callable[[int, int], None]
@@ -46,9 +50,15 @@ class Engine:
     """
 
     def __init__(
-        self, prompt: Prompt, runner: Executor, stable_margin: float | None = None, tier: Tier | None = None
+        self,
+        prompt: Prompt,
+        runner: Executor,
+        stable_margin: float | None = None,
+        tier: Tier | None = None,
+        demand: Demand | None = None,
     ) -> None:
-        self.prompt, self.runner, self.stable_margin, self.tier = prompt, runner, stable_margin, tier
+        self.prompt, self.runner, self.stable_margin = prompt, runner, stable_margin
+        self.tier, self._demand = tier, demand
         self.labels = prompt.label_names
 
     @classmethod
@@ -100,7 +110,8 @@ class Engine:
         )
         prompt, source, where = classifier.prompt, classifier.source, classifier.device
         stable_margin = certified_margin(source, prompt, max_flip_rate)
-        tier = choose(demand(classifier, max_tokens), memory_limit(memory, where))
+        needs = demand(classifier, max_tokens)
+        tier = choose(needs, memory_limit(memory, where))
         runner = place(
             classifier,
             tier,
@@ -109,7 +120,7 @@ class Engine:
             deterministic=deterministic,
             progress=progress,
         )
-        engine = cls(prompt, runner, stable_margin, tier)
+        engine = cls(prompt, runner, stable_margin, tier, replace(needs, token_budget=tier.token_budget))
         if source.probe is not None and probe.applies(probe.parse(source.probe), prompt):
             probe.check(source.probe, engine.score(source.probe["texts"]), classifier.dtype)
         return engine
@@ -191,8 +202,17 @@ class Engine:
                 for future in pending:
                     future.cancel()
 
-    def warmup(self) -> None:
-        """Run one small batch, so that the first real one does not pay for thread pools and first-touched memory."""
+    def warmup(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Do once what the first texts would wait for.
+
+        On a GPU every kernel that a batch can need is compiled, or read from Triton's cache (``progress`` counts them),
+        and graphs of small batches are captured: ``slant_kernels.cross.no_compilation`` holds from then on. Then one
+        small batch is run, for thread pools and first-touched memory.
+        """
+        if self._demand is not None and self.runner.device.type == "cuda":
+            compile_kernels(self._demand, progress=progress)
+            if isinstance(self.runner, Runner):
+                self.runner.record(graph_shapes(self._demand.max_tokens - self._demand.prefix_tokens))
         self._score(["warm-up"])
 
     def _score(self, texts: list[object], progress: Progress = lambda texts, tokens: None) -> list[Score]:

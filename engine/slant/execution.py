@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from slant.batches import Result, StaticBatch
+from slant.buckets import bucket_lengths
 from slant.model import Model, Prefix
 from slant_kernels.digit_head import Digits, digit_head
 
@@ -85,6 +86,16 @@ def cuda_capture() -> Capture:
         return graph.replay, digits
 
     return capture
+
+
+GRAPH_LINES = (1, 2, 4, 8)
+GRAPH_TOKENS = 2048  # computed tokens above which a GPU is busy longer than the host needs for the launches
+
+
+def graph_shapes(limit: int) -> list[tuple[int, int]]:
+    """Shapes (lines, padded length) worth capturing, of texts of at most ``limit`` tokens after the prefix."""
+    lengths = bucket_lengths(limit)
+    return [(lines, length) for lines in GRAPH_LINES for length in lengths if lines * length <= GRAPH_TOKENS]
 
 
 @dataclass(frozen=True)

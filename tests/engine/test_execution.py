@@ -7,10 +7,11 @@ import torch
 import tiny
 from slant import runner as runner_module
 from slant.batches import StaticBatch
+from slant.buckets import bucket_lengths
 from slant.checkpoint import Checkpoint
 from slant.costs import Formula
 from slant.errors import SlantError
-from slant.execution import Graphs, Head
+from slant.execution import Graphs, Head, graph_shapes
 from slant.model import Model
 from slant.runner import Runner
 from slant.weights import Weights
@@ -150,6 +151,15 @@ def test_graphs_choose_the_fewest_lines_that_fit(model):
     assert isinstance(runner._graphs, Graphs)
     (result,) = runner.run(sequences(9, 9, 9))
     assert result.computed_tokens == 4 * 16
+
+
+def test_the_shapes_worth_a_graph():
+    shapes = graph_shapes(8162)
+    assert (1, 16) in shapes
+    assert (8, 256) in shapes
+    assert max(lines * length for lines, length in shapes) <= 2048
+    assert {length for lines, length in shapes if lines == 1} == {n for n in bucket_lengths(8162) if n <= 2048}
+    assert graph_shapes(20) == [(lines, length) for lines in (1, 2, 4, 8) for length in (16, 20)]
 
 
 def test_batches_are_submitted_ahead_of_the_answers(model, monkeypatch):
