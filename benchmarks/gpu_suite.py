@@ -1,6 +1,9 @@
-"""Times every kernel on this machine's GPU, after its tests pass there, against limits measured in the same run.
+"""Times every kernel and the whole model on this machine's GPU, after its tests pass there, against limits measured in
+the same run.
 
-    python benchmarks/gpu_suite.py                       tests, limits, all ops; appends to results/gpu_kernels.jsonl
+    python benchmarks/gpu_suite.py                       tests, all parts; appends to results/gpu_*.jsonl
+    python benchmarks/gpu_suite.py --part model          the whole model only: memory, latency, throughput, cold start
+    python benchmarks/gpu_suite.py --part peers          the whole model beside transformers only
     python benchmarks/gpu_suite.py --op delta_rule       one op
     python benchmarks/gpu_suite.py --tune swiglu         search configurations of the op's kernels
     python benchmarks/gpu_suite.py --dry-run             no GPU: everything but the timing, at tiny sizes on the CPU
@@ -16,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # The repository need not be installed.
@@ -29,28 +32,34 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (str(ROOT / "engine"), str(ROOT / "kernels"))
 WORKERS = 8
+PARTS = {"kernels": 0.45, "model": 0.4, "peers": 0.15}  # of the time
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", action="append", help="only these ops; may be repeated")
+    parser.add_argument("--part", action="append", choices=list(PARTS), help="only these; may be repeated")
+    parser.add_argument("--op", action="append", help="only these ops of the kernels; may be repeated")
     parser.add_argument("--shape", help="only cases whose shape contains this text")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.1, help="timed seconds a contender and case")
-    parser.add_argument("--minutes", type=float, default=9, help="no new case is started after so long")
+    parser.add_argument("--minutes", type=float, default=9, help="nothing new is started after so long")
     parser.add_argument("--skip-tests", action="store_true", help="time without the tests; every row says so")
     parser.add_argument("--tune", metavar="OP", help="search configurations instead")
-    parser.add_argument("--results", type=Path, help="folder of gpu_kernels.jsonl")
+    parser.add_argument("--results", type=Path, help="folder of the result files")
     parser.add_argument("--commit", help="stands in the rows where git is not there to ask")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(argv)
     started = time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else 150)
+    some_kernels = options.op or options.shape or options.tune
+    parts = options.part or (["kernels"] if some_kernels else list(PARTS))
     if options.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
         import gpu_dry_run
+        import model_dry_run
 
-        return gpu_dry_run.run(options, console)
+        kernels = gpu_dry_run.run(options, console) if "kernels" in parts else 0
+        return kernels or (model_dry_run.run(console, parts) if set(parts) - {"kernels"} else 0)
     if not torch.cuda.is_available():
         console.print("No CUDA device is visible to torch: the suite needs a GPU, and writes no figure without one.")
         return 2
@@ -59,9 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif not passed(console):
         console.print("Nothing is timed on a red run.")
         return 1
+    import gpu_model
     import gpu_run
 
-    return gpu_run.run(options, console, started + 60 * options.minutes)
+    runs = {"kernels": gpu_run.run, "model": gpu_model.run, "peers": gpu_model.peers}
+    end = started + 60 * options.minutes
+    return max(runs[part](options, console, until) for part, until in turns(parts, end))
+
+
+def turns(parts: Sequence[str], end: float) -> Iterator[tuple[str, float]]:
+    """The parts in their order, each with the time at which it is to end: its share of what is left for it and the
+    later ones, so that what one does not use is theirs."""
+    shares = {part: share for part, share in PARTS.items() if part in parts}
+    while shares:
+        part, now = next(iter(shares)), time.monotonic()
+        yield part, now + (end - now) * shares[part] / sum(shares.values())
+        del shares[part]
 
 
 def passed(console: Console) -> bool:
@@ -78,8 +100,7 @@ def passed(console: Console) -> bool:
     tests = ROOT / "tests"
     # Only files with such tests: collecting the others takes packages that are not needed here.
     marked = [str(path) for path in sorted(tests.rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
-    runs = [["-m", "not slow", str(tests / "kernels")], ["-m", "gpu", *marked]]
-    for run in runs[: 1 + bool(marked)]:
+    for run in (["-m", "not slow", str(tests / "kernels")], ["-m", "gpu", str(tests / "gpu"), *marked]):
         if subprocess.run([*pytest, *run], cwd=ROOT, env=environment, check=False).returncode:
             return False
     return True

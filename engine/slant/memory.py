@@ -6,6 +6,7 @@ import math
 
 from slant.checkpoint import expected_shapes
 from slant.config import ModelConfig
+from slant.model import MLP_TOKENS
 from slant_kernels.delta_net import TILE
 from slant_kernels.delta_rule import CHUNK
 
@@ -54,7 +55,7 @@ def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int,
 def _cpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the torch path."""
     tokens = rows * length
-    mlp = 4 * c.intermediate_size * itemsize  # gate and up, silu(gate), their product
+    mlp = 4 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, silu(gate), their product
 
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     projected = (2 * query + 4 * keys) * itemsize
@@ -69,13 +70,17 @@ def _cpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[i
     state = 3 * min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * FP32
     in_tile = tokens * (projected + c.value_dim * FP32) + tile * (inputs + chunked) * FP32
     delta = max(in_tile, tokens * gated) + state
-    return delta, tokens * attention, tokens * mlp
+    return delta, tokens * attention, mlp
 
 
 def _gpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the Triton path, whose ops hold what they read and what they write."""
     tokens = rows * length
-    mlp = 3 * c.intermediate_size * itemsize  # gate and up, their product
+    # Gate and up, their product; and, beyond the stream around a mixer, the mixer's output and another residual. In
+    # several parts, the outputs of those before; at the end all of them, and the whole.
+    part, hidden = min(tokens, MLP_TOKENS), c.hidden_size
+    parts = max(3 * c.intermediate_size * part + hidden * (tokens - part), 2 * hidden * tokens if part < tokens else 0)
+    mlp = (parts + 2 * hidden * tokens) * itemsize
 
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     attention = (2 * query + 2 * keys + 2 * keys + 2 * query + query) * itemsize  # projected; k, v; q, o; gated o
@@ -85,4 +90,4 @@ def _gpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[i
     inputs = c.conv_dim * itemsize + 2 * heads * FP32
     prepared = rows * padded * heads * (2 * CHUNK * itemsize + FP32)
     delta = tokens * (projected + inputs + c.value_dim * itemsize) + prepared
-    return delta, tokens * attention, tokens * mlp
+    return delta, tokens * attention, mlp

@@ -25,6 +25,8 @@ from slant_kernels.packed import rows
 from slant_kernels.rotary import gate_heads, keys_values, norm_rotary, rotary_tables
 from slant_kernels.swiglu import swiglu
 
+MLP_TOKENS = 4096  # at a time: as many fill any device, and of more the gate and up projections are most of the memory
+
 State = tuple[Tensor, Tensor]
 """What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the
 last convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
@@ -149,7 +151,8 @@ class Block:
 
     def _mlp(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         x, residual = add_rms_norm(x, residual, self.post_norm, self.eps)
-        return linear(swiglu(linear(x, self.gate_up)), self.down), residual
+        parts = [linear(swiglu(linear(part, self.gate_up)), self.down) for part in x.flatten(0, 1).split(MLP_TOKENS)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(x), residual
 
 
 class Model:

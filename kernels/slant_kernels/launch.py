@@ -2,7 +2,8 @@
 
 CUDA tensors (ROCm's carry the same name) go through Triton, CPU tensors through torch. Tensors on torch's ``meta``
 device have shapes and no data: a launch on them compiles the kernel for the active Triton driver's target and runs
-nothing, which is how kernels are compiled, counted and shipped for GPUs that are not there.
+nothing, which is how kernels are compiled, counted and shipped for GPUs that are not there, and compiled for one that
+is before the first batch comes.
 
 Triton exists for Linux only; elsewhere ``jit`` leaves a kernel as it stands and the CPU path works all the same.
 """
@@ -25,7 +26,7 @@ if importlib.util.find_spec("triton") is not None:
 else:
     triton, tl = None, SimpleNamespace(constexpr=None)  # kernels annotate arguments with tl.constexpr
 
-__all__ = ["Config", "Table", "cdiv", "jit", "launch", "on_gpu", "power_of_2", "target", "tl", "triton"]
+__all__ = ["Config", "Table", "cdiv", "followers", "jit", "launch", "on_gpu", "power_of_2", "target", "tl", "triton"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,19 @@ def target(device: torch.device) -> str:
     return f"sm_{arch}" if isinstance(arch, int) else str(arch)
 
 
+followers: list[Callable[[Any], None]] = []
+"""Told of the kernel of each launch on meta tensors, or None if a hook kept it from compiling; see ``cross``."""
+
+
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **constants: Any) -> None:
     """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on."""
     # Contraction into fused multiply-adds is asked for, because its default differs between Triton's versions.
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     device = args[0].device
     if device.type == "meta":
-        triton.runtime.driver.active.keep(kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid))
+        compiled = kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid)
+        for follow in followers:
+            follow(compiled)
     elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             kernel[grid](*args, **constants, **config.blocks, **options)

@@ -1,6 +1,8 @@
 """Predicted memory against what is really held."""
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,49 @@ def check_activations(model, rows, length):
 @pytest.mark.parametrize(("rows", "length"), [(8, 128), (1, 1024)])
 def test_activations_of_a_wide_mlp_are_predicted(models, rows, length):
     check_activations(models("wide", "full_attention", torch.bfloat16), rows, length)
+
+
+GPU = """
+import json, sys
+import torch
+from peak import PeakBytes
+from random_model import SHAPES
+from slant.config import ModelConfig
+from slant.memory import activation_bytes
+from slant.model import Model
+from slant.outline import META, Outline
+from slant.weights import Weights
+from slant_kernels.cross import compiling, rehearsing
+
+def case(kind, inner, rows, length):
+    # Three blocks, because the first has no residual yet and the last works for one position.
+    layers = {"num_hidden_layers": 3, "layer_types": 3 * [kind], "intermediate_size": inner}
+    config = ModelConfig.parse(SHAPES["4b"] | layers)
+    model = Model(Weights(Outline(config), torch.bfloat16, META), length)
+    ids = torch.empty(rows, length, dtype=torch.int64, device=META)
+    with PeakBytes() as peak:
+        model(ids, torch.empty(rows, dtype=torch.int64, device=META))
+    return peak.bytes, activation_bytes(config, 2, rows, length, "cuda")
+
+with compiling("sm_90"), rehearsing(), torch.inference_mode():
+    print(json.dumps([case(*arguments) for arguments in json.loads(sys.argv[1])]))
+"""
+
+
+def test_activations_on_a_gpu_are_predicted():
+    """What the Triton path allocates, on meta tensors. The small MLP lets the mixer be the largest part."""
+    pytest.importorskip("triton")
+    batches = ((1, 8192), (128, 128), (16, 1024), (1, 128), (3, 100))
+    kinds = ("linear_attention", "full_attention")
+    cases = [(kind, inner, *batch) for kind in kinds for inner in (512, 9216) for batch in batches]
+    folders = Path(__file__).parents[1], Path(random_model.__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-c", GPU, json.dumps(cases)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for case, (held, predicted) in zip(cases, json.loads(run.stdout), strict=True):
+        assert predicted == pytest.approx(held, rel=0.01), case
 
 
 def test_weights_and_prefix_are_predicted_exactly():

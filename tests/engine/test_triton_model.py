@@ -1,4 +1,7 @@
-"""The whole model on the Triton path, in the interpreter without a GPU, against the torch path."""
+"""The whole model on the Triton path, in the interpreter without a GPU, against the torch path.
+
+The interpreter takes a tenth of a second for a chunk of a DeltaNet head, so all but one run of each kind are ``slow``.
+"""
 
 import pytest
 import torch
@@ -10,25 +13,36 @@ from slant.checkpoint import Checkpoint
 from slant.execution import Head
 from slant.model import Model
 from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import Recipe
+from slant.quantization.recipe import Grid, Recipe
 from slant.weights import Weights
 from slant_kernels.packed import Scratch
 
-LENGTHS = (1, 30, 64, 70)
+LENGTHS = (1, 66)  # two chunks of the delta rule, padded to 70
 PREFIX = torch.arange(5, 12)
+HQQ4 = Recipe.named("hqq4")
+MIXED = Recipe(  # the parts of fused matrices on grids of their own, and one that is not quantized
+    {
+        **HQQ4.rules,
+        "linear_attn.in_proj_z.weight": Grid(2, 32),
+        "self_attn.k_proj.weight": Grid(8, 64),
+        "mlp.gate_proj.weight": Grid(3, 128),
+        "layers.0.mlp.down_proj.weight": None,
+    }
+)
+SLOW = pytest.mark.slow
 
 
-def logits(folder, dtype, device, *, prefix, recipe=None):
-    """Of four random texts in one batch, on ``device``, as the runner computes them."""
+def logits(folder, dtype, device, *, prefix=True, recipe=None, lengths=LENGTHS):
+    """Of random texts in one batch, on ``device``, as the runner computes them."""
     source = Checkpoint.open(folder)
     head = Head(source.read("norm.weight").float().to(device), source.head_rows(tiny.ANSWERS).float().to(device), 1e-6)
     scratch = None
     if recipe is not None:
-        source, scratch = QuantizedCheckpoint(source, Recipe.named(recipe), torch.device("cpu")), Scratch(dtype, device)
-    model = Model(Weights(source, dtype, device, scratch), 128)
+        source, scratch = QuantizedCheckpoint(source, recipe, torch.device("cpu")), Scratch(dtype, device)
+    model = Model(Weights(source, dtype, device, scratch), 160)
     generator = torch.Generator().manual_seed(0)
-    texts = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu").numpy() for n in LENGTHS]
-    ids, lengths = pad(Batch(tuple(range(len(texts))), 80), texts)
+    texts = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu").numpy() for n in lengths]
+    ids, lengths = pad(Batch(tuple(range(len(texts))), max(lengths) + 4), texts)
     with torch.inference_mode():
         before = model.prefix(PREFIX.to(device)) if prefix else None
         return head(model(ids.to(device), lengths.to(device), before)).logits.cpu()
@@ -51,25 +65,60 @@ def expected(folder, dtype, **options):
             return logits(folder, dtype, torch.device("cpu"), **options)
 
 
-@pytest.mark.parametrize("prefix", [False, True], ids=["whole", "after the prefix"])
-@pytest.mark.parametrize("shape", ["grouped", "odd heads", "attention first and last", "linear last"])
+@pytest.mark.parametrize(
+    ("shape", "prefix"),
+    [
+        ("grouped", True),
+        ("attention first and last", False),
+        pytest.param("attention first and last", True, marks=SLOW),
+        pytest.param("odd heads", True, marks=SLOW),
+        pytest.param("odd heads", False, marks=SLOW),
+        pytest.param("linear last", True, marks=SLOW),
+        pytest.param("linear last", False, marks=SLOW),
+        pytest.param("grouped", False, marks=SLOW),
+    ],
+)
 def test_fp32_equals_the_torch_path(tiny_checkpoint, both, shape, prefix):
-    torch_path, triton_path = both(tiny_checkpoint(shape), torch.float32, prefix=prefix)
+    assert_fp32(both(tiny_checkpoint(shape), torch.float32, prefix=prefix))
+
+
+@pytest.mark.parametrize("shape", ["odd heads", "linear last"])
+def test_fp32_of_short_texts_equals_the_torch_path(tiny_checkpoint, both, shape):
+    assert_fp32(both(tiny_checkpoint(shape), torch.float32, prefix=False, lengths=(1, 5)))
+
+
+@SLOW
+def test_fp32_of_more_texts_equals_the_torch_path(tiny_checkpoint, both):
+    assert_fp32(both(tiny_checkpoint("grouped"), torch.float32, lengths=(30, 64, 130)))
+
+
+def assert_fp32(paths):
+    torch_path, triton_path = paths
     assert torch_path.std() > 0.1
     torch.testing.assert_close(triton_path, torch_path, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", ["grouped", "real head sizes"])
+@pytest.mark.parametrize("shape", [pytest.param("grouped", marks=SLOW), "real head sizes"])
 def test_bf16_is_as_close_to_the_truth_as_the_torch_path(tiny_checkpoint, both, shape):
-    folder = tiny_checkpoint(shape)
-    truth = expected(folder, torch.float32, prefix=True)
-    theirs, ours = (found - truth for found in both(folder, torch.bfloat16, prefix=True))
-    assert 0 < ours.square().mean().sqrt() <= 2 * theirs.square().mean().sqrt()
+    assert_bf16(tiny_checkpoint(shape), both)
 
 
-@pytest.mark.parametrize("recipe", ["hqq8", "hqq4"])
-def test_packed_weights(tiny_checkpoint, both, recipe):
-    folder = tiny_checkpoint("grouped")
-    truth = expected(folder, torch.float32, prefix=True, recipe=recipe)
-    theirs, ours = (found - truth for found in both(folder, torch.bfloat16, prefix=True, recipe=recipe))
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (HQQ4, {}),
+        (MIXED, {"prefix": False, "lengths": (1, 5)}),
+        pytest.param(MIXED, {}, marks=SLOW),
+        pytest.param(Recipe.named("hqq8"), {}, marks=SLOW),
+    ],
+    ids=["hqq4", "mixed, short texts", "mixed", "hqq8"],
+)
+def test_packed_weights(tiny_checkpoint, both, recipe, options):
+    assert_bf16(tiny_checkpoint("attention first and last"), both, recipe=recipe, **options)
+
+
+def assert_bf16(folder, both, **options):
+    """Twice the torch path's distance to fp32 at most."""
+    truth = expected(folder, torch.float32, **options)
+    theirs, ours = (found - truth for found in both(folder, torch.bfloat16, **options))
     assert 0 < ours.square().mean().sqrt() <= 2 * theirs.square().mean().sqrt()

@@ -1,0 +1,92 @@
+"""How long a new process takes to its first answer on the demo checkpoint, in parts; prints one JSON object.
+
+``suite`` runs it twice as ``python cold_start.py DEVICE STARTED``: with an empty folder for compiled kernels, and with
+the folder that the first run filled. Whether files come from a disk or a cache is not controlled. In seconds:
+
+    import     the interpreter, torch and slant
+    device     the device's context and its first tensor
+    load       tokenizer, checkpoint, weights on the device
+    compile    the prefix and one text, with every kernel and handle that is needed the first time
+    capture    recording that text's shape
+    answer     the text again, replayed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("import", "device", "load", "compile", "capture", "answer")
+
+
+def suite(place: str, runs: tuple[str, ...] = ("compiled", "cached")) -> Iterator[dict[str, Any]]:
+    """A row for each run; RuntimeError if one fails."""
+    paths = [str(ROOT / folder) for folder in ("engine", "kernels", "benchmarks")]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"TRITON_CACHE_DIR": cache}
+        environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+        for kernels in runs:
+            command = [sys.executable, __file__, place, repr(time.time())]
+            run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if run.returncode:
+                reason = (run.stderr.strip().splitlines() or [""])[-1]
+                raise RuntimeError(f"a new process did not answer: {reason}")
+            parts = json.loads(run.stdout.splitlines()[-1])
+            yield {"kernels": kernels, "seconds": parts, "total_seconds": sum(parts.values())}
+
+
+def main(place: str, started: float) -> None:
+    marks = [started]
+
+    def mark() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        marks.append(time.time())
+
+    import torch
+
+    from slant.classifier import Classifier
+    from slant.demo import FOLDER, passages
+    from slant.execution import cuda_capture
+    from slant.model import Model
+    from slant.runner import Runner
+    from slant.weights import Weights
+
+    device = torch.device("cpu")
+    mark()
+    device = torch.device(place)
+    torch.zeros(1, device=device)
+    mark()
+    options: dict[str, Any] = {"template": None, "labels": None, "truncation": "head", "token_budget": None}
+    classifier = Classifier.open(FOLDER, weights="bf16", device=place, max_tokens=1024, **options)
+    model = Model(Weights(classifier.source, classifier.dtype, device), 1024)
+    mark()
+    limits = {"max_tokens": 1024, "token_budget": classifier.token_budget}
+    prefix, capture = classifier.prompt.prefix_ids, cuda_capture() if device.type == "cuda" else _stand_in()
+    runner = Runner(model, classifier.head, prefix, **limits, capture=capture)
+    texts = [classifier.prompt.encode([passages()[0]["text"]])[0].ids]
+    list(runner.run(texts))
+    mark()
+    runner.record(batch.shape[:2] for batch in runner.batches(texts))
+    mark()
+    list(runner.run(texts))
+    mark()
+    print(json.dumps({part: round(b - a, 4) for part, a, b in zip(PARTS, marks, marks[1:], strict=False)}))
+
+
+def _stand_in() -> Any:
+    from model_dry_run import stand_in
+
+    return stand_in
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,220 @@
+"""What is measured of one loaded model: memory, latency, throughput, and where the time of a batch goes.
+
+Each measure yields rows for the result file. Token ids are random, so tokenization is in no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from environment import percentiles
+from gpu_device import Device
+from gpu_timing import Limits
+from mixtures import MIXTURES, PREFIX, mixture, prompts
+from model_tiers import BF16_RESIDENT, Loaded, predicted
+from slant.batches import Ids, StaticBatch
+from slant.config import ModelConfig
+from slant.costs import Costs, default_costs, forward_flops
+from slant.execution import Eager
+from slant.quantization.recipe import Recipe
+from slant.runner import Runner
+from waterfall import waterfall
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured; the default is for the 4B shape on a data-centre GPU."""
+
+    config: ModelConfig
+    max_tokens: int = 8192
+    token_budget: int = 16384
+    lengths: tuple[int, ...] = (128, 512, 2048, 8192)
+    texts: dict[str, int] = field(default_factory=lambda: {"posts": 512, "speeches": 64, "articles": 16})
+    short: int = 128  # tokens of the short texts that fill a batch
+    batches: tuple[tuple[int, int], ...] = ((1, 128), (8, 1024))
+    rounds: int = 2
+    requests: tuple[int, int] = (12, 200)
+    seconds: float = 1.5  # of requests of one length
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A device, the limits that were measured on it in this run, and what is asked."""
+
+    device: Device
+    limits: Limits
+    scope: Scope
+
+    def memory(self, loaded: Loaded, before: float, while_loading: float) -> Iterator[Row]:
+        """Live bytes over ``before``, those held before the model was loaded; texts fill ``max_tokens`` a batch."""
+        scope = self.scope
+        tokens = scope.max_tokens
+        runner = loaded.runner(tokens)
+        held = self.device.held() - before
+        # The body of a short text fills its bucket, so that the batch has the tokens it is allowed.
+        short = [PREFIX + scope.short] * max(1, tokens // scope.short)
+        loads = {"longest": [tokens], "short": short}
+        peaks = {}
+        for name, lengths in loads.items():
+            texts = prompts(lengths, scope.config.vocab_size)
+            consume(runner.run(texts))  # compiles, creates handles and their workspaces
+            peaks[name] = self.device.peak(partial(answers, runner, texts)) - before
+        expected = predicted(loaded.way, scope.config, tokens, tokens)
+        yield {
+            "held_bytes": held,
+            # Streaming, the residual streams of a group count as weights there.
+            "predicted_held_bytes": None if expected.streamed else expected.weights + expected.prefix,
+            "loading_peak_bytes": None if expected.streamed else while_loading - before,
+            "peak_bytes": max(peaks.values()),
+            "peak_bytes_by_load": peaks,
+            "predicted_peak_bytes": expected.peak,
+            "measured_over_predicted": _ratio(max(peaks.values()), expected.peak),
+            "tokens": tokens,
+            "aim_bytes": loaded.way.most if tokens == 8192 else None,
+        }
+
+    def latency(self, loaded: Loaded) -> Iterator[Row]:
+        """Requests of one text, from token ids to probabilities on the host; eager and replayed take turns."""
+        scope, budget = self.scope, self.scope.token_budget
+        runners: dict[str, Any] = {"eager": loaded.runner(budget)}
+        if loaded.model:
+            runners["graph"] = loaded.runner(budget, capture=self.device.capture())
+        for length in sorted(scope.lengths, reverse=True):
+            texts = prompts([length] * 8, scope.config.vocab_size)
+            if "graph" in runners:
+                shapes = [batch.shape[:2] for batch in runners["graph"].batches(texts[:1])]
+                recording = self.device.seconds(partial(runners["graph"].record, shapes))
+            given = {name: [answers(runner, [text]) for text in texts[:3]] for name, runner in runners.items()}
+            same = all(map(np.array_equal, given["eager"], given["graph"])) if "graph" in given else None
+            first = max(self.device.seconds(partial(answers, runner, texts[:1])) for runner in runners.values())
+            samples: dict[str, list[float]] = {name: [] for name in runners}
+            for request in range(_count(scope.seconds, first, scope.requests)):
+                for name, runner in runners.items():
+                    text = texts[request % len(texts)]
+                    samples[name].append(self.device.seconds(partial(answers, runner, [text])))
+            for name, values in samples.items():
+                replayed = name == "graph"
+                yield {
+                    "tokens": length,
+                    "by": name,
+                    "milliseconds": tail([1e3 * value for value in values]),
+                    "requests": len(values),
+                    "equals_eager": same if replayed else None,
+                    "record_seconds": recording if replayed else None,
+                    "of_matmul": self._of_matmul([length], float(np.median(values))),
+                }
+
+    def throughput(self, loaded: Loaded) -> Iterator[Row]:
+        """All texts of a mixture in one call, batched as the runner batches them; cost models take turns."""
+        scope, budget = self.scope, self.scope.token_budget
+        costs: dict[str, Costs | None] = {"cuda": default_costs(scope.config, "cuda", 2)}
+        if loaded.way is BF16_RESIDENT:
+            costs["tokens"] = None
+        runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
+        for name in MIXTURES:
+            texts = mixture(name, scope.texts[name], scope.config.vocab_size, scope.max_tokens)
+            timed: dict[str, list[float]] = {kind: [] for kind in runners}
+            computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
+            for _ in range(scope.rounds):
+                for kind, runner in runners.items():
+                    timed[kind].append(self.device.seconds(partial(answers, runner, texts)))
+            for kind, seconds in timed.items():
+                yield self.throughput_row(name, texts, seconds) | {
+                    "costs": kind,
+                    "computed_tokens": computed[kind],
+                    "fill": round(sum(len(text) - PREFIX for text in texts) / computed[kind], 4),
+                }
+
+    def throughput_row(self, name: str, texts: Sequence[Ids], seconds: list[float]) -> Row:
+        """Rates count the prompts' tokens as a user does, those of the shared prefix too."""
+        best, tokens = float(np.median(seconds)), sum(map(len, texts))
+        return {
+            "mixture": name,
+            "texts": len(texts),
+            "tokens": tokens,
+            "seconds": percentiles(seconds),
+            "runs": len(seconds),
+            "texts_per_s": len(texts) / best,
+            "tokens_per_s": tokens / best,
+            "of_matmul": self._of_matmul(list(map(len, texts)), best),
+        }
+
+    def waterfall(self, loaded: Loaded) -> Iterator[Row]:
+        """The kernels of one batch by op, beside the batch's own time."""
+        config = self.scope.config
+        runner = loaded.runner(self.scope.token_budget)
+        assert isinstance(runner, Runner)
+        eager = Eager(runner.model, runner.head, runner.prefix)
+        recipe = Recipe.named(loaded.way.recipe) if loaded.way.recipe else None
+        for rows, length in self.scope.batches:
+            batch = full_batch(rows, length, config.vocab_size)
+            ids, lengths = batch.ids.to(self.device.place), batch.lengths.to(self.device.place)
+            forward = torch.inference_mode()(partial(eager.compute, ids, lengths, batch.start))
+            forward()
+            seconds = float(np.median([self.device.seconds(forward) for _ in range(5)]))
+            shares = waterfall(self.device.kernels(forward), config, rows, length, self.limits, recipe)
+            busy = sum(share.seconds for share in shares)
+            about = {"batch": f"{rows} x {length}", "batch_seconds": seconds, "kernel_seconds": busy}
+            for share in shares:
+                yield about | {
+                    "op": share.op,
+                    "calls": share.calls,
+                    "microseconds": 1e6 * share.seconds,
+                    "limit_microseconds": 1e6 * share.limit,
+                    "share": _ratio(share.seconds, busy),
+                    "of_limit": _ratio(share.limit, share.seconds),
+                    "kernels": share.names,
+                }
+
+    def _of_matmul(self, lengths: Sequence[int], seconds: float) -> float:
+        """FLOPs of the linear layers and attentions for the tokens after the prefix, a second, over the matmul's."""
+        token, square = forward_flops(self.scope.config)
+        bodies = np.array(lengths, dtype=np.float64) - PREFIX
+        flops = float((token * bodies + square * bodies**2).sum())
+        return round(flops / seconds / self.limits.flops_per_s, 4)
+
+
+def consume(results: Iterator[Any]) -> None:
+    for _ in results:
+        pass
+
+
+def answers(runner: Any, texts: Sequence[Ids]) -> np.ndarray:
+    """Logits fp32 ``[len(texts), answers]`` in the order of the texts; raises ValueError if one is not finite."""
+    results = list(runner.run(texts))
+    found = np.full((len(texts), results[0].logits.shape[1]), np.nan, dtype=np.float32)
+    for result in results:
+        found[list(result.rows)] = result.logits
+    if not np.isfinite(found).all():
+        raise ValueError("the model answered with NaN or infinity")
+    return found
+
+
+def full_batch(rows: int, length: int, vocabulary: int) -> StaticBatch:
+    """Texts of ``length`` tokens after the prefix, without padding."""
+    texts = np.stack(prompts([PREFIX + length] * rows, vocabulary))[:, PREFIX:].astype(np.int64)
+    return StaticBatch(tuple(range(rows)), PREFIX, torch.from_numpy(texts), torch.full((rows,), length))
+
+
+def tail(values: list[float]) -> dict[str, float | None]:
+    """p50, p95 and p99; None for what so few values do not tell."""
+    enough = {50: 1, 95: 40, 99: 100}
+    quantiles = {q: float(np.quantile(values, q / 100)) for q in enough}
+    return {f"p{q}": round(quantiles[q], 4) if len(values) >= least else None for q, least in enough.items()}
+
+
+def _count(seconds: float, first: float, bounds: tuple[int, int]) -> int:
+    """Requests that take about ``seconds``, within bounds; the fewest where no time is told."""
+    return int(np.clip(seconds / first, *bounds)) if first == first else bounds[0]
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return round(a / b, 4) if b else None

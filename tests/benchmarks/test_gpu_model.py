@@ -1,0 +1,401 @@
+"""The whole-model part of the GPU suite without a GPU: that it runs, what its figures mean, and what it refuses."""
+
+import argparse
+import importlib
+import json
+import math
+import pkgutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+pytest.importorskip("triton")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import cold_start
+import gpu_model
+import gpu_run
+import gpu_suite
+import mixtures
+import model_dry_run
+import model_measures
+import model_peer
+import slant_kernels
+from gpu_device import Kernel, compilations
+from gpu_timing import Limits
+from kernel_cases import MODEL
+from model_measures import Bench, Scope, full_batch, tail
+from model_tables import tables
+from model_tiers import WAYS, load, predicted
+from random_source import STD, RandomSource
+from slant import model
+from slant.checkpoint import expected_shapes
+from slant.costs import Formula, forward_flops
+from slant.quantization.recipe import Recipe
+from slant_kernels.packed import Packed
+from slant_kernels.quantized import dequantize
+from waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
+
+CPU = torch.device("cpu")
+LIMITS = Limits(bytes_per_s=1e12, flops_per_s=1e14)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Straw(model_dry_run.NoGpu):
+    """A device on which everything takes a hundredth of a second and a gigabyte."""
+
+    def seconds(self, body):
+        body()
+        return 0.01
+
+    def held(self):
+        return 10**9
+
+    def peak(self, body):
+        body()
+        return 3 * 10**9
+
+    def kernels(self, body):
+        return [Kernel("_swiglu_kernel", 3, 2e-6), Kernel("some_gemm", 9, 6e-6)]
+
+
+@pytest.fixture
+def bench():
+    return Bench(Straw(), LIMITS, model_dry_run.SCOPE)
+
+
+@pytest.fixture
+def journal():
+    return gpu_model.Journal(lambda row: None, [], [])
+
+
+def test_the_dry_run_measures_everything_and_tells_no_time(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_model, "RESULTS", tmp_path)
+    assert model_dry_run.run(Console(width=200), cold=False) == 0
+    shown = capsys.readouterr().out
+    for title in ("memory", "latency", "throughput", "waterfall", "peers"):
+        assert f"{title}: " in shown
+    assert "Not measured" not in shown
+    assert "nothing was timed and nothing written" in shown
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_dry_run_from_the_command_line(capsys):
+    assert gpu_suite.main(["--dry-run", "--part", "model"]) == 0
+    assert "cold start: " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("part", ["model", "peers"])
+def test_no_figure_without_a_gpu(tmp_path, part):
+    assert gpu_suite.main(["--part", part, "--skip-tests", "--results", str(tmp_path)]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_way_is_measured_and_rows_are_json(bench, journal):
+    gpu_model.measure(bench, journal, math.inf)
+    assert journal.undone == []
+    kinds = {way.name: {row["measure"] for row in journal.rows if row["weights"] == way.name} for way in WAYS}
+    assert kinds == {way.name: set(gpu_model.MEASURES[way.kind]) for way in WAYS}
+    for row in journal.rows:
+        assert "NaN" not in json.dumps(row)
+    replays = [row for row in journal.rows if row.get("by") == "graph"]
+    assert len(replays) == 2 * 3
+    assert all(row["equals_eager"] is True for row in replays)
+    assert sum(table.row_count for table in tables(journal.rows)) == len(journal.rows)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_a_way_is_held_as_it_says(bench, way):
+    loaded, costs = load(way, bench.scope.config, CPU, bench.scope.max_tokens), Formula(1.0, 1.0)
+    first, other = loaded.runner(64), loaded.runner(160, costs)
+    assert (other.token_budget, other.costs) == (160, costs)
+    assert (loaded.weights.scratch is None) == (way.recipe is None)
+    assert (loaded.model is None) == (first is other) == (way.kind == "streamed")
+    if loaded.model is None:
+        assert other.group_tokens == 160
+    else:
+        assert isinstance(loaded.model.blocks[0].gate_up, Packed) == (way.recipe is not None)
+
+
+def test_a_way_held_before_is_not_counted(bench):
+    loaded = load(WAYS[0], bench.scope.config, CPU, bench.scope.max_tokens)
+    (row,) = bench.memory(loaded, before=4e8, while_loading=2e9)
+    assert (row["held_bytes"], row["peak_bytes"], row["loading_peak_bytes"]) == (0.6e9, 2.6e9, 1.6e9)
+    expected = predicted(WAYS[0], bench.scope.config, 160, 160)
+    assert row["predicted_peak_bytes"] == expected.peak
+    assert row["measured_over_predicted"] == pytest.approx(2.6e9 / expected.peak, abs=1e-4)
+
+
+def test_rates_count_real_tokens(bench):
+    texts = [np.zeros(40), np.zeros(60)]
+    row = bench.throughput_row("x", texts, [1.0, 3.0, 2.0])
+    assert (row["texts_per_s"], row["tokens_per_s"], row["seconds"]["p50"]) == (1, 50, 2)
+    token, square = forward_flops(bench.scope.config)
+    flops = token * (10 + 30) + square * (10**2 + 30**2)
+    assert bench._of_matmul([40, 60], 2.0) == round(flops / 2 / LIMITS.flops_per_s, 4)
+    assert bench._of_matmul([40, 60], 1e-7) == pytest.approx(flops / 1e-7 / LIMITS.flops_per_s, abs=1e-4)
+
+
+def test_few_values_have_no_tail():
+    assert tail([1.0] * 20) == {"p50": 1, "p95": None, "p99": None}
+    assert tail([1.0] * 99 + [2.0]) == {"p50": 1, "p95": 1, "p99": 1.01}
+
+
+def test_a_replay_that_answers_otherwise_is_reported(bench, journal, monkeypatch, capsys):
+    def wrong(compute):
+        digits = compute()
+        return lambda: None, digits
+
+    monkeypatch.setattr(Straw, "capture", lambda self: wrong)
+    gpu_model.measure(bench, journal, math.inf, ways=WAYS[:1])
+    assert gpu_model.show(journal, Console(width=200)) == 1
+    assert "does not answer as op by op does" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_the_time_is_named(bench, journal, capsys):
+    gpu_model.measure(bench, journal, -math.inf)
+    gpu_model.beside(bench, journal, model_dry_run.PEER, -math.inf)
+    assert journal.rows == []
+    assert gpu_model.show(journal, Console(width=200)) == 0
+    shown = capsys.readouterr().out
+    assert all(f"Not measured: {way.name}." in shown for way in WAYS)
+    assert "Not measured: posts beside transformers." in shown
+
+
+def test_what_does_not_fit_the_memory_is_named_and_the_rest_goes_on(bench, journal, monkeypatch):
+    def scarce(way, *arguments):
+        if way.recipe is None:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+        return load(way, *arguments)
+
+    monkeypatch.setattr(gpu_model, "load", scarce)
+    gpu_model.measure(bench, journal, math.inf, ways=WAYS[:2])
+    assert journal.undone == ["bf16 from here on, which does not fit: CUDA out of memory."]
+    assert {row["weights"] for row in journal.rows} == {"hqq4"}
+
+
+def test_another_failure_ends_the_run(bench, journal, monkeypatch):
+    monkeypatch.setattr(model_measures, "answers", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gpu_model.measure(bench, journal, math.inf)
+
+
+def test_answers_that_are_no_numbers_end_the_run(bench):
+    loaded = load(WAYS[0], bench.scope.config, CPU, bench.scope.max_tokens)
+    loaded.model.blocks[0].input_norm.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        next(bench.latency(loaded))
+
+
+def test_transformers_may_fail_and_we_may_not(bench):
+    def fails(texts):
+        raise RuntimeError("no such kernel\nmore")
+
+    texts = [np.zeros(40)]
+    ours, theirs = model_peer.beside(bench, "posts", texts, {model_peer.OURS: len, model_peer.THEIRS: fails})
+    assert (ours["by"], ours["tokens_per_s"]) == (model_peer.OURS, 4000)
+    assert theirs["reason"] == "RuntimeError: no such kernel"
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        next(model_peer.beside(bench, "posts", texts, {model_peer.OURS: fails}))
+
+
+def test_transformers_runs_the_same_shapes():
+    model = model_peer.build(model_dry_run.PEER, CPU)
+    theirs = {
+        name.removeprefix("model."): tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    assert theirs == expected_shapes(model_dry_run.TINY)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in model.parameters())
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_a_run_appends_rows_with_what_made_them(monkeypatch, tmp_path):
+    about = {"gpu": "straw", "sm_clock": "1980"}
+    monkeypatch.setattr(gpu_run, "found", lambda options, console: (about | {"commit": "abc"}, LIMITS))
+    monkeypatch.setattr(gpu_model, "gpu", lambda: about)
+    monkeypatch.setattr(gpu_model, "Gpu", Straw)
+    monkeypatch.setattr(gpu_model, "Scope", lambda config: model_dry_run.SCOPE)
+    monkeypatch.setattr(cold_start, "suite", lambda place: [{"kernels": "cached", "seconds": {}, "total_seconds": 1}])
+    options = argparse.Namespace(results=tmp_path)
+    assert gpu_model.run(options, QUIET, math.inf) == 0
+    rows = [json.loads(line) for line in (tmp_path / "gpu_model.jsonl").read_text().splitlines()]
+    assert {row["measure"] for row in rows} == {"memory", "latency", "throughput", "waterfall", "cold start"}
+    wanted = {"gpu": "straw", "commit": "abc", "model": "4b", "matmul_flops_per_s": 1e14, "sm_clock": "1980"}
+    assert all(row.items() >= wanted.items() for row in rows)
+
+
+def test_parts_share_the_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    found = []
+    for part, until in gpu_suite.turns(list(gpu_suite.PARTS), 200.0):
+        found.append((part, until))
+        now += 10  # each uses ten seconds only
+    assert found == [("kernels", 145.0), ("model", pytest.approx(110 + 90 * 0.4 / 0.55)), ("peers", 200.0)]
+    assert list(gpu_suite.turns(["peers"], 200.0)) == [("peers", 200.0)]
+
+
+def test_chosen_parts_run_in_their_order(monkeypatch):
+    ran = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_run, "run", lambda *_: ran.append("kernels") or 0)
+    monkeypatch.setattr(gpu_model, "run", lambda *_: ran.append("model") or 1)
+    monkeypatch.setattr(gpu_model, "peers", lambda *_: ran.append("peers") or 0)
+    for options, expected in (
+        ([], ["kernels", "model", "peers"]),
+        (["--op", "swiglu"], ["kernels"]),
+        (["--part", "peers", "--part", "model"], ["model", "peers"]),
+    ):
+        ran.clear()
+        assert gpu_suite.main(["--skip-tests", *options]) == int("model" in expected)
+        assert ran == expected
+
+
+@pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4", "hqq3"])
+def test_random_weights_have_an_ordinary_size_and_are_the_same_again(recipe):
+    source = RandomSource(MODEL, CPU, Recipe.named(recipe) if recipe else None)
+    for name in ("layers.3.self_attn.k_proj.weight", "layers.0.linear_attn.in_proj_a.weight"):
+        tensor = source.read(name)
+        assert tensor.shape == source.tensors[name].shape
+        assert tensor.float().std() == pytest.approx(STD, rel=0.1)
+        assert torch.equal(source.read(name), tensor)
+        matrix = source.quantized(name)
+        assert (matrix is None) == (recipe is None or "in_proj_a" in name)
+        assert matrix is None or torch.equal(dequantize(matrix, torch.bfloat16), tensor)
+    assert not torch.equal(
+        source.read("layers.3.self_attn.k_proj.weight"), source.read("layers.3.self_attn.v_proj.weight")
+    )
+    assert source.read("layers.0.linear_attn.A_log").isfinite().all()
+    assert source.tensors.keys() == expected_shapes(MODEL).keys()
+
+
+@pytest.mark.parametrize("name", list(mixtures.MIXTURES))
+def test_mixtures_are_prompts_with_one_prefix(name):
+    texts = mixtures.mixture(name, 200, 1000, 8192)
+    assert all(np.array_equal(text[: mixtures.PREFIX], mixtures.prefix(1000)) for text in texts)
+    assert max(map(len, texts)) <= 8192
+    bodies = np.array([len(text) for text in texts]) - mixtures.PREFIX - mixtures.SUFFIX
+    low, high = {"posts": (45, 65), "speeches": (600, 800), "articles": (1200, 1900)}[name]
+    assert low < np.median(bodies) < high
+    again = mixtures.mixture(name, 200, 1000, 8192)
+    assert all(np.array_equal(one, other) for one, other in zip(texts, again, strict=True))
+
+
+def test_a_full_batch_has_no_padding():
+    batch = full_batch(3, 17, 64)
+    assert batch.shape == (3, 17, mixtures.PREFIX)
+    assert batch.lengths.tolist() == [17] * 3
+    assert batch.ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("kernel", "op"),
+    [
+        ("_serial_kernel", "delta_rule"),
+        ("_merge_kernel", "last_attention"),
+        ("_dequantize_kernel", LINEAR),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_NNT", LINEAR),
+        ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize96x128x32", LINEAR),
+        ("void cutlass::Kernel2<cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16>", LINEAR),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7", "causal_attention"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<256, 64, 64>>", "causal_attention"),
+        ("fmha_cutlassF_f32_aligned_64x64_rf_sm80(PyTorchMemEffAttention)", "causal_attention"),
+        ("void at::native::vectorized_elementwise_kernel<4>", OTHER),
+        ("Memcpy HtoD (Pinned -> Device)", OTHER),
+    ],
+)
+def test_kernels_have_owners(kernel, op):
+    assert owner(kernel) == op
+
+
+def test_every_kernel_of_ours_has_an_owner():
+    launched = set()
+    for info in pkgutil.iter_modules(slant_kernels.__path__):
+        module = importlib.import_module(f"slant_kernels.{info.name}")
+        launched |= {name for name in vars(module) if name.endswith("_kernel") and name.startswith("_")}
+    assert {name for name in launched if owner(name) == OTHER} <= {"_quantize_rows_kernel"}  # no op of this model
+
+
+def test_limits_of_the_model_are_those_of_its_cases():
+    least = floors(MODEL, 8, 1024, LIMITS, None)
+    assert least["swiglu"] == pytest.approx(31 * 8192 * 3 * 9216 * 2 / 1e12)
+    assert least["delta_rule"] > 0
+    token, _ = forward_flops(MODEL)
+    # Of 8192 tokens the linear layers are bound by FLOPs; in_proj_a and in_proj_b by bytes.
+    a_b = sum(2 * 2 * 32 * 2560 * 8192 for kind in MODEL.layer_types if kind == "linear_attention")
+    assert least[LINEAR] * 1e14 == pytest.approx(token * 8192 - a_b, rel=0.01)
+    fast = Limits(bytes_per_s=1e12, flops_per_s=1e15)  # few tokens are bound by the weights' bytes
+    few, packed = (floors(MODEL, 1, 128, fast, recipe)[LINEAR] for recipe in (None, Recipe.named("hqq4")))
+    assert 0.25 < packed / few < 0.45
+    assert least.keys() == {op for _, op in OWNERS}
+
+
+@pytest.mark.parametrize("last", ["full_attention", "linear_attention"])
+def test_calls_are_those_of_the_model(monkeypatch, bench, last):
+    config = replace(bench.scope.config, layer_types=(*bench.scope.config.layer_types[:-1], last))
+    loaded, counted = load(WAYS[0], config, CPU, 64), dict.fromkeys(calls(config), 0)
+    runner = loaded.runner(64)
+
+    def count(op, name):
+        real = getattr(model, name)
+
+        def counting(x, *arguments):
+            at_one = x.dim() > 2 and 1 in x.shape[1:3] and op not in ("last_attention",)
+            counted[op] += not at_one
+            return real(x, *arguments)
+
+        monkeypatch.setattr(model, name, counting)
+
+    for op in counted.keys() - {"delta_inputs", "delta_rule", "digit_head"}:
+        count(op, op)
+    count("delta_rule", "delta_net")
+    model_measures.answers(runner, mixtures.prompts([mixtures.PREFIX + 16], 64))
+    assert counted | {"delta_inputs": counted["delta_rule"], "digit_head": 1} == calls(config)
+
+
+def test_shares_add_up_and_name_their_kernels():
+    kernels = [Kernel("_swiglu_kernel", 3, 2e-6), Kernel("gemm_a", 9, 5e-6), Kernel("gemm_b", 1, 6e-6)]
+    shares = waterfall(kernels, model_dry_run.TINY, 2, 70, LIMITS, None)
+    assert sum(share.seconds for share in shares) == pytest.approx(13e-6)
+    assert (shares[0].op, shares[0].calls, shares[0].names) == (LINEAR, 10, ("gemm_b", "gemm_a"))
+    assert next(share for share in shares if share.op == "embedding").seconds == 0
+
+
+def test_compilations_are_counted():
+    triton = pytest.importorskip("triton")
+    before = triton.knobs.runtime.jit_cache_hook
+    with compilations() as names:
+        fn = argparse.Namespace(name="a_kernel")
+        assert triton.knobs.runtime.jit_cache_hook(key="", fn=fn, compile={}) is False
+    assert names == ["a_kernel"]
+    assert triton.knobs.runtime.jit_cache_hook is before
+
+
+def test_a_cold_start_that_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr(cold_start, "__file__", "/nowhere.py")
+    with pytest.raises(RuntimeError, match="did not answer"):
+        next(cold_start.suite("cpu"))
+
+
+def test_scope_of_a_real_run_fits_the_model():
+    scope = Scope(MODEL)
+    assert max(scope.lengths) == scope.max_tokens == 8192
+    assert scope.texts.keys() == mixtures.MIXTURES.keys()

@@ -1,0 +1,82 @@
+"""The demo checkpoint in each way to hold it, and random token sequences for it."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from slant.checkpoint import Checkpoint
+from slant.demo import FOLDER
+from slant.execution import Head
+from slant.layerwise import LayerwiseRunner
+from slant.model import Model
+from slant.quantization.quantize import QuantizedCheckpoint
+from slant.quantization.recipe import Recipe
+from slant.runner import Runner
+from slant.weights import Weights
+from slant_kernels.packed import Scratch
+
+CPU = torch.device("cpu")
+ANSWERS = (15, 16, 17, 18, 19)
+PREFIX = tuple(range(5, 12))
+MAX_TOKENS, BUDGET = 512, 600
+LENGTHS = (1, 5, 16, 30, 63, 64, 65, 130, 300)
+
+
+@cache
+def source(recipe=None):
+    """The checkpoint, or seen through a recipe and quantized once."""
+    checkpoint = Checkpoint.open(FOLDER)
+    if recipe is None:
+        return checkpoint
+    quantized = QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU)
+    quantized.quantized = cache(quantized.quantized)
+    return quantized
+
+
+def head(device):
+    norm, rows = source().read("norm.weight"), source().head_rows(ANSWERS)
+    return Head(norm.to(device, torch.float32), rows.to(device, torch.float32), source().config.rms_norm_eps)
+
+
+def weights(device, recipe=None, dtype=torch.bfloat16, *, packed=True, home=None):
+    """For a model that computes on ``device``; they are held on ``home``, by default there too."""
+    scratch = Scratch(dtype, device) if recipe and packed else None
+    return Weights(source(recipe), dtype, home or device, scratch)
+
+
+@cache
+def model(device, recipe=None, dtype=torch.bfloat16, packed=True):
+    return Model(weights(device, recipe, dtype, packed=packed), MAX_TOKENS)
+
+
+def runner(network, **options):
+    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET} | options
+    return Runner(network, head(network.device), PREFIX, **options)
+
+
+def streamed(device, recipe):
+    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET, "group_tokens": 2 * BUDGET}
+    return LayerwiseRunner.streaming(weights(device, recipe, home=CPU), device, head(device), PREFIX, **options)
+
+
+def sequences(lengths=LENGTHS, prefix=PREFIX, seed=0):
+    rng = np.random.default_rng(seed)
+    vocabulary = source().config.vocab_size
+    return [np.array([*prefix, *rng.integers(0, vocabulary, n)], dtype=np.int32) for n in lengths]
+
+
+def logits(executor, texts):
+    """fp32 ``[len(texts), 5]`` in the order of the texts."""
+    found = np.full((len(texts), len(ANSWERS)), np.nan, dtype=np.float32)
+    for result in executor.run(texts):
+        found[list(result.rows)] = result.logits
+    assert np.isfinite(found).all()
+    return found
+
+
+def batch(device, lengths, width, seed=0):
+    """Random ids ``[len(lengths), width]`` and the lengths, on the device."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, source().config.vocab_size, (len(lengths), width), generator=generator)
+    return ids.to(device), torch.tensor(lengths).to(device)

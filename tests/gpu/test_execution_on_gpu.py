@@ -1,0 +1,133 @@
+"""What running costs beside arithmetic: no waiting, no compiling after the first time, the memory that is foretold."""
+
+import warnings
+
+import models
+import numpy as np
+import pytest
+import torch
+
+from gpu_device import Gpu, compilations, no_synchronisation
+from mixtures import PREFIX, prompts
+from model_dry_run import NoGpu
+from model_measures import Bench, Scope
+from model_tiers import WAYS, load
+from random_model import SHAPES
+from slant.config import ModelConfig
+from slant.memory import activation_bytes
+
+# Of the real width, so that workspaces of libraries are small beside it, and few blocks.
+WIDE = ModelConfig.parse(SHAPES["4b"] | {"vocab_size": 4096, "num_hidden_layers": 4})
+NARROW = ModelConfig.parse(
+    SHAPES["4b"]
+    | {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2}
+    | {"num_key_value_heads": 1, "head_dim": 32, "linear_num_key_heads": 1, "linear_num_value_heads": 2}
+)
+
+
+@pytest.mark.parametrize("recipe", [None, "hqq4"])
+@torch.inference_mode()
+def test_a_forward_never_waits_for_the_device(device, recipe):
+    network = models.model(device, recipe)
+    head, prefix = models.head(device), network.prefix(torch.tensor(models.PREFIX, device=device))
+    arguments = models.batch(device, (70, 1, 33), 80)
+    for before in (None, prefix):
+        head(network(*arguments, before))
+        with no_synchronisation(device):
+            answers = head(network(*arguments, before))
+        assert torch.isfinite(answers.logits).all()
+
+
+def test_submitting_never_waits_for_the_device(device, capture):
+    """From ids on the host to a pending answer, op by op and replayed."""
+    network, texts = models.model(device), models.sequences((30, 31))
+    runner = models.runner(network, capture=capture)
+    (batch,) = runner.batches(texts)
+    runner.record([(4, 32)])
+    for execution in (runner._eager, runner._graphs):
+        list(execution.submit(batch).result().rows)
+        with no_synchronisation(device):
+            pending = execution.submit(batch)
+        assert np.isfinite(pending.result().logits).all()
+
+
+@pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4"])
+def test_nothing_compiles_after_the_first_of_each_kind(device, recipe):
+    """Kernels differ by classes of tokens, not by batches: these loads take one of each."""
+    real = device.type == "cuda"
+    runner = models.runner(models.model(device, recipe), token_budget=2048 if real else 128)
+    kinds = (1,), (40,), (50, 60), (100,), (500,), (16,) * 12, (16,) * 40, (16,) * 120
+    for lengths in kinds if real else kinds[:3]:
+        models.logits(runner, models.sequences(lengths))
+        models.logits(runner, models.sequences(lengths, prefix=()))
+    rng = np.random.default_rng(0)
+    with compilations() as found:
+        for _ in range(5 if real else 1):
+            lengths = rng.integers(1, 500 if real else 60, 12)
+            models.logits(runner, models.sequences(lengths))
+            models.logits(runner, models.sequences(lengths, prefix=()))
+    assert found == []
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_peak_memory_is_within_a_tenth_of_the_prediction(device, way):
+    real = device.type == "cuda"
+    config, bench = (WIDE, Gpu()) if real else (NARROW, NoGpu())
+    tokens = 8192 if real else 128
+    measure = Bench(bench, None, Scope(config, max_tokens=tokens, short=128 if real else 16))
+    # Libraries' workspaces are not foretold: they are there before.
+    a = torch.ones(64, 64, dtype=torch.bfloat16, device=device)
+    torch.nn.functional.linear(a, a)
+    bench.free()
+    before = bench.held()
+    loaded = load(way, config, device, tokens)
+    (row,) = measure.memory(loaded, before, before)
+    assert row["predicted_peak_bytes"] > 0
+    if real:
+        assert row["peak_bytes"] == pytest.approx(row["predicted_peak_bytes"], rel=0.1)
+
+
+def test_a_batch_that_does_not_fit_is_halved(device):
+    """A limit of the allocator between what a batch needs and what its half does."""
+    real = device.type == "cuda"
+    config, length, rows = (WIDE, 256, 64) if real else (NARROW, 16, 8)
+    loaded = load(WAYS[0], config, device, 1024)
+    texts = prompts([PREFIX + length] * rows, config.vocab_size)
+    small, large = loaded.runner(rows * length // 4), loaded.runner(rows * length)
+    assert [batch.shape[:2] for batch in large.batches(texts)] == [(rows, length)]
+    expected = models.logits(small, texts)  # and every kernel and workspace is there
+    with limited(device, large, activation_bytes(config, 2, rows, length, "cuda"), rows * length):
+        with pytest.warns(UserWarning, match=f"a batch of {rows} x {length} tokens ran out of memory"):
+            found = models.logits(large, texts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(models.logits(small, texts), expected)
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+
+
+class limited:
+    """Three quarters of ``size`` bytes can be allocated within it; on the CPU batches of ``tokens`` fail."""
+
+    def __init__(self, device, runner, size, tokens):
+        self.device, self.runner, self.size, self.tokens = device, runner, size, tokens
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            Gpu().free()
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            limit = torch.cuda.memory_reserved() + 0.75 * self.size
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+            return
+        compute = self.runner._eager.compute
+
+        def checked(ids, lengths, start):
+            if ids.numel() >= self.tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return compute(ids, lengths, start)
+
+        self.runner._eager.compute = checked
+
+    def __exit__(self, *_):
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.empty_cache()
