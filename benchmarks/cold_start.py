@@ -70,7 +70,7 @@ def main(place: str, started: float) -> None:
     model = Model(Weights(classifier.source, classifier.dtype, device), 1024)
     mark()
     limits = {"max_tokens": 1024, "token_budget": classifier.token_budget}
-    prefix, capture = classifier.prompt.prefix_ids, cuda_capture() if device.type == "cuda" else _stand_in()
+    prefix, capture = classifier.prompt.prefix_ids, cuda_capture(device) if device.type == "cuda" else _stand_in()
     runner = Runner(model, classifier.head, prefix, **limits, capture=capture)
     texts = [classifier.prompt.encode([passages()[0]["text"]])[0].ids]
     list(runner.run(texts))

@@ -44,20 +44,20 @@ def quantized_matrix(device: torch.device, shape: tuple[int, int], bits: int, gr
 def quantized_cases(c: ModelConfig, tokens: list[int]) -> Iterator[Case]:
     """Every matrix with the bits of the default recipe, the two largest with all bits; other groups are only compiled.
 
-    Compiled are all shape classes of gate_up; another matrix, with other numbers in the same code, at both ends.
+    Compiled are gate_up with all bits and what the default recipe multiplies by, in every shape class.
     """
-    ends = min(tokens), max(M for M in tokens if q_linear.FUSED.rows["", ""].blocks["M"] >= M)
+    most = max(M for M in tokens if q_linear.FUSED.rows["", ""].blocks["M"] >= M)
     for name, shape in matrices(c).items():
         recipe = 8 if name == "out_proj" else 4
         for bits in BITS if name in ("gate_up", "down") else (recipe,):
             yield _dequantize(name, shape, bits, GROUP)
             for M in tokens:
-                compiled = name == "gate_up" or (bits == recipe and M in ends)
+                compiled = name == "gate_up" or bits == recipe
                 yield replace(_quantized_linear(name, shape, bits, GROUP, M), compiled=compiled)
     for size in GROUP_SIZES:
         for bits in BITS if size != GROUP else ():
             yield replace(_dequantize("gate_up", matrices(c)["gate_up"], bits, size), timed=False)
-            yield replace(_quantized_linear("gate_up", matrices(c)["gate_up"], bits, size, ends[1]), timed=False)
+            yield replace(_quantized_linear("gate_up", matrices(c)["gate_up"], bits, size, most), timed=False)
 
 
 def _dequantize(name: str, shape: tuple[int, int], bits: int, group_size: int) -> Case:

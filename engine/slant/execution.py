@@ -43,7 +43,7 @@ class Pending:
         self._logits, self._probabilities = to_host(digits.logits), to_host(digits.probabilities)
         self._done = torch.cuda.Event() if digits.logits.is_cuda else None
         if self._done is not None:
-            self._done.record()
+            self._done.record(torch.cuda.current_stream(digits.logits.device))
 
     def result(self) -> Result:
         """Wait for this batch, and for nothing that was submitted after it."""
@@ -75,13 +75,13 @@ Capture = Callable[[Compute], tuple[Callable[[], None], Digits]]
 """Records a computation: gives what replays it, and the memory in which each replay leaves its answers."""
 
 
-def cuda_capture() -> Capture:
+def cuda_capture(device: torch.device) -> Capture:
     """Capture into CUDA graphs that share one memory pool: capture the largest first, and the others fit into it."""
     pool = torch.cuda.graph_pool_handle()
 
     def capture(compute: Compute) -> tuple[Callable[[], None], Digits]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
             digits = compute()
         return graph.replay, digits
 

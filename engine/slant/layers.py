@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from slant.hostmemory import lock, pages
 from slant.model import Attention, Block, DeltaNet
 from slant.weights import Weights
 from slant_kernels.packed import Packed
@@ -59,17 +59,20 @@ class StreamedLayers:
         for index in range(config.num_hidden_layers):
             block = Block(config, weights, index)
             size = sum(_room(tensor) for tensor in tensors(block))
-            self._host.append(torch.empty(size, dtype=torch.uint8))
+            self._host.append(pages(size))
             blocks.append(placed(block, self._host[-1], fill=True))
             progress(index + 1, config.num_hidden_layers)
         if pinned:
-            _pin(self, self._host)
+            lock(self, self._host)
         most = max(len(host) for host in self._host)
         self._slots = [torch.empty(most, dtype=torch.uint8, device=device) for _ in range(2)]
         self._views = [placed(block, self._slots[index % 2]) for index, block in enumerate(blocks)]
         self._held: list[int | None] = [None, None]
+        self._device = device
         self._copies = torch.cuda.Stream(device) if pinned else None
         self._arrived, self._free = ([torch.cuda.Event(), torch.cuda.Event()] if pinned else [] for _ in range(2))
+        if self._copies is not None:  # the slots' memory may have been another's, in work that is still queued
+            self._copies.wait_stream(torch.cuda.current_stream(device))
 
     def __len__(self) -> int:
         return len(self._views)
@@ -87,10 +90,10 @@ class StreamedLayers:
         if following % 2 != slot:
             self._fetch(following)
         if self._copies is not None:
-            torch.cuda.current_stream().wait_event(self._arrived[slot])
+            torch.cuda.current_stream(self._device).wait_event(self._arrived[slot])
         yield self._views[index]
         if self._copies is not None:
-            self._free[slot].record()
+            self._free[slot].record(torch.cuda.current_stream(self._device))
 
     def _fetch(self, index: int) -> None:
         slot = index % 2
@@ -102,21 +105,8 @@ class StreamedLayers:
             host = self._host[index]
             self._slots[slot][: len(host)].copy_(host, non_blocking=True)
             if self._copies is not None:
-                self._arrived[slot].record()
+                self._arrived[slot].record(self._copies)
         self._held[slot] = index
-
-
-def _pin(owner: object, pieces: list[Tensor]) -> None:
-    """Page-lock memory in place until the owner is gone: torch's own pinned memory comes in powers of two."""
-    runtime = torch.cuda.cudart()
-    for piece in pieces:
-        torch.cuda.check_error(int(runtime.cudaHostRegister(piece.data_ptr(), piece.nbytes, 0)))
-
-    def unpin(pieces: list[Tensor]) -> None:
-        for piece in pieces:
-            runtime.cudaHostUnregister(piece.data_ptr())
-
-    weakref.finalize(owner, unpin, pieces).atexit = False
 
 
 def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 from slant.batches import Ids, Result, StaticBatch, static_batches
 from slant.checkpoint import EMBEDDING
 from slant.costs import Costs
-from slant.execution import Head
+from slant.execution import Head, Pending, to_device
 from slant.layers import Layers, ReadLayers, StreamedLayers
 from slant.model import Block, State, position_tables, positions
 from slant.weights import Weights
@@ -93,10 +93,11 @@ class LayerwiseRunner:
 
         The embedding stays on the host; streams wait on the device, so ``group_tokens`` bounds them.
         """
-        table = Weights(weights.source, weights.dtype, device).on_host(EMBEDDING)
+        layers = StreamedLayers(weights, device, loading)
+        table = Weights(weights.source, weights.dtype, device).on_host(EMBEDDING, layers)
         tables = tuple(part.to(device) for part in position_tables(weights, options["max_tokens"]))
         return cls(
-            StreamedLayers(weights, device, loading),
+            layers,
             embed_with(table, device),
             head,
             prefix_ids,
@@ -120,8 +121,8 @@ class LayerwiseRunner:
             for index in range(len(self.layers)):
                 for _ in self._advance(index, parts, prefix):
                     self.progress(done := done + 1, total)
-            for part in parts:
-                yield self.head.answer(part.batch, part.stream[:, 0].to(self.device))
+            pending = [Pending(part.batch, self.head(part.stream[:, 0].to(self.device))) for part in parts]
+            yield from (answers.result() for answers in pending)
 
     def _advance(self, index: int, parts: Sequence[_Part], prefix: Tensor) -> Iterator[None]:
         """Take all streams through one block, in place; the block is gone at the end, before the next is read."""
@@ -166,9 +167,9 @@ def embed_with(table: Tensor, device: torch.device) -> Embed:
     """Gathers rows of an embedding on the device or in pinned host memory."""
 
     def embed(batches: Sequence[StaticBatch], prefix_ids: Ids) -> tuple[list[Tensor], Tensor]:
-        streams = [embedding(batch.ids.to(device), batch.lengths.to(device), table) for batch in batches]
-        prefix = torch.from_numpy(prefix_ids).long()[None].to(device)
-        return streams, embedding(prefix, torch.tensor([prefix.shape[1]], device=device), table)
+        streams = [embedding(to_device(b.ids, device), to_device(b.lengths, device), table) for b in batches]
+        prefix = to_device(torch.from_numpy(prefix_ids).long()[None], device)
+        return streams, embedding(prefix, torch.full((1,), prefix.shape[1], device=device), table)
 
     return embed
 
@@ -196,5 +197,5 @@ def advance(
     for batch, stream in batches:
         where = positions(rotary, batch.start, stream.shape[1])
         arguments = stream.to(device), None, where, state if batch.start else None
-        x, residual = block.last(*arguments, batch.lengths.to(device)) if last else block(*arguments)[:2]
+        x, residual = block.last(*arguments, to_device(batch.lengths, device)) if last else block(*arguments)[:2]
         yield residual + x

@@ -172,7 +172,7 @@ class Model:
         """
         config = weights.source.config
         self.config, self.device, self.dtype = config, weights.device, weights.dtype
-        self.embedding = weights.on_host(EMBEDDING) if host_embedding else weights.dense(EMBEDDING)
+        self.embedding = weights.on_host(EMBEDDING, self) if host_embedding else weights.dense(EMBEDDING)
         self.blocks: list[Block] = []
         for index in range(config.num_hidden_layers):
             self.blocks.append(Block(config, weights, index))

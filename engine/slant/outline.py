@@ -8,7 +8,7 @@ would allocate can be counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,9 @@ class Outline:
 
     def read(self, name: str) -> Tensor:
         return torch.empty(self.tensors[name].shape, dtype=torch.bfloat16, device=META)
+
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor:
+        return self.read(name)[: len(ids)]
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         grid = self.recipe.grid(name) if self.recipe else None

@@ -67,7 +67,7 @@ def place(
         token_budget=tier.token_budget,
         costs=costs,
         deterministic=deterministic,
-        capture=cuda_capture() if device.type == "cuda" else None,
+        capture=cuda_capture(device) if device.type == "cuda" else None,
     )
 
 

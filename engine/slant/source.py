@@ -19,20 +19,30 @@ from slant.quantization.recipe import NAMED, Recipe
 from slant_kernels.quantized import QuantizedMatrix
 
 
-class Source(Protocol):
-    """What the model reads. ``tensors`` and ``read`` go by canonical names; ``folder`` holds the tokenizer.
+class Tensors(Protocol):
+    """What a model's weights are read from, by canonical names.
 
     ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
-    ``recipe`` says which those are. ``certificate`` and ``probe`` are the JSON objects that an artifact stores. Each of
-    the three may be None.
     """
 
-    @property
-    def folder(self) -> Path: ...
     @property
     def config(self) -> ModelConfig: ...
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> Tensor: ...
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
+    def quantized(self, name: str) -> QuantizedMatrix | None: ...
+
+
+class Source(Tensors, Protocol):
+    """What a classifier is made of: its tensors, and ``folder`` with the tokenizer.
+
+    ``recipe`` says which matrices are quantized. ``certificate`` and ``probe`` are the JSON objects that an artifact
+    stores. Each of the three may be None.
+    """
+
+    @property
+    def folder(self) -> Path: ...
     @property
     def head(self) -> str: ...
     @property
@@ -45,9 +55,6 @@ class Source(Protocol):
     def certificate(self) -> Mapping[str, Any] | None: ...
     @property
     def probe(self) -> Mapping[str, Any] | None: ...
-    def read(self, name: str) -> Tensor: ...
-    def quantized(self, name: str) -> QuantizedMatrix | None: ...
-    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
     def head_rows(self, ids: Sequence[int]) -> Tensor: ...
 
 

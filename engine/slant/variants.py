@@ -10,7 +10,7 @@ halfway between is tried too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,7 +18,6 @@ from slant.buckets import MOST_ROWS, bucket_lengths
 from slant.execution import Eager, Head
 from slant.model import Model
 from slant.outline import META, Outline, reduced
-from slant.source import Source
 from slant.tiers import Demand
 from slant.weights import Weights
 from slant_kernels.cross import collecting, rehearsing
@@ -105,8 +104,7 @@ def _outline(demand: Demand, packed: bool) -> Eager:
     """A model of meta tensors with one block of each kind, and its head."""
     config, recipe = reduced(demand.config, demand.recipe if packed else None)
     scratch = Scratch(demand.dtype, META) if packed else None
-    source = cast(Source, Outline(config, recipe))  # all of one that Weights needs
-    model = Model(Weights(source, demand.dtype, META, scratch), demand.max_tokens)
+    model = Model(Weights(Outline(config, recipe), demand.dtype, META, scratch), demand.max_tokens)
     norm = torch.empty(config.hidden_size, device=META)
     rows = torch.empty(demand.answers, config.hidden_size, device=META)
     prefix = None

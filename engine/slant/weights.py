@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slant.source import Source
+from slant.hostmemory import lock, pages
+from slant.source import Tensors
 from slant_kernels.packed import Part, Scratch, Weight, packed
 
 
@@ -17,7 +18,7 @@ class Weights:
     """
 
     def __init__(
-        self, source: Source, dtype: torch.dtype, device: torch.device, scratch: Scratch | None = None
+        self, source: Tensors, dtype: torch.dtype, device: torch.device, scratch: Scratch | None = None
     ) -> None:
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
 
@@ -36,10 +37,14 @@ class Weights:
             part.copy_(self.source.read(name))
         return merged
 
-    def on_host(self, name: str) -> Tensor:
-        """A matrix in the model's dtype in host memory, page-locked if the device is a GPU."""
-        matrix = Weights(self.source, self.dtype, torch.device("cpu")).dense(name)
-        return matrix.pin_memory() if self.device.type == "cuda" else matrix
+    def on_host(self, name: str, owner: object) -> Tensor:
+        """A matrix in the model's dtype in host memory; page-locked while the owner lives, if the device is a GPU."""
+        rows, columns = self.source.tensors[name].shape
+        memory = pages(rows * columns * self.dtype.itemsize)
+        matrix = memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name))
+        if self.device.type == "cuda":
+            lock(owner, [memory])
+        return matrix
 
     def fp32(self, name: str) -> Tensor:
         """A small tensor (norm, gate, convolution) that is computed in fp32."""

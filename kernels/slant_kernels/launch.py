@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,10 +73,15 @@ def target(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
     if device.type == "cuda" and torch.version.hip is None:
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"sm_{major}{minor}"
+        return _cuda_target(device)
     arch = triton.runtime.driver.active.get_current_target().arch
     return f"sm_{arch}" if isinstance(arch, int) else str(arch)
+
+
+@cache
+def _cuda_target(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)  # takes as long as a launch
+    return f"sm_{major}{minor}"
 
 
 followers: list[Callable[[Any], None]] = []

@@ -111,3 +111,20 @@ def test_key_follows_code_and_not_comments(mutants):
     assert "return x + 1" in text
     assert "comment" not in text
     assert "Two passes" not in text
+
+
+def test_a_spill_is_allowed_to_one_kernel_dtype_and_target():
+    """And no more is allowed than the table has."""
+    rows = compiled.read(TABLE).values()
+    seen = {}
+    for row in rows:
+        if most := max(row["stack"], row["spill"]):
+            kind = compiled._kind(row), row["target"]
+            seen[kind] = max(seen.get(kind, 0), most)
+    bounds = {(kind, target): most for kind, by_target in compiled.SPILLS.items() for target, most in by_target.items()}
+    assert bounds == seen
+    row = next(row for row in rows if row["spill"])
+    assert compiled.fault(row) == ""
+    for change in ({"target": "sm_75", "dot": False}, {"arguments": "p_x *fp16:16"}, {"kernel": "norm.rms_norm"}):
+        assert "bytes spilled, 0 allowed" in compiled.fault(row | change)
+    assert "bytes spilled" in compiled.fault(row | {"spill": 10**5})

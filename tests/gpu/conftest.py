@@ -38,4 +38,4 @@ def _one_thread():
 
 @pytest.fixture
 def capture(device):
-    return cuda_capture() if device.type == "cuda" else stand_in
+    return cuda_capture(device) if device.type == "cuda" else stand_in

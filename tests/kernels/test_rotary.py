@@ -9,8 +9,9 @@ from ops import EPS, assert_bf16, assert_fp32, randn
 
 from slant_kernels import rotary
 
-CASES = [(1, 0), (1, 30), (2, 1), (3, 0), (63, 1), (64, 0), (65, 30), (127, 1), (200, 0)]
+CASES = [(1, 0), (1, 30), (2, 1), (3, 0), (63, 1), (64, 0), (65, 30)]
 """Lengths of texts and of a prefix."""
+CASES += [pytest.param(T, P, marks=pytest.mark.slow) for T, P in ((127, 1), (200, 0))]
 
 
 def projection(B, T, G, H, D, dtype=torch.float32):
