@@ -75,7 +75,7 @@ class Gpu:
         return [Kernel(e.key, e.count, 1e-6 * e.self_device_time_total) for e in on_device]
 
     def capture(self) -> Capture:
-        return cuda_capture(self.device)
+        return cuda_capture(self.place)
 
     def free(self) -> None:
         """Give cached memory back, so that the next model finds it in one piece."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from slant import layerwise, probe
+from slant import probe
 from slant.cascade import Cascade
 from slant.cli import app
 from slant.demo import FOLDER, passages
@@ -154,7 +154,7 @@ def test_the_command_certifies_and_rescores(certified, tmp_path):
 
 
 def test_an_artifact_layer_by_layer_gives_the_same_bits(certified):
-    whole, parts = (load(certified, weights="fp32").score(TEXTS) for load in (Engine.load, layerwise.load))
+    whole, parts = (load(certified, weights="fp32").score(TEXTS) for load in (Engine.load, Engine.layerwise))
     assert np.array_equal(whole.logits, parts.logits)
 
 
