@@ -55,7 +55,7 @@ def main(place: str, started: float) -> None:
 
     from slant.classifier import Classifier
     from slant.demo import FOLDER, passages
-    from slant.execution import cuda_capture
+    from slant.execution import capture_on
     from slant.model import Model
     from slant.runner import Runner
     from slant.weights import Weights
@@ -70,7 +70,7 @@ def main(place: str, started: float) -> None:
     model = Model(Weights(classifier.source, classifier.dtype, device), 1024)
     mark()
     limits = {"max_tokens": 1024, "token_budget": classifier.token_budget}
-    prefix, capture = classifier.prompt.prefix_ids, cuda_capture(device) if device.type == "cuda" else _stand_in()
+    prefix, capture = classifier.prompt.prefix_ids, capture_on(device)
     runner = Runner(model, classifier.head, prefix, **limits, capture=capture)
     texts = [classifier.prompt.encode([passages()[0]["text"]])[0].ids]
     list(runner.run(texts))
@@ -80,12 +80,6 @@ def main(place: str, started: float) -> None:
     list(runner.run(texts))
     mark()
     print(json.dumps({part: round(b - a, 4) for part, a, b in zip(PARTS, marks, marks[1:], strict=False)}))
-
-
-def _stand_in() -> Any:
-    from model_dry_run import stand_in
-
-    return stand_in
 
 
 if __name__ == "__main__":

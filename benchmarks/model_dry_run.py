@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ from gpu_dry_run import TINY
 from gpu_timing import Limits
 from model_measures import Bench, Scope
 from random_model import SHAPES
-from slant.execution import Capture
-from slant_kernels.digit_head import Digits
+from slant.execution import Capture, stand_in_capture
 
 SCOPE = Scope(
     TINY,
@@ -37,17 +36,6 @@ SCOPE = Scope(
 # transformers' own names of the settings that TINY changes.
 PEER = SHAPES["4b"] | {key: getattr(TINY, key) for key in SHAPES["4b"].keys() & vars(TINY).keys()}
 KERNELS = ("_rms_norm_kernel", "_serial_kernel", "sm90_xmma_gemm_bf16", "flash_fwd_kernel", "Memcpy HtoD")
-
-
-def stand_in(compute: Callable[[], Digits]) -> tuple[Callable[[], None], Digits]:
-    """Records as a CUDA graph does: replays read and write the memory that the recording saw."""
-    digits = compute()
-
-    def replay() -> None:
-        for place, value in zip(digits, compute(), strict=True):
-            place.copy_(value)
-
-    return replay, digits
 
 
 class NoGpu:
@@ -72,7 +60,7 @@ class NoGpu:
         return [Kernel(name, 1, math.nan) for name in KERNELS]
 
     def capture(self) -> Capture:
-        return stand_in
+        return stand_in_capture
 
     def free(self) -> None:
         """Nothing is cached."""

@@ -98,6 +98,22 @@ def graph_shapes(limit: int) -> list[tuple[int, int]]:
     return [(lines, length) for lines in GRAPH_LINES for length in lengths if lines * length <= GRAPH_TOKENS]
 
 
+def stand_in_capture(compute: Compute) -> tuple[Callable[[], None], Digits]:
+    """Where there are no CUDA graphs: replays read and write the memory that the recording saw, and compute again."""
+    digits = compute()
+
+    def replay() -> None:
+        for place, value in zip(digits, compute(), strict=True):
+            place.copy_(value)
+
+    return replay, digits
+
+
+def capture_on(device: torch.device) -> Capture:
+    """The capture of a GPU, or the stand-in on a CPU."""
+    return cuda_capture(device) if device.type == "cuda" else stand_in_capture
+
+
 @dataclass(frozen=True)
 class Buffers:
     """The memory of one captured shape: inputs int64 ``[B, T]`` and ``[B]``, answers as digit_head gives them."""

@@ -11,24 +11,13 @@ from slant.buckets import bucket_lengths
 from slant.checkpoint import Checkpoint
 from slant.costs import Formula
 from slant.errors import SlantError
-from slant.execution import Graphs, Head, graph_shapes
+from slant.execution import Graphs, Head, graph_shapes, stand_in_capture
 from slant.model import Model
 from slant.runner import Runner
 from slant.weights import Weights
 
 PREFIX = (5, 6, 7)
 OPTIONS = {"max_tokens": 128, "token_budget": 256}
-
-
-def stand_in(compute):
-    """Records as a CUDA graph does: replays read and write the memory that the recording saw."""
-    digits = compute()
-
-    def replay():
-        for place, value in zip(digits, compute(), strict=True):
-            place.copy_(value)
-
-    return replay, digits
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +42,7 @@ def logits(runner, texts):
 
 def test_replay_equals_eager_bit_for_bit(model):
     texts = sequences(1, 5, 16, 17, 30, 31, 60, 100)
-    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
     shapes = [batch.shape[:2] for batch in plain.batches(texts)]
     graphs.record(shapes)
     replays = count(graphs)
@@ -77,7 +66,7 @@ def count(runner):
 
 
 def test_fewer_lines_fill_a_recorded_shape_and_more_run_eagerly(model):
-    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
     graphs.record([(1, 16), (3, 16)])
     replays = count(graphs)
     for lengths, replayed in (([9], 1), ([9, 12], 1), ([9, 12, 3], 1), ([9, 12, 3, 4], 0), ([17], 0)):
@@ -95,7 +84,7 @@ def test_the_largest_shape_is_recorded_first_and_none_twice(model):
 
     def capture(compute):
         seen.append(compute.__defaults__[0].shape)
-        return stand_in(compute)
+        return stand_in_capture(compute)
 
     runner = Runner(*model, PREFIX, **OPTIONS, capture=capture)
     runner.record([(1, 16), (4, 32), (1, 48)])
@@ -146,7 +135,7 @@ def test_padding_and_halving_keep_rows_and_order():
 
 
 def test_graphs_choose_the_fewest_lines_that_fit(model):
-    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
     runner.record([(8, 16), (2, 16), (4, 16)])
     assert isinstance(runner._graphs, Graphs)
     (result,) = runner.run(sequences(9, 9, 9))
@@ -166,7 +155,7 @@ def test_batches_are_submitted_ahead_of_the_answers(model, monkeypatch):
     texts = sequences(1, 20, 40, 60, 80, 100)
     expected = logits(Runner(*model, PREFIX, **OPTIONS), texts)
     monkeypatch.setitem(runner_module.AHEAD, "cpu", 2)
-    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in)
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
     runner.record((1, length) for length in (16, 32, 48, 64, 80, 112))
     replays, ahead = count(runner), []
     for done, result in enumerate(runner.run(texts)):

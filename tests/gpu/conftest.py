@@ -11,8 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from model_dry_run import stand_in
-from slant.execution import cuda_capture
+from slant.execution import capture_on
 
 NEEDED = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -38,4 +37,4 @@ def _one_thread():
 
 @pytest.fixture
 def capture(device):
-    return cuda_capture(device) if device.type == "cuda" else stand_in
+    return capture_on(device)
