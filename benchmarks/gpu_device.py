@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from slant.execution import Capture, cuda_capture
-from slant_kernels.launch import triton
 
 Body = Callable[[], Any]
 
@@ -82,23 +81,6 @@ class Gpu:
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Within it, the list gets the name of each kernel that Triton makes ready for the first time in this process."""
-    names: list[str] = []
-
-    def hook(*, fn: Any, **_: Any) -> bool:
-        names.append(fn.name)
-        return False
-
-    knobs = triton.knobs.runtime
-    before, knobs.jit_cache_hook = knobs.jit_cache_hook, hook
-    try:
-        yield names
-    finally:
-        knobs.jit_cache_hook = before
 
 
 @contextmanager

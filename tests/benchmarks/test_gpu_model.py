@@ -26,7 +26,7 @@ import model_dry_run
 import model_measures
 import model_peer
 import slant_kernels
-from gpu_device import Kernel, compilations
+from gpu_device import Kernel
 from gpu_timing import Limits
 from kernel_cases import MODEL
 from model_measures import Bench, Scope, full_batch, tail
@@ -377,16 +377,6 @@ def test_shares_add_up_and_name_their_kernels():
     assert sum(share.seconds for share in shares) == pytest.approx(13e-6)
     assert (shares[0].op, shares[0].calls, shares[0].names) == (LINEAR, 10, ("gemm_b", "gemm_a"))
     assert next(share for share in shares if share.op == "embedding").seconds == 0
-
-
-def test_compilations_are_counted():
-    triton = pytest.importorskip("triton")
-    before = triton.knobs.runtime.jit_cache_hook
-    with compilations() as names:
-        fn = argparse.Namespace(name="a_kernel")
-        assert triton.knobs.runtime.jit_cache_hook(key="", fn=fn, compile={}) is False
-    assert names == ["a_kernel"]
-    assert triton.knobs.runtime.jit_cache_hook is before
 
 
 def test_a_cold_start_that_fails_is_an_error(monkeypatch):

@@ -15,6 +15,7 @@ from slant.quantization.recipe import Recipe
 from slant.runner import Runner
 from slant.weights import Weights
 from slant_kernels.packed import Scratch
+from slant_kernels.quantized import QuantizedMatrix, pack
 
 CPU = torch.device("cpu")
 ANSWERS = (15, 16, 17, 18, 19)
@@ -30,8 +31,23 @@ def source(recipe=None):
     if recipe is None:
         return checkpoint
     quantized = QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU)
-    quantized.quantized = cache(quantized.quantized)
+    quantized.quantized = cache(lambda name: nearest(checkpoint.read(name), quantized.recipe.grid(name)))
     return quantized
+
+
+def nearest(weight, grid):
+    """Codes by rounding between each group's least and greatest weight: hqq's solver need not be installed here."""
+    if grid is None:
+        return None
+    (rows, columns), groups = weight.shape, -(-weight.shape[1] // grid.group_size)
+    last = weight.float()[:, -1:].expand(-1, groups * grid.group_size - columns)
+    grouped = torch.cat([weight.float(), last], dim=1).view(rows, groups, grid.group_size)
+    least, most = grouped.amin(2), grouped.amax(2)
+    scales = ((most - least) / (2**grid.bits - 1)).clamp(min=1e-4)
+    codes = ((grouped - least[..., None]) / scales[..., None]).round().to(torch.uint8).flatten(1)[:, :columns]
+    zeros = -least / scales - 2 ** (grid.bits - 1)
+    parts = pack(codes.contiguous(), grid.bits), scales.T.contiguous().half(), zeros.T.contiguous().half()
+    return QuantizedMatrix(*parts, grid.bits, grid.group_size, (rows, columns))
 
 
 def head(device):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpu_device import Gpu, compilations, no_synchronisation
+from gpu_device import Gpu, no_synchronisation
 from mixtures import PREFIX, prompts
 from model_dry_run import NoGpu
 from model_measures import Bench, Scope
@@ -15,6 +15,9 @@ from model_tiers import WAYS, load
 from random_model import SHAPES
 from slant.config import ModelConfig
 from slant.memory import activation_bytes
+from slant.tiers import Demand
+from slant.variants import compile_kernels
+from slant_kernels.cross import no_compilation
 
 # Of the real width, so that workspaces of libraries are small beside it, and few blocks.
 WIDE = ModelConfig.parse(SHAPES["4b"] | {"vocab_size": 4096, "num_hidden_layers": 4})
@@ -52,21 +55,20 @@ def test_submitting_never_waits_for_the_device(device, capture):
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4"])
-def test_nothing_compiles_after_the_first_of_each_kind(device, recipe):
-    """Kernels differ by classes of tokens, not by batches: these loads take one of each."""
+def test_nothing_compiles_after_the_kernels_were_made_ready(device, recipe):
     real = device.type == "cuda"
-    runner = models.runner(models.model(device, recipe), token_budget=2048 if real else 128)
-    kinds = (1,), (40,), (50, 60), (100,), (500,), (16,) * 12, (16,) * 40, (16,) * 120
-    for lengths in kinds if real else kinds[:3]:
-        models.logits(runner, models.sequences(lengths))
-        models.logits(runner, models.sequences(lengths, prefix=()))
+    budget, most = (2048, 500) if real else (128, 60)
+    runner = models.runner(models.model(device, recipe), token_budget=budget)
+    if real:
+        source, sizes = models.source(recipe), (len(models.ANSWERS), len(models.PREFIX), models.MAX_TOKENS, budget)
+        demand = Demand(source.config, source.recipe, torch.bfloat16, device.type, *sizes)
+        compile_kernels(demand, packed=recipe is not None)
     rng = np.random.default_rng(0)
-    with compilations() as found:
-        for _ in range(5 if real else 1):
-            lengths = rng.integers(1, 500 if real else 60, 12)
+    with no_compilation():
+        for count in (1, 3, 12, 40, 120) if real else (3,):
+            lengths = rng.integers(1, most, count)
             models.logits(runner, models.sequences(lengths))
             models.logits(runner, models.sequences(lengths, prefix=()))
-    assert found == []
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
