@@ -210,7 +210,8 @@ class Engine:
         small batch is run, for thread pools and first-touched memory.
         """
         if self._demand is not None and self.runner.device.type == "cuda":
-            compile_kernels(self._demand, progress=progress)
+            packed = self.tier is not None and self.tier.packed and self._demand.recipe is not None
+            compile_kernels(self._demand, packed=packed, progress=progress)
             if isinstance(self.runner, Runner):
                 self.runner.record(graph_shapes(self._demand.max_tokens - self._demand.prefix_tokens))
         self._score(["warm-up"])

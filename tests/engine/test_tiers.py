@@ -16,7 +16,7 @@ from slant.config import ModelConfig
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.layerwise import LayerwiseRunner
-from slant.memory import activation_bytes, weight_bytes
+from slant.memory import activation_bytes, merged_shapes, weight_bytes
 from slant.placement import demand, place
 from slant.quantization.recipe import Recipe
 from slant.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
@@ -172,6 +172,18 @@ def test_the_predicted_peak_is_what_is_held(folders, kind, recipe, name):
         runner = place(made, tier, max_tokens=512)
         assert len(list(runner.run(texts))) == 2, "a batch of the budget, and the longest text"
     assert 0.9 * peak.bytes <= tier.peak <= 1.1 * peak.bytes
+
+
+def test_the_streamed_tier_is_two_blocks_a_scratch_and_what_waits(folders):
+    made = opened(folders["linear_attention"], "hqq4", max_tokens=512, token_budget=1024)
+    made.source.quantized = lambda matrix: coded(made.source, matrix)
+    needs = dataclasses.replace(demand(made, 512), device_type="cuda")
+    tier = next(tier for tier in tiers(needs) if tier.name == "streamed")
+    runner = place(made, tier, max_tokens=512)
+    scratch = max(n * k for n, k in merged_shapes(made.source.config)) * 2
+    waiting = 1024 * made.source.config.hidden_size * 2
+    assert tier.weights == pytest.approx(runner.layers.slot_bytes + scratch + waiting, rel=0.01)
+    assert runner.group_tokens == 1024
 
 
 @pytest.mark.parametrize("recipe", ["hqq4", "hqq8"])
