@@ -67,10 +67,11 @@ def static_batches(
     max_tokens: int,
     costs: Costs | None = None,
     deterministic: bool = False,
+    max_seconds: float | None = None,
 ) -> Iterator[StaticBatch]:
     """All sequences in batches: first those that start with the prefix, without it, then the others in full.
 
-    ``plan`` says what costs and deterministic do.
+    ``plan`` says what costs, deterministic and max_seconds do.
     """
     skip = len(prefix_ids)
 
@@ -81,9 +82,8 @@ def static_batches(
     others = sorted(set(range(len(sequences))) - set(with_prefix))
     for members, start in ((with_prefix, skip), (others, 0)):
         bodies = [sequences[row][start:] for row in members]
-        for batch in plan(
-            [len(body) for body in bodies], token_budget, max_tokens - start, costs, deterministic=deterministic
-        ):
+        lengths, limit = [len(body) for body in bodies], max_tokens - start
+        for batch in plan(lengths, token_budget, limit, costs, max_seconds, deterministic):
             yield StaticBatch(tuple(members[row] for row in batch.rows), start, *pad(batch, bodies))
 
 

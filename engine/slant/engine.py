@@ -76,6 +76,7 @@ class Engine:
         memory: str | int | None = "auto",
         deterministic: bool = False,
         costs: str | Path | None = None,
+        max_seconds: float | None = None,
         threads: int | None = None,
         max_flip_rate: float | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -89,6 +90,8 @@ class Engine:
         deterministic: a text's scores are the same bits whatever else is in the call. Batches get a fixed number of
         rows, so that a call of few texts computes as much as one of many: give a small token_budget with it.
         costs: a table of measured batch times by which batches are planned; a GPU has a formula for a default.
+        max_seconds: a deadline: no batch of several texts is planned that takes longer by the costs. The streamed tier,
+        which answers a group of batches at once, has none.
         threads: CPU threads of the whole process (torch's setting); unchanged if None.
         max_flip_rate: refuse a model without a certificate, or with one that measured a larger share of label flips.
         progress: called with (blocks loaded, blocks in all).
@@ -116,8 +119,9 @@ class Engine:
             classifier,
             tier,
             max_tokens=max_tokens,
-            costs=read_costs(costs, classifier),
+            costs=read_costs(costs, classifier, needed=max_seconds is not None),
             deterministic=deterministic,
+            max_seconds=max_seconds,
             progress=progress,
         )
         engine = cls(prompt, runner, stable_margin, tier, replace(needs, token_budget=tier.token_budget))

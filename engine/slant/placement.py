@@ -39,6 +39,7 @@ def place(
     max_tokens: int,
     costs: Costs | None = None,
     deterministic: bool = False,
+    max_seconds: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Runner | LayerwiseRunner:
     """Load the blocks; ``progress(done, total)`` counts them."""
@@ -67,14 +68,19 @@ def place(
         token_budget=tier.token_budget,
         costs=costs,
         deterministic=deterministic,
+        max_seconds=max_seconds,
         capture=cuda_capture(device) if device.type == "cuda" else None,
     )
 
 
-def read_costs(path: str | Path | None, classifier: Classifier) -> Costs | None:
-    """The measured table in a file, or else a GPU's default; None: a CPU's batches are planned by their tokens."""
+def read_costs(path: str | Path | None, classifier: Classifier, *, needed: bool = False) -> Costs | None:
+    """The measured table in a file, or else the device's default.
+
+    None unless they are ``needed``: a CPU's batches are planned by their tokens.
+    """
     if path is not None:
         return Table.read(Path(path))
-    if classifier.device.type == "cpu":
+    if classifier.device.type == "cpu" and not needed:
         return None
-    return default_costs(classifier.source.config, classifier.device.type, classifier.dtype.itemsize)
+    threads = torch.get_num_threads()
+    return default_costs(classifier.source.config, classifier.device.type, classifier.dtype.itemsize, threads)

@@ -22,7 +22,8 @@ class Runner:
     """Executes token sequences of 1 to ``max_tokens`` tokens in batches of at most ``token_budget`` computed tokens.
 
     costs: what the batches are planned by; by their tokens if None. deterministic: a text's batch shape depends on its
-    own length only, at the price of empty lines. With ``capture``, shapes named to ``record`` are replayed.
+    own length only, at the price of empty lines. max_seconds: what a batch of several texts may take by its costs.
+    With ``capture``, shapes named to ``record`` are replayed.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class Runner:
         token_budget: int,
         costs: Costs | None = None,
         deterministic: bool = False,
+        max_seconds: float | None = None,
         capture: Capture | None = None,
     ) -> None:
         self.model, self.head = model, head
         self.max_tokens, self.token_budget = max_tokens, token_budget
-        self.costs, self.deterministic = costs, deterministic
+        self.costs, self.deterministic, self.max_seconds = costs, deterministic, max_seconds
         self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
         self.prefix: Prefix | None = None
         if len(self.prefix_ids):
@@ -60,7 +62,7 @@ class Runner:
     def batches(self, sequences: Sequence[Ids]) -> Iterator[StaticBatch]:
         """The static batches that ``run`` would execute."""
         limits = self.token_budget, self.max_tokens
-        return static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic)
+        return static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic, self.max_seconds)
 
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences batch by batch, in whatever order is fastest; each appears in one result.

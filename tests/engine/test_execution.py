@@ -184,3 +184,11 @@ def test_batches_are_planned_by_their_costs(model):
     assert [batch.shape[:2] for batch in plain.batches(texts)] == [(1, 48), (1, 32), (1, 16)]
     assert [batch.shape[:2] for batch in costly.batches(texts)] == [(3, 48)]
     np.testing.assert_allclose(logits(costly, texts), logits(plain, texts), atol=1e-5)
+
+
+def test_a_deadline_keeps_batches_short(model):
+    costs = Formula(overhead=0.0, token=1e-3)
+    runner = Runner(*model, PREFIX, **OPTIONS, costs=costs, max_seconds=0.05)
+    texts = sequences(*[16] * 7, 100)
+    assert [batch.shape[:2] for batch in runner.batches(texts)] == [(1, 112), (3, 16), (3, 16), (1, 16)]
+    np.testing.assert_allclose(logits(runner, texts), logits(Runner(*model, PREFIX, **OPTIONS), texts), atol=1e-5)

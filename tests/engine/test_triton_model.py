@@ -10,10 +10,11 @@ import tiny
 from slant.batches import pad
 from slant.buckets import Batch
 from slant.checkpoint import Checkpoint
-from slant.execution import Head
+from slant.execution import Head, capture_on
 from slant.model import Model
 from slant.quantization.quantize import QuantizedCheckpoint
 from slant.quantization.recipe import Grid, Recipe
+from slant.runner import Runner
 from slant.weights import Weights
 from slant_kernels.packed import Scratch
 
@@ -122,3 +123,24 @@ def assert_bf16(folder, both, **options):
     truth = expected(folder, torch.float32, **options)
     theirs, ours = (found - truth for found in both(folder, torch.bfloat16, **options))
     assert 0 < ours.square().mean().sqrt() <= 2 * theirs.square().mean().sqrt()
+
+
+def test_the_runner_replays_what_it_computes(tiny_checkpoint, triton_path):
+    """Batches, prefix, packed weights and graphs, a stand-in without a GPU: replay equals eager bit for bit."""
+    device, dtype = triton_path, torch.bfloat16
+    source = tiny.quantized(tiny_checkpoint("one linear layer"), HQQ4)
+    norm, rows = source.read("norm.weight"), source.head_rows(tiny.ANSWERS)
+    head = Head(norm.float().to(device), rows.float().to(device), 1e-6)
+    model = Model(Weights(source, dtype, device, Scratch(dtype, device)), 64)
+    options = {"max_tokens": 64, "token_budget": 64}
+    plain = Runner(model, head, PREFIX.tolist(), **options)
+    graphs = Runner(model, head, PREFIX.tolist(), **options, capture=capture_on(device))
+    generator = torch.Generator().manual_seed(0)
+    bodies = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu") for n in (3, 16, 20)]
+    texts = [torch.cat([PREFIX.cpu(), body]).int().numpy() for body in bodies]
+    shapes = [batch.shape[:2] for batch in plain.batches(texts)]
+    assert shapes == [(1, 32), (2, 16)]
+    graphs.record(shapes)
+    for one, other in zip(plain.run(texts), graphs.run(texts), strict=True):
+        assert one.rows == other.rows
+        assert (one.logits == other.logits).all()
