@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_iter
 
 
 class PeakBytes(TorchDispatchMode):
-    """``with PeakBytes() as peak: ...; peak.bytes`` counts storages that the operations inside created."""
+    """``with PeakBytes() as peak: ...; peak.bytes`` counts storages that operations inside created; ``live`` now."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self._live = 0
+        self.bytes = self.live = 0
         self._known: set[int] = set()
         self._own: set[int] = set()
 
@@ -34,10 +34,10 @@ class PeakBytes(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
-        self._live += storage.nbytes()
-        self.bytes = max(self.bytes, self._live)
+        self.live += storage.nbytes()
+        self.bytes = max(self.bytes, self.live)
         weakref.finalize(storage, self._release, key, storage.nbytes())
 
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._live -= size
+        self.live -= size

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import tiny
+from peak import PeakBytes
 from slant import runner as runner_module
 from slant.batches import StaticBatch
 from slant.buckets import bucket_lengths
@@ -192,3 +193,19 @@ def test_a_deadline_keeps_batches_short(model):
     texts = sequences(*[16] * 7, 100)
     assert [batch.shape[:2] for batch in runner.batches(texts)] == [(1, 112), (3, 16), (3, 16), (1, 16)]
     np.testing.assert_allclose(logits(runner, texts), logits(Runner(*model, PREFIX, **OPTIONS), texts), atol=1e-5)
+
+
+def test_running_on_holds_no_more_memory(model):
+    """Once shapes are recorded, every call takes the same memory and gives all of it back."""
+    texts = sequences(1, 5, 16, 17, 30, 100)
+    runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
+    runner.record(batch.shape[:2] for batch in runner.batches(texts))
+    logits(runner, texts)
+    peaks = []
+    for _ in range(3):
+        with PeakBytes() as peak:
+            logits(runner, texts)
+        assert peak.live == 0
+        peaks.append(peak.bytes)
+    assert peaks[0] > 0
+    assert len(set(peaks)) == 1
