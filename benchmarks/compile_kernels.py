@@ -31,7 +31,7 @@ from case import Case
 from compiled import LIMITS, Row, fault, fingerprint, read, summary, variant, write
 from environment import RESULTS
 from kernel_cases import cases
-from slant_kernels.cross import compiling
+from slant_kernels.cross import compiling, hooked
 from slant_kernels.launch import Config, Table, triton
 
 TABLE = RESULTS / "compiled_kernels.jsonl"
@@ -69,7 +69,7 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
         waiting.append(key)
         return False
 
-    with compiling(target) as kernels, _recording(target, found.configs), _cache_hook(hook):
+    with compiling(target) as kernels, _recording(target, found.configs), hooked(hook):
         for case in (case for case in cases if case.compiled):
             try:
                 case.run(*case.make(META))
@@ -115,16 +115,6 @@ def _recording(target: str, used: set[ConfigRow]) -> Iterator[None]:
 
 def _asked(shape_class: str, target: str) -> tuple[tuple[str, str], ...]:
     return (shape_class, target), (shape_class, "")
-
-
-@contextmanager
-def _cache_hook(hook: Any) -> Iterator[None]:
-    knobs = triton.knobs.runtime
-    before, knobs.jit_cache_hook = knobs.jit_cache_hook, hook
-    try:
-        yield
-    finally:
-        knobs.jit_cache_hook = before
 
 
 def _real(kernels: Iterable[Any]) -> list[Any]:

@@ -94,7 +94,7 @@ def rehearsing() -> Iterator[list[str]]:
         if kernel is not None:  # compiled earlier, so that Triton did not ask
             names.append(kernel.hash)
 
-    with _asked(name), _following(name_known):
+    with hooked(name), _following(name_known):
         yield names
 
 
@@ -109,12 +109,12 @@ def no_compilation() -> Iterator[None]:
     def refuse(*, fn: Any, compile: Mapping[str, Any], **_: Any) -> bool:
         raise KernelMissing(_difference(fn.jit_function, compile))
 
-    with _asked(refuse):
+    with hooked(refuse):
         yield
 
 
 @contextmanager
-def _asked(hook: Callable[..., bool]) -> Iterator[None]:
+def hooked(hook: Callable[..., bool]) -> Iterator[None]:
     """Triton calls ``hook`` for a kernel that this process has not compiled; True keeps it from compiling."""
     knobs = triton.knobs.runtime
     before, knobs.jit_cache_hook = knobs.jit_cache_hook, hook
