@@ -1,7 +1,7 @@
 """Compiles every kernel for every GPU it is meant for, without one, and keeps what the compilers said.
 
-The cases of ``kernel_cases.py`` run on meta tensors, so that what is compiled is what the wrappers would launch on that
-GPU. One row of ``results/compiled_kernels.jsonl`` is one compiled kernel; its key is a hash of all that the binary
+The cases of ``gpu/kernel_cases.py`` run on meta tensors, so that what is compiled is what the wrappers would launch on
+that GPU. One row of ``results/compiled_kernels.jsonl`` is one compiled kernel; its key is a hash of all that the binary
 depends on, so that a row whose key is current need not be compiled again. Every row is held to the target's shared
 memory, to no spills and to matrix units where it multiplies matrices, and every committed configuration must be in use.
 
@@ -27,10 +27,10 @@ import torch
 from rich.console import Console
 
 import slant_kernels
-from case import Case
 from compiled import LIMITS, Row, fault, fingerprint, read, summary, variant, write
 from environment import RESULTS
-from kernel_cases import cases
+from gpu.case import Case
+from gpu.kernel_cases import cases
 from slant_kernels.cross import compiling, hooked
 from slant_kernels.launch import Config, Table, triton
 

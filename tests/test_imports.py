@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE = ("compile_kernels", "environment", "gpu_dry_run", "gpu_suite", "gpu_tune")
+SUITE = ("compile_kernels", "environment", "gpu.dry_run", "gpu.tune", "gpu_suite")
 
 BEFORE = """
 import importlib, json, pkgutil, sys

@@ -11,9 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import compiled
-from case import Case
 from compile_kernels import TABLE, check, survey
-from kernel_cases import cases
+from gpu.case import Case
+from gpu.kernel_cases import cases
 from slant_kernels.launch import Config, jit, launch, tl
 
 

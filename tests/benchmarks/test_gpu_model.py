@@ -17,29 +17,26 @@ from rich.console import Console
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import cold_start
-import gpu_model
-import gpu_run
 import gpu_suite
 import mixtures
-import model_dry_run
-import model_measures
-import model_peer
 import slant_kernels
-from gpu_device import Kernel
-from gpu_timing import Limits
-from kernel_cases import MODEL
-from model_measures import Bench, Scope, full_batch, tail
-from model_tables import tables
-from model_tiers import WAYS, load, predicted
-from random_source import STD, RandomSource
+from gpu import cold_start, model_dry_run, model_measures, model_peer
+from gpu import model as gpu_model
+from gpu import run as gpu_run
+from gpu.device import Kernel
+from gpu.kernel_cases import MODEL
+from gpu.model_measures import Bench, Scope, full_batch, tail
+from gpu.model_tables import tables
+from gpu.model_tiers import WAYS, load, predicted
+from gpu.random_source import STD, RandomSource
+from gpu.timing import Limits
+from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
 from slant import model
 from slant.checkpoint import expected_shapes
 from slant.costs import Formula, forward_flops
 from slant.quantization.recipe import Recipe
 from slant_kernels.packed import Packed
 from slant_kernels.quantized import dequantize
-from waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
 
 CPU = torch.device("cpu")
 LIMITS = Limits(bytes_per_s=1e12, flops_per_s=1e14)
@@ -229,7 +226,7 @@ def test_transformers_runs_the_same_shapes():
 
 def test_a_run_appends_rows_with_what_made_them(monkeypatch, tmp_path):
     about = {"gpu": "straw", "sm_clock": "1980"}
-    monkeypatch.setattr(gpu_run, "found", lambda options, console: (about | {"commit": "abc"}, LIMITS))
+    monkeypatch.setattr(gpu_model, "found", lambda options, console: (about | {"commit": "abc"}, LIMITS))
     monkeypatch.setattr(gpu_model, "gpu", lambda: about)
     monkeypatch.setattr(gpu_model, "Gpu", Straw)
     monkeypatch.setattr(gpu_model, "Scope", lambda config: model_dry_run.SCOPE)
@@ -377,6 +374,10 @@ def test_shares_add_up_and_name_their_kernels():
     assert sum(share.seconds for share in shares) == pytest.approx(13e-6)
     assert (shares[0].op, shares[0].calls, shares[0].names) == (LINEAR, 10, ("gemm_b", "gemm_a"))
     assert next(share for share in shares if share.op == "embedding").seconds == 0
+
+
+def test_a_cold_start_needs_no_installation():
+    assert (cold_start.ROOT / "engine" / "slant").is_dir()
 
 
 def test_a_cold_start_that_fails_is_an_error(monkeypatch):

@@ -14,17 +14,13 @@ from rich.console import Console
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import gpu_dry_run
-import gpu_run
 import gpu_suite
-import gpu_timing
-import gpu_tune
-import kernel_cases
-import linear_cases
-from case import Case
-from gpu_measure import OURS, Bench
-from gpu_timing import Limits
-from peers import Peer
+from gpu import dry_run, kernel_cases, linear_cases, timing, tune
+from gpu import run as gpu_run
+from gpu.case import Case
+from gpu.measure import OURS, Bench
+from gpu.peers import Peer
+from gpu.timing import Limits
 from slant_kernels import launch, norm
 from slant_kernels.launch import Config
 
@@ -92,8 +88,8 @@ def test_without_pytest_nothing_is_timed(monkeypatch, capsys):
 def test_cases_run_and_their_bytes_are_their_tensors(capsys):
     """Every op once, with its peers, through Triton's interpreter."""
     options = argparse.Namespace(op=None, shape=None, no_peers=False)
-    ops = {case.op: case for case in reversed(gpu_dry_run.tiny_cases()) if case.timed}  # the smallest of each
-    assert gpu_dry_run.run(options, Console(), list(ops.values())) == 0
+    ops = {case.op: case for case in reversed(dry_run.tiny_cases()) if case.timed}  # the smallest of each
+    assert dry_run.run(options, Console(), list(ops.values())) == 0
     assert f"{len(ops)} cases ran, 0 of them with wrong bytes" in " ".join(capsys.readouterr().out.split())
 
 
@@ -104,13 +100,13 @@ def test_all_cases_run(capsys):
 
 def test_wrong_bytes_are_caught(capsys):
     options = argparse.Namespace(op=None, shape=None, no_peers=True)
-    assert gpu_dry_run.run(options, Console(), [case(bytes=25)]) == 1
+    assert dry_run.run(options, Console(), [case(bytes=25)]) == 1
     assert "1 more bytes stated" in capsys.readouterr().out
 
 
 def test_no_case_draws_zeros():
-    for one in gpu_dry_run.tiny_cases():
-        for tensor in gpu_dry_run.tensors(one.make(CPU)):
+    for one in dry_run.tiny_cases():
+        for tensor in dry_run.tensors(one.make(CPU)):
             assert one.op == "quantized_linear" or one.op == "dequantize" or tensor.any(), one.op
 
 
@@ -160,7 +156,7 @@ def test_contenders_take_turns():
     clock = Ticks(lambda run: 1e-3)
     loops = {name: clock.loop(name.format, [()], True) for name in "ab"}
     clock.order.clear()
-    samples = gpu_timing.turns(loops, seconds=0, fewest=3)
+    samples = timing.turns(loops, seconds=0, fewest=3)
     assert [len(found) for found in samples.values()] == [3, 3]
     assert [run.__self__ for run in clock.order] == ["a", "b"] * 4  # the first round is not kept
 
@@ -199,10 +195,10 @@ def test_a_run_names_what_it_left_out(a_gpu, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("size", "sets"), [(1000, 1 + 1), (10, 1 + 20), (1, gpu_timing.MOST_SETS)])
+@pytest.mark.parametrize(("size", "sets"), [(1000, 1 + 1), (10, 1 + 20), (1, timing.MOST_SETS)])
 def test_input_sets_exceed_the_cache(size, sets):
     counter = itertools.count()
-    assert len(gpu_timing.input_sets(lambda: (next(counter),), size, cache=100)) == sets
+    assert len(timing.input_sets(lambda: (next(counter),), size, cache=100)) == sets
     assert next(counter) == sets
 
 
@@ -226,27 +222,27 @@ def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_
 
     monkeypatch.setattr(launch, "launch", noted)
     bench = Bench(Ticks(cost), CPU, LIMITS, 0, 0)
-    cases = [one for one in gpu_dry_run.tiny_cases() if one.op == "rms_norm"][:1]
-    ((slot, users),) = gpu_tune.slots(cases, CPU).values()
+    cases = [one for one in dry_run.tiny_cases() if one.op == "rms_norm"][:1]
+    ((slot, users),) = tune.slots(cases, CPU).values()
     assert (slot.where, len(users)) == ("norm.ROW", len(cases))
-    best = gpu_tune.Search(bench, slot, users, Console(quiet=True)).climb(math.inf)
+    best = tune.Search(bench, slot, users, Console(quiet=True)).climb(math.inf)
     assert best == Config(num_warps=2)
-    row = gpu_tune.row(slot, best, "sm_90", "a GPU")
+    row = tune.row(slot, best, "sm_90", "a GPU")
     assert row == '("", "sm_90"): Config(num_warps=2, num_stages=1, measured="a GPU"),'
     assert eval("{" + row + "}", {"Config": Config})["", "sm_90"] == Config(num_warps=2, measured="a GPU")
 
 
 def test_a_configuration_that_answers_otherwise_is_out():
     one = case(run=lambda x: x * norm.ROW.find(CPU).num_warps)
-    ((slot, users),) = gpu_tune.slots([one], CPU).values()
-    search = gpu_tune.Search(Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0), slot, users, Console(quiet=True))
+    ((slot, users),) = tune.slots([one], CPU).values()
+    search = tune.Search(Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0), slot, users, Console(quiet=True))
     assert search.try_out(search.start) == pytest.approx(1e-6)
     assert search.try_out(Config(num_warps=2 * search.start.num_warps)) == math.inf
     assert search.climb(math.inf) is search.start
 
 
 def test_neighbours_are_one_step_away():
-    found = list(gpu_tune.neighbours(Config({"BM": 16, "M": 768}, num_warps=16, num_stages=3, measured="x")))
+    found = list(tune.neighbours(Config({"BM": 16, "M": 768}, num_warps=16, num_stages=3, measured="x")))
     assert found == [
         Config({"BM": 32, "M": 768}, 16, 3),
         Config({"BM": 16, "M": 768}, 8, 3),

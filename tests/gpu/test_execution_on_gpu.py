@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from gpu_device import Gpu, no_synchronisation
+from gpu.device import Gpu, no_synchronisation
+from gpu.model_dry_run import NoGpu
+from gpu.model_measures import Bench, Scope
+from gpu.model_tiers import WAYS, load
 from mixtures import PREFIX, prompts
-from model_dry_run import NoGpu
-from model_measures import Bench, Scope
-from model_tiers import WAYS, load
 from random_model import SHAPES
 from slant.config import ModelConfig
 from slant.memory import activation_bytes

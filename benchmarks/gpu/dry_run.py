@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from case import Case
-from gpu_measure import Bench, add, table
-from gpu_run import chosen
-from gpu_timing import Arguments, Limits, Sample
-from kernel_cases import cases
+from gpu.case import Case
+from gpu.kernel_cases import cases
+from gpu.measure import Bench, add, table
+from gpu.run import chosen
+from gpu.timing import Arguments, Limits, Sample
 from random_model import SHAPES
 from slant.config import ModelConfig
 from slant_kernels import launch

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from against_transformers import ANSWERS, PEER_BATCH
+from gpu.model_measures import Bench, Row, answers
+from gpu.model_tiers import Loaded
 from mixtures import MIXTURES, mixture
-from model_measures import Bench, Row, answers
-from model_tiers import Loaded
 from slant.batches import Ids
 from slant.costs import default_costs
 from slant.reference import last_logits

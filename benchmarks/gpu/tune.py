@@ -23,10 +23,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from case import Case
 from compile_kernels import tables
-from gpu_measure import Bench
-from gpu_timing import Sample, input_sets, turns
+from gpu.case import Case
+from gpu.measure import Bench
+from gpu.timing import Sample, input_sets, turns
 from slant_kernels.launch import Config, Table, target
 
 GAIN = 0.01  # less is noise

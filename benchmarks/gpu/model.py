@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import cold_start
-import gpu_run
-import model_peer
 from environment import RESULTS, append, gpu
-from gpu_device import Gpu
-from kernel_cases import MODEL
-from model_measures import Bench, Row, Scope
-from model_tables import tables
-from model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
+from gpu import cold_start, model_peer
+from gpu.device import Gpu
+from gpu.kernel_cases import MODEL
+from gpu.model_measures import Bench, Row, Scope
+from gpu.model_tables import tables
+from gpu.model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
+from gpu.run import found
 from random_model import SHAPES
 from slant.errors import SlantError
 
@@ -71,7 +70,7 @@ def peers(options: Namespace, console: Console, deadline: float) -> int:
 
 
 def _session(options: Namespace, console: Console) -> tuple[Journal, Bench]:
-    about, limits = gpu_run.found(options, console)
+    about, limits = found(options, console)
     fixed = about | {"model": SHAPE, "copy_bytes_per_s": limits.bytes_per_s, "matmul_flops_per_s": limits.flops_per_s}
 
     def write(row: Row) -> None:
@@ -94,11 +93,11 @@ def measure(bench: Bench, journal: Journal, deadline: float, ways: Iterable[Way]
 
 
 def _way(bench: Bench, journal: Journal, way: Way, deadline: float) -> None:
-    before, found = bench.device.held(), []
+    before, made = bench.device.held(), []
     arguments = way, bench.scope.config, bench.device.place, bench.scope.max_tokens
-    peak = bench.device.peak(lambda: found.append(load(*arguments)))
-    (loaded,) = found
-    found.clear()
+    peak = bench.device.peak(lambda: made.append(load(*arguments)))
+    (loaded,) = made
+    made.clear()
     measures: dict[str, Callable[[Loaded], Iterator[Row]]] = {
         "memory": partial(bench.memory, before=before, while_loading=peak),
         "latency": bench.latency,

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gpu_device import Kernel
-from gpu_timing import Limits
-from kernel_cases import cases
-from linear_cases import matrices
+from gpu.device import Kernel
+from gpu.kernel_cases import cases
+from gpu.linear_cases import matrices
+from gpu.timing import Limits
 from slant.config import ModelConfig
 from slant.quantization.recipe import Recipe
 from slant_kernels import quantized

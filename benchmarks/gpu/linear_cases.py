@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from case import BF16, FP16, Case, beside_torch, rand, randn
-from peers import DENSE, DENSE_8, HQQ, Arguments
+from gpu.case import BF16, FP16, Case, beside_torch, rand, randn
+from gpu.peers import DENSE, DENSE_8, HQQ, Arguments
 from slant.config import ModelConfig
 from slant_kernels import eight_bit
 from slant_kernels import quantized as q

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from case import Case
 from environment import percentiles
-from gpu_timing import Arguments, Clock, Limits, Sample, input_sets, turns
+from gpu.case import Case
+from gpu.timing import Arguments, Clock, Limits, Sample, input_sets, turns
 
 OURS = "slant"
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import gpu_tune
-from case import Case
 from environment import RESULTS, append, environment, gpu
-from gpu_measure import Bench, add, table
-from gpu_timing import GpuClock, Limits
-from kernel_cases import cases
+from gpu import tune
+from gpu.case import Case
+from gpu.kernel_cases import cases
+from gpu.measure import Bench, add, table
+from gpu.timing import GpuClock, Limits
 
 NAME = "gpu_kernels"
 
@@ -29,7 +29,7 @@ def run(options: Namespace, console: Console, deadline: float) -> int:
         return 2
     if options.tune:
         stamp = f"{about['gpu']}, torch {about['torch']}, triton {about['triton']}, {about['commit']}"
-        return gpu_tune.run(bench, wanted, console, stamp, deadline)
+        return tune.run(bench, wanted, console, stamp, deadline)
     shown, done = table(), 0
     for case in wanted:
         if time.monotonic() > deadline:

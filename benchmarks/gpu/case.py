@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peers import Arguments, Peer, torch_path
+from gpu.peers import Arguments, Peer, torch_path
 
 BF16, FP32, FP16 = torch.bfloat16, torch.float32, torch.float16
 ON_THE_HOST = ("delta_inputs", "delta_rule", "delta_net", "last_attention")  # torch paths that read or copy host memory

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from against_transformers import ANSWERS
+from gpu.random_source import RandomSource
 from mixtures import prefix
-from random_source import RandomSource
 from slant import tiers
 from slant.config import ModelConfig
 from slant.costs import Costs

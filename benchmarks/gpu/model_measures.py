@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from environment import percentiles
-from gpu_device import Device
-from gpu_timing import Limits
+from gpu.device import Device
+from gpu.model_tiers import BF16_RESIDENT, Loaded, predicted
+from gpu.timing import Limits
+from gpu.waterfall import waterfall
 from mixtures import MIXTURES, PREFIX, mixture, prompts
-from model_tiers import BF16_RESIDENT, Loaded, predicted
 from slant.batches import Ids, StaticBatch
 from slant.config import ModelConfig
 from slant.costs import Costs, default_costs, forward_flops
 from slant.execution import Eager
 from slant.quantization.recipe import Recipe
 from slant.runner import Runner
-from waterfall import waterfall
 
 Row = dict[str, Any]
 

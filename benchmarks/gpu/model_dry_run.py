@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import cold_start
-import gpu_model
-from gpu_device import Body, Kernel
-from gpu_dry_run import TINY
-from gpu_timing import Limits
-from model_measures import Bench, Scope
+from gpu import cold_start, model
+from gpu.device import Body, Kernel
+from gpu.dry_run import TINY
+from gpu.model_measures import Bench, Scope
+from gpu.timing import Limits
 from random_model import SHAPES
 from slant.execution import Capture, stand_in_capture
 
@@ -69,18 +68,18 @@ class NoGpu:
 def run(console: Console, parts: Sequence[str] = ("model", "peers"), cold: bool = True) -> int:
     """The parts that are asked for; the cold start is a process of its own and takes seconds."""
     rows: list[dict[str, Any]] = []
-    journal = gpu_model.Journal(rows.append, [], [])
+    journal = model.Journal(rows.append, [], [])
     bench = Bench(NoGpu(), Limits(math.inf, math.inf), SCOPE)
     if "model" in parts:
-        gpu_model.measure(bench, journal, math.inf)
+        model.measure(bench, journal, math.inf)
         if cold:
             started = cold_start.suite("cpu", ("compiled",))
             journal.take("cold start", "demo checkpoint, bf16", (row | _untold(row) for row in started))
     if "peers" in parts:
-        gpu_model.beside(bench, journal, PEER, math.inf)
+        model.beside(bench, journal, PEER, math.inf)
     for row in rows:
         json.dumps(row)
-    status = gpu_model.show(journal, console)
+    status = model.show(journal, console)
     console.print(f"{len(rows)} rows were made; nothing was timed and nothing written.")
     return status or int(bool(journal.undone))
 
