@@ -21,22 +21,25 @@ class PeakBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_iter((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_mkldnn:
                 self._known.add(tensor.untyped_storage()._cdata)
         out = func(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+                if tensor.is_mkldnn:  # in oneDNN's order: it has no storage, and one tensor holds it
+                    self._count(id(tensor), tensor)
+                else:
+                    self._count(tensor.untyped_storage()._cdata, tensor.untyped_storage())
         return out
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+    def _count(self, key: int, memory: torch.UntypedStorage | torch.Tensor) -> None:
         if key in self._known:
             return
+        size = memory.nbytes() if isinstance(memory, torch.UntypedStorage) else memory.nbytes
         self._known.add(key)
-        self.live += storage.nbytes()
+        self.live += size
         self.bytes = max(self.bytes, self.live)
-        weakref.finalize(storage, self._release, key, storage.nbytes())
+        weakref.finalize(memory, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)

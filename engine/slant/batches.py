@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slant.buckets import Batch, plan
+from slant.buckets import COARSE, Batch, plan
 from slant.costs import Costs
 
 Ids = NDArray[np.int32]
@@ -68,10 +68,11 @@ def static_batches(
     costs: Costs | None = None,
     deterministic: bool = False,
     max_seconds: float | None = None,
+    step: int = COARSE,
 ) -> Iterator[StaticBatch]:
     """All sequences in batches: first those that start with the prefix, without it, then the others in full.
 
-    ``plan`` says what costs, deterministic and max_seconds do.
+    ``plan`` says what costs, deterministic, max_seconds and step do.
     """
     skip = len(prefix_ids)
 
@@ -83,7 +84,7 @@ def static_batches(
     for members, start in ((with_prefix, skip), (others, 0)):
         bodies = [sequences[row][start:] for row in members]
         lengths, limit = [len(body) for body in bodies], max_tokens - start
-        for batch in plan(lengths, token_budget, limit, costs, max_seconds, deterministic):
+        for batch in plan(lengths, token_budget, limit, costs, max_seconds, deterministic, step):
             yield StaticBatch(tuple(members[row] for row in batch.rows), start, *pad(batch, bodies))
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from slant.costs import Costs, Formula
 
 TOKENS = Formula(overhead=0.0, token=1.0)
+COARSE = 16
+STEP = {"cpu": 8, "cuda": COARSE}  # a GPU captures a graph for each short length; a CPU prepares nothing
 # More rows are never tried, which bounds the time to plan. At 16 tokens a row they are 16,384 tokens: larger batches of
 # such short texts have next to no overhead left to save.
 MOST_ROWS = 1024
@@ -35,23 +37,24 @@ class Batch:
 
 
 @cache
-def bucket_lengths(limit: int) -> tuple[int, ...]:
+def bucket_lengths(limit: int, step: int = COARSE) -> tuple[int, ...]:
     """The padded lengths in use up to ``limit`` tokens, which is itself the last one.
 
-    Multiples of 16 up to 256, of 32 up to 512, of 64 up to 1024, then steps of at most 15 %, rounded down to multiples
-    of 64. A short post has about 75 tokens after the prefix: coarser steps would waste a third of the work on it.
+    For a step of 16: multiples of 16 up to 256, of 32 up to 512, of 64 up to 1024, then steps of at most 15 %, rounded
+    down to multiples of 64; for 8 half of each. A short post has about 75 tokens after the prefix: coarser steps would
+    waste a third of the work on it.
     """
-    lengths = [*range(16, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), 1024]
+    lengths = [*range(step, 256, step), *range(256, 512, 2 * step), *range(512, 1024, 4 * step), 1024]
     while lengths[-1] < limit:
-        lengths.append(int(lengths[-1] * 1.15) // 64 * 64)
+        lengths.append(int(lengths[-1] * (1 + 0.15 * step / COARSE)) // (4 * step) * (4 * step))
     return (*(length for length in lengths if length < limit), limit)
 
 
-def bucket_length(tokens: int, limit: int) -> int:
+def bucket_length(tokens: int, limit: int, step: int = COARSE) -> int:
     """The smallest padded length that holds ``tokens``; raises ValueError outside 1 to ``limit``."""
     if not 1 <= tokens <= limit:
         raise ValueError(f"{tokens} tokens do not fit a bucket; 1 to {limit} do.")
-    lengths = bucket_lengths(limit)
+    lengths = bucket_lengths(limit, step)
     return lengths[bisect_left(lengths, tokens)]
 
 
@@ -62,13 +65,15 @@ def plan(
     costs: Costs | None = None,
     max_seconds: float | None = None,
     deterministic: bool = False,
+    step: int = COARSE,
 ) -> list[Batch]:
     """The batches of least total ``costs`` that hold every text exactly once, longest first.
 
     A batch has one row, or at most ``token_budget`` computed tokens (rows times padded length) and a predicted time of
     at most ``max_seconds``. Without costs every text is padded to its own bucket, in the fewest batches. So it is with
     ``deterministic``, and there a text's shape depends on its own length only: each bucket has a fixed number of rows,
-    and a batch is filled up with empty ones. Longest first: whatever memory the call needs, it needs at the start, and
+    a batch is filled up with empty ones, and buckets are coarse, so that few are. step: see ``bucket_lengths``. Longest
+    first: whatever memory the call needs, it needs at the start, and
     the last batches to finish are short.
 
     Batches are runs of the texts in order of length. No other partition is better: let the longest texts of two batches
@@ -80,7 +85,7 @@ def plan(
         raise ValueError("max_seconds needs costs to predict a batch's seconds.")
     count = len(lengths)
     order = sorted(range(count), key=lambda row: (-lengths[row], row))
-    padded = [bucket_length(lengths[row], limit) for row in order]
+    padded = [bucket_length(lengths[row], limit, COARSE if deterministic else step) for row in order]
     most = {length: _most_rows(length, token_budget, costs, max_seconds) for length in sorted(set(padded))}
     compared = TOKENS if deterministic or costs is None else costs
     # From the most rows to one: of equal totals the first is taken, and batches are filled before others start.

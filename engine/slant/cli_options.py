@@ -24,6 +24,7 @@ class Weights(StrEnum):
     auto = "auto"
     bf16 = "bf16"
     fp32 = "fp32"
+    int8 = "int8"
     hqq8 = "hqq8"
     hqq4 = "hqq4"
     hqq3 = "hqq3"

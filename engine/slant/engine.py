@@ -89,7 +89,7 @@ class Engine:
         0.5 GB on a GPU, comes on top.
         deterministic: a text's scores are the same bits whatever else is in the call. Batches get a fixed number of
         rows, so that a call of few texts computes as much as one of many: give a small token_budget with it.
-        costs: a table of measured batch times by which batches are planned; a GPU has a formula for a default.
+        costs: a table of measured batch times by which batches are planned; by default a formula for the device.
         max_seconds: a deadline: no batch of several texts is planned that takes longer by the costs. The streamed tier,
         which answers a group of batches at once, has none.
         threads: CPU threads of the whole process (torch's setting); unchanged if None.
@@ -119,7 +119,7 @@ class Engine:
             classifier,
             tier,
             max_tokens=max_tokens,
-            costs=read_costs(costs, classifier, needed=max_seconds is not None),
+            costs=read_costs(costs, classifier),
             deterministic=deterministic,
             max_seconds=max_seconds,
             progress=progress,
@@ -140,11 +140,12 @@ class Engine:
         """
         classifier = Classifier.open(model, **options)
         runner = LayerwiseRunner.reading(
-            Weights(classifier.source, classifier.dtype, classifier.device),
+            Weights(classifier.source, classifier.dtype, classifier.device, int8=classifier.int8),
             classifier.head,
             classifier.prompt.prefix_ids,
             max_tokens=classifier.prompt.max_tokens,
             token_budget=classifier.token_budget,
+            costs=read_costs(None, classifier),
             progress=progress,
         )
         return cls(classifier.prompt, runner)

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from slant.checkpoint import EMBEDDING, HEAD, TensorInfo
-from slant.classifier import DTYPES, TOKEN_BUDGETS, check_fit
+from slant.classifier import DTYPES, INT8, TOKEN_BUDGETS, check_fit
 from slant.drift.certificate import Certificate, parse
 from slant.prompt import Prompt
 from slant.quantization.recipe import Recipe
@@ -112,7 +112,7 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
     table.title = "Predicted memory"
     own = checkpoint.recipe
     recipes = {"artifact": own} if own else {"bf16": None, **{name: Recipe.named(name) for name in ("hqq8", "hqq4")}}
-    known = {"cpu": {**recipes, "fp32": None}, "cuda": recipes}
+    known = {"cpu": {**recipes, "fp32": None, INT8: None}, "cuda": recipes}
     for device, weights in known.items():
         shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
         for name, recipe in weights.items():
@@ -125,6 +125,7 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
                 prefix_tokens=len(prompt.prefix_ids),
                 max_tokens=prompt.max_tokens,
                 token_budget=TOKEN_BUDGETS[device],
+                int8=name == INT8,
             )
             for tier in tiers(demand):
                 if (tier.name, tier.peak) not in shown:

@@ -115,6 +115,8 @@ def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(thing)
     if isinstance(thing, Packed):
         return replace(thing, parts=tuple(mapped(part, change) for part in thing.parts))
+    if isinstance(thing, tuple):
+        return tuple(mapped(part, change) for part in thing)
     if isinstance(thing, QuantizedMatrix):
         return replace(thing, codes=change(thing.codes), scales=change(thing.scales), zeros=change(thing.zeros))
     if isinstance(thing, Block | DeltaNet | Attention):

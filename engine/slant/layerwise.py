@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from slant.batches import Ids, Result, StaticBatch, static_batches
+from slant.buckets import STEP
 from slant.checkpoint import EMBEDDING
 from slant.costs import Costs
 from slant.execution import Head, Pending, to_device
@@ -111,8 +112,8 @@ class LayerwiseRunner:
     @torch.inference_mode()
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences; each appears in one result."""
-        limits = self.token_budget, self.max_tokens
-        batches = list(static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic))
+        limits, step = (self.token_budget, self.max_tokens), STEP[self.device.type]
+        batches = list(static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic, step=step))
         done, total = 0, len(batches) * len(self.layers)
         for group in groups(batches, self.group_tokens):
             streams, prefix = self.embed(group, self.prefix_ids)

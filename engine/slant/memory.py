@@ -7,6 +7,7 @@ import math
 from slant.checkpoint import expected_shapes
 from slant.config import ModelConfig
 from slant.model import MLP_TOKENS
+from slant_kernels.attention import QUERIES
 from slant_kernels.delta_net import TILE
 from slant_kernels.delta_rule import CHUNK
 
@@ -57,20 +58,27 @@ def _cpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[i
     tokens = rows * length
     mlp = 4 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, silu(gate), their product
 
+    copied = 0 if itemsize == FP32 else 1  # conversions to and from fp32
+
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     projected = (2 * query + 4 * keys) * itemsize
-    attention = projected + max(4 * query * itemsize, query * itemsize + 2 * query * FP32)  # output gate, or rotation
+    rotation = tokens * query * (2 * FP32 + copied * itemsize)
+    block = rows * min(length, QUERIES)
+    scored = block * (query * (FP32 + itemsize) + c.num_attention_heads * length * (FP32 + copied * itemsize))
+    attention = tokens * projected + max(rotation, tokens * (2 * query * itemsize + keys * FP32) + scored)
 
-    heads, tile = c.linear_num_value_heads, min(tokens, TILE)
+    heads, chunk = c.linear_num_value_heads, min(length, CHUNK)
     wide_k, wide_v = heads * c.linear_key_head_dim, heads * c.linear_value_head_dim
     projected = (c.conv_dim + c.value_dim + 2 * heads) * itemsize
-    inputs = 2 * c.key_dim + c.conv_dim
-    chunked = 2 * wide_k + wide_v + 4 * min(length, CHUNK) * heads + 2 * (wide_k + wide_v)
-    gated = projected + 4 * c.value_dim * FP32
-    state = 3 * min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * FP32
-    in_tile = tokens * (projected + c.value_dim * FP32) + tile * (inputs + chunked) * FP32
-    delta = max(in_tile, tokens * gated) + state
-    return delta, tokens * attention, mlp
+    inputs = 2 * c.conv_dim * FP32 + 2 * c.key_dim * (FP32 + copied * itemsize)
+    held = c.conv_dim * itemsize if copied else (2 * c.key_dim + c.conv_dim) * FP32
+    chunked = (4 * wide_k + 3 * wide_v) * itemsize + chunk * heads * (3 * FP32 + itemsize)
+    states = wide_k * c.linear_value_head_dim * itemsize // chunk
+    state = min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * (2 * FP32 + itemsize)
+    in_tile = min(tokens, TILE) * max(inputs, held + chunked + states) + state
+    gated = tokens * c.value_dim * (2 + copied) * FP32
+    delta = tokens * (projected + c.value_dim * itemsize) + max(in_tile, gated)
+    return delta, attention, mlp
 
 
 def _gpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:

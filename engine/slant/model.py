@@ -21,7 +21,6 @@ from slant_kernels.delta_net import delta_net
 from slant_kernels.embedding import embedding
 from slant_kernels.linear import linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
-from slant_kernels.packed import rows
 from slant_kernels.rotary import gate_heads, keys_values, norm_rotary, rotary_tables
 from slant_kernels.swiglu import swiglu
 
@@ -82,11 +81,12 @@ class DeltaNet:
 class Attention:
     """Gated full attention mixer with q/k norm and partial rotary positions."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, name: str, last: bool) -> None:
         self.config = config
-        # Keys and values first: the last block multiplies by them everywhere and by the query rows at one position.
-        self.in_kvq = weights.matrix(*(f"{name}.{part}_proj.weight" for part in "kvq"))
-        self.kv_rows = 2 * config.num_key_value_heads * config.head_dim
+        names = [f"{name}.{part}_proj.weight" for part in "kvq"]
+        # One matrix; but the last block's query and gate are wanted at one position only.
+        self.in_kvq = tuple(weights.matrix(*part) for part in ([names[:2], names[2:]] if last else [names]))
+        self.kv_width = 2 * config.num_key_value_heads * config.head_dim
         self.q_norm = weights.fp32(f"{name}.q_norm.weight")
         self.k_norm = weights.fp32(f"{name}.k_norm.weight")
         self.out = weights.matrix(f"{name}.o_proj.weight")
@@ -94,20 +94,20 @@ class Attention:
     def __call__(
         self, x: Tensor, rotary: State, state: State | None, keep_state: bool = False
     ) -> tuple[Tensor, State | None]:
-        kv, qg = linear(x, self.in_kvq).split([self.kv_rows, self.in_kvq.shape[0] - self.kv_rows], dim=-1)
+        parts = [linear(x, matrix) for matrix in self.in_kvq]
+        kv, qg = parts if len(parts) == 2 else parts[0].tensor_split((self.kv_width,), dim=-1)
         k, v = self._keys_values(kv, rotary, state)
         before = k.shape[2] - x.shape[1]
         q, gate = self._query_gate(qg, rotary, before)
-        o = gate_heads(causal_attention(q, k, v)[:, :, before:], gate)
+        o = gate_heads(causal_attention(q, k, v, before), gate)
         return linear(o, self.out), (k, v) if keep_state else None
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
         """The output at each text's last position, ``[B, 1, hidden]``."""
-        k, v = self._keys_values(linear(x, rows(self.in_kvq, 0, self.kv_rows)), rotary, state)
+        in_kv, in_qg = self.in_kvq
+        k, v = self._keys_values(linear(x, in_kv), rotary, state)
         cos, sin = (table[lengths - 1, None] for table in rotary)
-        q, gate = self._query_gate(
-            linear(at_last(x, lengths), rows(self.in_kvq, self.kv_rows, self.in_kvq.shape[0])), (cos, sin)
-        )
+        q, gate = self._query_gate(linear(at_last(x, lengths), in_qg), (cos, sin))
         prefix = k.shape[2] - x.shape[1]
         return linear(gate_heads(last_attention(q, k, v, lengths + prefix), gate), self.out)
 
@@ -130,7 +130,7 @@ class Block:
         if config.layer_types[index] == "linear_attention":
             self.mixer = DeltaNet(config, weights, f"{name}.linear_attn")
         else:
-            self.mixer = Attention(config, weights, f"{name}.self_attn")
+            self.mixer = Attention(config, weights, f"{name}.self_attn", last=index == config.num_hidden_layers - 1)
         self.input_norm = weights.fp32(f"{name}.input_layernorm.weight")
         self.post_norm = weights.fp32(f"{name}.post_attention_layernorm.weight")
         self.gate_up = weights.matrix(f"{name}.mlp.gate_proj.weight", f"{name}.mlp.up_proj.weight")

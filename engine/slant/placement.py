@@ -10,25 +10,28 @@ import torch
 from slant.classifier import Classifier
 from slant.costs import Costs, Table, default_costs
 from slant.execution import cuda_capture
+from slant.hostmemory import keep_freed_memory
 from slant.layerwise import LayerwiseRunner
 from slant.model import Model
 from slant.runner import Runner
 from slant.tiers import Demand, Tier
 from slant.weights import Weights
 from slant_kernels.packed import Scratch
+from slant_kernels.prepacked import can_prepack
 
 
 def demand(classifier: Classifier, max_tokens: int) -> Demand:
     """What decides the bytes of the tiers of a classifier."""
     return Demand(
         classifier.source.config,
-        classifier.source.recipe,
+        None if classifier.int8 else classifier.source.recipe,
         classifier.dtype,
         classifier.device.type,
         answers=len(classifier.head.rows),
         prefix_tokens=len(classifier.prompt.prefix_ids),
         max_tokens=max_tokens,
         token_budget=classifier.token_budget,
+        int8=classifier.int8,
     )
 
 
@@ -45,6 +48,8 @@ def place(
     """Load the blocks; ``progress(done, total)`` counts them."""
     source, dtype, device = classifier.source, classifier.dtype, classifier.device
     head, prefix_ids = classifier.head, classifier.prompt.prefix_ids
+    if device.type == "cpu":
+        keep_freed_memory()
     scratch = Scratch(dtype, device) if tier.packed and source.recipe is not None else None
     if tier.streamed:
         return LayerwiseRunner.streaming(
@@ -59,7 +64,8 @@ def place(
             costs=costs,
             deterministic=deterministic,
         )
-    model = Model(Weights(source, dtype, device, scratch), max_tokens, progress, host_embedding=tier.host_embedding)
+    weights = Weights(source, dtype, device, scratch, prepacked=can_prepack(dtype, device), int8=classifier.int8)
+    model = Model(weights, max_tokens, progress, host_embedding=tier.host_embedding)
     return Runner(
         model,
         head,
@@ -73,14 +79,9 @@ def place(
     )
 
 
-def read_costs(path: str | Path | None, classifier: Classifier, *, needed: bool = False) -> Costs | None:
-    """The measured table in a file, or else the device's default.
-
-    None unless they are ``needed``: a CPU's batches are planned by their tokens.
-    """
+def read_costs(path: str | Path | None, classifier: Classifier) -> Costs:
+    """The measured table in a file, or else the device's default."""
     if path is not None:
         return Table.read(Path(path))
-    if classifier.device.type == "cpu" and not needed:
-        return None
     threads = torch.get_num_threads()
     return default_costs(classifier.source.config, classifier.device.type, classifier.dtype.itemsize, threads)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from slant.batches import Ids, Result, StaticBatch, static_batches
+from slant.buckets import STEP
 from slant.costs import Costs
 from slant.errors import SlantError
 from slant.execution import Capture, Eager, Graphs, Head, Pending
@@ -61,8 +62,10 @@ class Runner:
 
     def batches(self, sequences: Sequence[Ids]) -> Iterator[StaticBatch]:
         """The static batches that ``run`` would execute."""
-        limits = self.token_budget, self.max_tokens
-        return static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic, self.max_seconds)
+        limits, step = (self.token_budget, self.max_tokens), STEP[self.device.type]
+        return static_batches(
+            sequences, self.prefix_ids, *limits, self.costs, self.deterministic, self.max_seconds, step
+        )
 
     def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
         """Score the sequences batch by batch, in whatever order is fastest; each appears in one result.

@@ -20,7 +20,8 @@ from slant.config import ModelConfig
 from slant.errors import SlantError
 from slant.memory import FP32, activation_bytes, merged_shapes, prefix_bytes
 from slant.quantization.recipe import Recipe
-from slant_kernels import quantized
+from slant.weights import is_int8
+from slant_kernels import int8, quantized
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' workspaces and the allocator's gaps
@@ -39,6 +40,7 @@ class Demand:
     prefix_tokens: int
     max_tokens: int
     token_budget: int
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def layer_bytes(demand: Demand, index: int, *, packed: bool) -> int:
         grid = demand.recipe.grid(name) if packed and demand.recipe is not None else None
         if len(shape) != 2:
             total += math.prod(shape) * FP32
+        elif demand.int8 and is_int8(name):
+            total += int8.nbytes((shape[0], shape[1]))
         elif grid is None:
             total += math.prod(shape) * demand.dtype.itemsize
         else:

@@ -6,9 +6,9 @@
 
 Shapes: mixed ``[B, T, C]`` with C = 2 H K + Hv V; a, b ``[B, T, Hv]``; taps fp32 ``[W, C]``; A_log, dt_bias fp32
 ``[Hv]``; initial ``[1 or B, W - 1, C]`` holds the inputs before the first, zeros if None. mixed, a and b may be slices
-of wider projections. Returns q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, fp32 g and beta ``[B, T, Hv]``. On a GPU q, k
-and v have mixed's dtype and are slices of one tensor; on the CPU they are fp32. Arithmetic is fp32 on both. Yang et
-al. 2024 (arXiv 2412.06464), in the form of transformers' Qwen3_5GatedDeltaNet.
+of wider projections. Returns q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, fp32 g and beta ``[B, T, Hv]``. q, k and v
+have mixed's dtype, arithmetic is fp32. Yang et al. 2024 (arXiv 2412.06464), in the form of transformers'
+Qwen3_5GatedDeltaNet.
 
 One launch: a program makes BT tokens of one head, so that norms need no second pass and nothing but its result is
 written. It reads its tile W times, shifted; all but the first come from the cache. One more program a tile makes the
@@ -145,19 +145,18 @@ def delta_inputs(
     """Convolve, split, normalise, and form the gates."""
     if launch.on_gpu(mixed):
         return _delta_inputs(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, initial)
-    B, T, _ = mixed.shape
-    W, width = len(taps), key_heads * key_dim
+    B, W, width = len(mixed), len(taps), key_heads * key_dim
     before = mixed.new_zeros(1, W - 1, 1) if initial is None else initial.to(mixed.dtype)
     x = torch.cat([before.expand(B, -1, mixed.shape[2]), mixed], dim=1).float()
-    # Shifted multiply-adds: torch's depthwise convolution wants channels first and takes four times as long on a CPU.
-    c = x[:, :T] * taps[0]
-    for j in range(1, W):
-        c = torch.addcmul(c, x[:, j : j + T], taps[j])
-    c = F.silu(c)
+    # As an image of height 1 with its channels last, which is how x lies in memory: a convolution of a sequence wants
+    # channels first.
+    c = F.conv2d(x.mT[:, :, None], taps.T[:, None, None].contiguous(), groups=x.shape[2])[:, :, 0].mT
+    c = F.silu(c, inplace=True)
     qk = c[..., : 2 * width].unflatten(2, (2, key_heads, key_dim))
     scale = qk.new_tensor([key_dim**-0.5, 1.0])[:, None, None]
-    q, k = (qk * (torch.rsqrt(qk.square().sum(-1, keepdim=True) + L2_EPS) * scale)).unbind(2)
-    v = c[..., 2 * width :].unflatten(2, (a.shape[2], -1))
+    norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
+    q, k = (qk * (torch.rsqrt(norm.square_().add_(L2_EPS)) * scale)).to(mixed.dtype).unbind(2)
+    v = c[..., 2 * width :].unflatten(2, (a.shape[2], -1)).to(mixed.dtype)
     g = -A_log.exp() * F.softplus(a.float() + dt_bias)
     return DeltaInputs(q, k, v, g, torch.sigmoid(b.float()))
 

@@ -3,8 +3,7 @@
 Shapes: mixed ``[B, T, C]``; a, b ``[B, T, Hv]``; taps, A_log, dt_bias as in ``delta_inputs``; ``state`` is what a
 prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurrent state fp32 ``[1 or B, Hv, K, V]``,
 or None for zeros.
-Returns o ``[B, T, Hv, V]``, fp32 on the CPU and of mixed's dtype on a GPU, and, if asked, the state after the last
-token of each row.
+Returns o ``[B, T, Hv, V]`` of mixed's dtype and, if asked, the state after the last token of each row.
 
 On a GPU that is three launches. On a CPU the intermediates, many times the input, are made for one tile of the batch at
 a time: some rows and some tokens of them, continued from the state of the tile before. They stay in the cache, and do
@@ -41,24 +40,24 @@ def delta_net(
         inputs = delta_inputs(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, first)
         o, S = delta_rule(*inputs, S, keep_state)
         return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
-    B = len(mixed)
+    B, T, Hv = a.shape
     rows = min(B, TILE // CHUNK)
     tokens = TILE // rows // CHUNK * CHUNK
-    outputs, finals = [], []
-    for lines in torch.arange(B).split(rows):
-        r = slice(int(lines[0]), int(lines[-1]) + 1)
+    out, finals = mixed.new_empty(B, T, Hv, (mixed.shape[2] - 2 * key_heads * key_dim) // Hv), []
+    for row in range(0, B, rows):
+        r = slice(row, row + rows)
         before, recurrent = (part[r] if part is not None and len(part) > 1 else part for part in (first, S))
-        parts = []
-        for x, xa, xb in zip(*(y[r].split(tokens, dim=1) for y in (mixed, a, b)), strict=True):
-            inputs = delta_inputs(x, xa, xb, taps, A_log, dt_bias, key_heads, key_dim, before)
-            o, recurrent = delta_rule(*inputs, recurrent, keep_state=True)
-            before = last_inputs(before, x, len(taps))
-            parts.append(o)
-        outputs.append(torch.cat(parts, dim=1))
+        for start in range(0, T, tokens):
+            t = slice(start, start + tokens)
+            x = mixed[r, t]
+            inputs = delta_inputs(x, a[r, t], b[r, t], taps, A_log, dt_bias, key_heads, key_dim, before)
+            more = keep_state or t.stop < T
+            out[r, t], recurrent = delta_rule(*inputs, recurrent, keep_state=more)
+            before = last_inputs(before, x, len(taps)) if more else before
         if keep_state:
             finals.append((before, recurrent))
     final = [torch.cat(part) for part in zip(*finals, strict=True)]
-    return torch.cat(outputs), (final[0], final[1]) if keep_state else None
+    return out, (final[0], final[1]) if keep_state else None
 
 
 def last_inputs(before: Tensor | None, x: Tensor, taps: int) -> Tensor:

@@ -47,44 +47,47 @@ def delta_rule(
     if launch.on_gpu(v) and launch.target(v.device) not in ("sm_70", "sm_75"):
         return delta_rule_chunks(q, k, v, g, beta, state, keep_state)
     B, T, Hv, V = v.shape
-    dtype = v.dtype
-    K = k.shape[3]
+    K, dtype = k.shape[3], v.dtype
     N = -(-T // CHUNK)
     C = -(-T // N)  # equal chunks: 65 tokens become 2 x 33, not 2 x 64
 
     def chunked(x: Tensor) -> Tensor:
-        """``[B, T, H, ...]`` -> ``[N, B, Hv, C, ...]``; a token of zeros after the end changes nothing."""
+        """``[B, T, H, ...]`` -> ``[N, B Hv, C, ...]``; a token of zeros after the end changes nothing."""
         if N * C > T:
             x = torch.cat([x, x.new_zeros(B, N * C - T, *x.shape[2:])], dim=1)
         x = x.unflatten(1, (N, C)).movedim((1, 3), (0, 2))
         if x.shape[2] < Hv:
             x = x.unsqueeze(3).expand(-1, -1, -1, Hv // x.shape[2], *x.shape[3:]).flatten(2, 3)
-        return x.contiguous()
+        return x.contiguous().flatten(1, 2)
 
-    q, k, v, g, beta = (chunked(x.float()) for x in (q, k, v, g, beta))
+    # What only enters a product is rounded to v's dtype; k k^T is fp32, because the inverse magnifies what is lost
+    # there if keys repeat.
+    q, k, v, g, beta = (chunked(x) for x in (q, k, v, g, beta))
     c = g.clamp(min=LEAST).cumsum(-1)
-    decay = (c[..., :, None] - c[..., None, :]).masked_fill(_above_diagonal(C, c.device), float("-inf")).exp()
-    kT = k.transpose(-1, -2)
-    attn = (q @ kT).mul_(decay)
-    A = (k @ kT).mul_(decay).mul_(beta[..., None])
-    grown = c.exp()[..., None]
+    decay = (c[..., :, None] - c[..., None, :]).masked_fill_(_above_diagonal(C, c.device), float("-inf")).exp_()
+    attn = (q @ k.mT).mul_(decay.to(dtype))
+    A = (k.float() @ k.float().mT).mul_(decay).mul_(beta[..., None])
     # Substitution on the identity and a product: half the time of substitution on the wide right-hand side.
     inverse = torch.linalg.solve_triangular(
         A, torch.eye(C, device=A.device).expand_as(A), upper=False, unitriangular=True
     )
-    U, W = (inverse @ torch.cat([v, grown * k], dim=-1).mul_(beta[..., None])).split([V, K], dim=-1)
-    q = grown * q
-    left = (c[..., -1:] - c).exp()[..., None]
-    kT = (left * k).transpose(-1, -2)
-    last = grown[..., -1:, :]
+    grown = c.exp()
+    inverse.mul_(beta[..., None, :])
+    U = inverse.to(dtype) @ v
+    W = inverse.mul_(grown[..., None, :]).to(dtype) @ k
+    q = q * grown[..., None].to(dtype)
+    kT = (k * (c[..., -1:] - c).exp_()[..., None].to(dtype)).mT
 
-    S = q.new_zeros(B, Hv, K, V) if state is None else state.expand(B, -1, -1, -1)
-    o = torch.empty_like(v)
+    S = v.new_zeros(B * Hv, K, V, dtype=torch.float32) if state is None else state.expand(B, -1, -1, -1).flatten(0, 1)
+    before, new = v.new_empty(N, B * Hv, K, V), torch.empty_like(U)
     for n in range(N):
-        new = U[n] - W[n] @ S
-        o[n] = q[n] @ S + attn[n] @ new
-        S = last[n] * S + kT[n] @ new
-    return o.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T].to(dtype), S if keep_state else None
+        before[n] = S
+        torch.sub(U[n], W[n] @ before[n], out=new[n])
+        if keep_state or n < N - 1:
+            S = (S * grown[n, :, -1:, None]).add_(kT[n] @ new[n])
+    o = torch.baddbmm(*((x.flatten(0, 1)) for x in (q @ before, attn, new)))
+    o = o.view(N, B, Hv, C, V).movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T]
+    return o, S.view(B, Hv, K, V) if keep_state else None
 
 
 def _above_diagonal(size: int, device: torch.device) -> Tensor:

@@ -1,14 +1,17 @@
-"""Linear layer without a bias: y = x W^T, with W dense or packed.
+"""Linear layer without a bias: y = x W^T, with W dense, prepacked, int8 or packed.
 
 Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or packed for it -> ``[..., N]``.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from slant_kernels.packed import Weight
+from slant_kernels.int8 import Int8Matrix
+from slant_kernels.packed import Packed
+from slant_kernels.prepacked import Prepacked, multiply
 from slant_kernels.quantized import QuantizedMatrix
 from slant_kernels.quantized_linear import quantized_linear
+
+Weight = Tensor | Prepacked | Int8Matrix | Packed
 
 
 def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -20,9 +23,11 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
 
     A packed W of one grid is multiplied as it is where that is faster; one of several is made dense first.
     """
+    if isinstance(weight, Prepacked | Int8Matrix):
+        return weight.multiply(x)
     if isinstance(weight, Tensor):
-        return F.linear(x, weight)
+        return multiply(x, weight)
     (first, *others) = weight.parts
     if isinstance(first, QuantizedMatrix) and not others:
         return quantized_linear(x, first, weight.scratch.take())
-    return F.linear(x, weight.dense())
+    return multiply(x, weight.dense())

@@ -110,7 +110,7 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if launch.on_gpu(x):
         return _gated_rms_norm(x.contiguous(), z, weight, eps)
-    return (F.rms_norm(x.float(), weight.shape, weight, eps) * F.silu(z.float())).to(z.dtype)
+    return F.rms_norm(x.float(), weight.shape, weight, eps).mul_(F.silu(z.float())).to(z.dtype)
 
 
 def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:

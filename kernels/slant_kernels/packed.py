@@ -66,10 +66,7 @@ class Packed:
         return out
 
 
-Weight = Tensor | Packed
-
-
-def packed(parts: list[Part], scratch: Scratch, device: torch.device) -> Weight:
+def packed(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | Packed:
     """Parts stacked by rows, those of one grid as one matrix, on ``device``; a Tensor if none of them is quantized.
 
     Parts that are not quantized get the dtype of the scratch, which is on the device that will multiply.
@@ -103,28 +100,4 @@ def _stack(parts: list[QuantizedMatrix], device: torch.device) -> QuantizedMatri
         scales=torch.cat([part.scales.to(device) for part in parts], dim=1),
         zeros=torch.cat([part.zeros.to(device) for part in parts], dim=1),
         shape=(sum(part.shape[0] for part in parts), parts[0].shape[1]),
-    )
-
-
-def rows(weight: Weight, start: int, stop: int) -> Weight:
-    """Rows ``start`` to ``stop`` of a matrix, sharing its memory except for scales and zeros."""
-    if isinstance(weight, Tensor):
-        return weight[start:stop]
-    found: list[Part] = []
-    first = 0
-    for part in weight.parts:
-        cut = slice(max(0, start - first), max(0, min(stop - first, part.shape[0])))
-        first += part.shape[0]
-        if cut.start < cut.stop:
-            found.append(part[cut] if isinstance(part, Tensor) else _rows(part, cut))
-    return Packed(tuple(found), weight.scratch)
-
-
-def _rows(q: QuantizedMatrix, cut: slice) -> QuantizedMatrix:
-    return replace(
-        q,
-        codes=q.codes[cut],
-        scales=q.scales[:, cut].contiguous(),
-        zeros=q.zeros[:, cut].contiguous(),
-        shape=(cut.stop - cut.start, q.shape[1]),
     )

@@ -21,11 +21,11 @@ parts of the down projection move 16 MB through L2, by estimate 4 us on an H100,
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import launch
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
+from slant_kernels.prepacked import multiply
 from slant_kernels.quantized import QuantizedMatrix, dequantize, dequantize_reference, weights
 
 CLASSES = (16, 64, 128, 256)  # tokens; "more" above
@@ -169,7 +169,7 @@ def quantized_linear(x: Tensor, q: QuantizedMatrix, scratch: Tensor | None = Non
     if scratch is not None and scratch.numel() < N * K:
         raise ValueError(f"scratch of {scratch.numel()} elements is too small for {N * K} weights")
     out = None if scratch is None else scratch[: N * K].view(N, K)
-    return F.linear(x, dequantize(q, x.dtype, out))
+    return multiply(x, dequantize(q, x.dtype, out))
 
 
 def _fused(x: Tensor, q: QuantizedMatrix) -> Tensor:

@@ -51,18 +51,26 @@ def speeches(count, rng):
     return [int(n) for n in np.clip(rng.lognormal(np.log(690), 0.71, count), 25, 8104).astype(int) + 58]
 
 
-@given(st.integers(1, 9000))
-def test_bucket_lengths_ascend_to_the_limit(limit):
-    lengths = bucket_lengths(limit)
+@given(st.integers(1, 9000), st.sampled_from([8, 16]))
+def test_bucket_lengths_ascend_to_the_limit(limit, step):
+    lengths = bucket_lengths(limit, step)
     assert lengths[-1] == limit
     assert list(lengths) == sorted(set(lengths))
 
 
-def test_steps_are_as_documented():
-    lengths = bucket_lengths(8192)
+@pytest.mark.parametrize("fine", [1, 2])
+def test_steps_are_as_documented(fine):
+    lengths = bucket_lengths(8192, 16 // fine)
     for before, after in zip((0, *lengths), lengths, strict=False):
-        step = after - before
+        step = (after - before) * fine
         assert step <= (16 if after <= 256 else 32 if after <= 512 else 64 if after <= 1024 else 0.15 * before)
+
+
+def test_fine_steps_pad_less_unless_shapes_must_be_few():
+    lengths = posts(200, np.random.default_rng(0))
+    coarse, fine = plan(lengths, 2048, 8000), plan(lengths, 2048, 8000, step=8)
+    assert fill(fine, lengths) > fill(coarse, lengths) + 0.02
+    assert plan(lengths, 2048, 8000, deterministic=True, step=8) == plan(lengths, 2048, 8000, deterministic=True)
 
 
 @given(st.data(), st.integers(1, 9000))

@@ -70,7 +70,7 @@ def test_fewer_lines_fill_a_recorded_shape_and_more_run_eagerly(model):
     plain, graphs = Runner(*model, PREFIX, **OPTIONS), Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
     graphs.record([(1, 16), (3, 16)])
     replays = count(graphs)
-    for lengths, replayed in (([9], 1), ([9, 12], 1), ([9, 12, 3], 1), ([9, 12, 3, 4], 0), ([17], 0)):
+    for lengths, replayed in (([9], 1), ([9, 12], 1), ([9, 12, 13], 1), ([9, 12, 13, 14], 0), ([17], 0)):
         replays[0], texts = 0, sequences(*lengths)
         torch.testing.assert_close(*(torch.from_numpy(logits(r, texts)) for r in (graphs, plain)), atol=1e-5, rtol=1e-5)
         assert replays == [replayed]
@@ -157,7 +157,7 @@ def test_batches_are_submitted_ahead_of_the_answers(model, monkeypatch):
     expected = logits(Runner(*model, PREFIX, **OPTIONS), texts)
     monkeypatch.setitem(runner_module.AHEAD, "cpu", 2)
     runner = Runner(*model, PREFIX, **OPTIONS, capture=stand_in_capture)
-    runner.record((1, length) for length in (16, 32, 48, 64, 80, 112))
+    runner.record((1, length) for length in (8, 24, 40, 64, 80, 104))
     replays, ahead = count(runner), []
     for done, result in enumerate(runner.run(texts)):
         assert result.rows == (5 - done,)
@@ -182,8 +182,8 @@ def test_batches_are_planned_by_their_costs(model):
     plain = Runner(*model, PREFIX, **OPTIONS)
     costly = Runner(*model, PREFIX, **OPTIONS, costs=Formula(overhead=1.0, token=1e-6))
     texts = sequences(10, 20, 40)
-    assert [batch.shape[:2] for batch in plain.batches(texts)] == [(1, 48), (1, 32), (1, 16)]
-    assert [batch.shape[:2] for batch in costly.batches(texts)] == [(3, 48)]
+    assert [batch.shape[:2] for batch in plain.batches(texts)] == [(1, 40), (1, 24), (1, 16)]
+    assert [batch.shape[:2] for batch in costly.batches(texts)] == [(3, 40)]
     np.testing.assert_allclose(logits(costly, texts), logits(plain, texts), atol=1e-5)
 
 
@@ -191,7 +191,7 @@ def test_a_deadline_keeps_batches_short(model):
     costs = Formula(overhead=0.0, token=1e-3)
     runner = Runner(*model, PREFIX, **OPTIONS, costs=costs, max_seconds=0.05)
     texts = sequences(*[16] * 7, 100)
-    assert [batch.shape[:2] for batch in runner.batches(texts)] == [(1, 112), (3, 16), (3, 16), (1, 16)]
+    assert [batch.shape[:2] for batch in runner.batches(texts)] == [(1, 104), (3, 16), (3, 16), (1, 16)]
     np.testing.assert_allclose(logits(runner, texts), logits(Runner(*model, PREFIX, **OPTIONS), texts), atol=1e-5)
 
 

@@ -37,7 +37,8 @@ def models(tmp_path_factory):
             wider = {"intermediate_size": 9216} if shape == "wide" else {}
             random_model.SHAPES[name] = shrunk("0.8b", layer_types=[kind, kind], **wider)
             folder = random_model.write(name, tmp_path_factory.mktemp("model"))
-            made[key] = Model(Weights(Checkpoint.open(folder), dtype, torch.device("cpu")), 2048)
+            weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), prepacked=True)
+            made[key] = Model(weights, 2048)
         return made[key]
 
     return model

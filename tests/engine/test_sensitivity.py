@@ -55,7 +55,7 @@ def load(folder):
 def ordinary(gauge, recipe):
     """An engine that reads the quantized checkpoint the ordinary way."""
     model = Model(Weights(QuantizedCheckpoint(gauge.checkpoint, recipe, CPU), torch.float32, CPU), 512)
-    options = {"max_tokens": 512, "token_budget": gauge.runner.token_budget}
+    options = {"max_tokens": 512, "token_budget": gauge.runner.token_budget, "costs": gauge.runner.costs}
     return Engine(gauge.prompt, Runner(model, gauge.runner.head, gauge.prompt.prefix_ids, **options))
 
 

@@ -33,14 +33,11 @@ def test_delta_inputs(T, initial_rows):
 
 @pytest.mark.parametrize("T", [1, 65])
 def test_delta_inputs_in_bf16(T, path):
-    """The kernel rounds q, k and v once, as it writes them; the torch path leaves them fp32."""
+    """q, k and v are rounded once, as they are written."""
     args = arguments(T, torch.bfloat16, initial_rows=1)
     out, reference = delta_inputs.delta_inputs(*args), delta_inputs.delta_inputs_reference(*args)
     for ours, theirs in zip(out[:3], reference[:3], strict=True):
-        if path == "triton":
-            assert_bf16(ours, theirs, theirs.bfloat16())
-        else:
-            assert_fp32(ours, theirs)
+        assert_bf16(ours, theirs, theirs.bfloat16())
     for ours, theirs in zip(out[3:], reference[3:], strict=True):
         assert_fp32(ours, theirs)
 

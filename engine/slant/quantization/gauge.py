@@ -11,6 +11,7 @@ from slant.classifier import DTYPES, Classifier
 from slant.config import ModelConfig
 from slant.errors import CheckpointError, SlantError
 from slant.model import Model
+from slant.placement import read_costs
 from slant.prompt import Prompt
 from slant.quantization.knapsack import Option
 from slant.quantization.recipe import ROLES, Grid, Recipe
@@ -92,8 +93,14 @@ class Gauge:
         if not isinstance(opened.source, Checkpoint):
             raise CheckpointError(f"{model} is quantized already; give the checkpoint that it was made from.")
         network = Model(Weights(opened.source, opened.dtype, opened.device), max_tokens, progress)
-        ids, budget = opened.prompt.prefix_ids, opened.token_budget
-        runner = Runner(network, opened.head, ids, max_tokens=max_tokens, token_budget=budget)
+        runner = Runner(
+            network,
+            opened.head,
+            opened.prompt.prefix_ids,
+            max_tokens=max_tokens,
+            token_budget=opened.token_budget,
+            costs=read_costs(None, opened),  # batches as an engine plans them: its figures are these to the last bit
+        )
         return cls(opened.source, opened.prompt, runner, texts)
 
     def measure(

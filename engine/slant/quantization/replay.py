@@ -21,7 +21,7 @@ from slant.quantization.quantize import quantize_matrix
 from slant.quantization.recipe import Grid
 from slant.runner import Runner
 from slant_kernels.embedding import embedding
-from slant_kernels.packed import Weight
+from slant_kernels.linear import Weight
 from slant_kernels.quantized import dequantize
 
 
@@ -71,7 +71,9 @@ def places(model: Model) -> dict[str, Tensor]:
             merged = [(block.mixer.in_qkvz, "linear_attn", ("in_proj_qkv", "in_proj_z"))]
             merged += [(block.mixer.out, "linear_attn", ("out_proj",))]
         else:
-            merged = [(block.mixer.in_kvq, "self_attn", ("k_proj", "v_proj", "q_proj"))]
+            kv, q = ("k_proj", "v_proj"), ("q_proj",)
+            parts = [kv + q] if len(block.mixer.in_kvq) == 1 else [kv, q]
+            merged = [(matrix, "self_attn", part) for matrix, part in zip(block.mixer.in_kvq, parts, strict=True)]
             merged += [(block.mixer.out, "self_attn", ("o_proj",))]
         merged += [(block.gate_up, "mlp", ("gate_proj", "up_proj")), (block.down, "mlp", ("down_proj",))]
         for matrix, module, projections in merged:

@@ -1,0 +1,61 @@
+"""weights="int8": what is in 8 bits, what memory it takes, how near it stays, where it is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from peak import PeakBytes
+from slant import Engine
+from slant.classifier import Classifier, choose_dtype
+from slant.demo import FOLDER, passages
+from slant.errors import SlantError
+from slant.model import Attention
+from slant.placement import demand, place
+from slant.tiers import tiers
+from slant_kernels.int8 import Int8Matrix, can_multiply_int8
+
+CPU = torch.device("cpu")
+needs_vnni = pytest.mark.skipif(not can_multiply_int8(CPU), reason="this CPU has no VNNI")
+TEXTS = [passage["text"] for passage in passages()]
+
+
+@needs_vnni
+def test_mixers_inputs_and_gate_and_up_are_in_8_bits_and_nothing_else():
+    for block in Engine.load(FOLDER, weights="int8").runner.model.blocks:
+        inputs = block.mixer.in_kvq if isinstance(block.mixer, Attention) else (block.mixer.in_qkvz,)
+        assert all(isinstance(matrix, Int8Matrix) for matrix in (*inputs, block.gate_up))
+        assert not isinstance(block.down, Int8Matrix)
+        assert not isinstance(block.mixer.out, Int8Matrix)
+
+
+@needs_vnni
+def test_the_weights_are_as_large_as_predicted():
+    made = Classifier.open(FOLDER, weights="int8", max_tokens=512)
+    (tier,) = tiers(demand(made, 512))
+    with PeakBytes() as peak:
+        runner = place(made, tier, max_tokens=512)
+        held = peak.live
+    assert 0.95 * held <= tier.weights + tier.prefix <= 1.05 * held
+    assert runner.model.dtype == made.dtype
+
+
+@needs_vnni
+def test_probabilities_stay_near_and_are_not_the_same():
+    eight, full = (Engine.load(FOLDER, weights=weights).score(TEXTS) for weights in ("int8", "fp32"))
+    change = np.abs(eight.probabilities - full.probabilities).max(axis=1)
+    assert 1e-4 < change.max() < 0.05
+    assert (eight.label != full.label).sum() <= 2
+
+
+@needs_vnni
+def test_layer_by_layer_gives_the_same_bits():
+    resident, layered = Engine.load(FOLDER, weights="int8"), Engine.layerwise(FOLDER, weights="int8")
+    assert np.array_equal(resident.score(TEXTS[:9]).logits, layered.score(TEXTS[:9]).logits)
+
+
+def test_a_gpu_and_a_cpu_without_vnni_are_refused(monkeypatch):
+    with pytest.raises(SlantError, match="needs a CPU with VNNI, and this is cuda; use hqq8"):
+        choose_dtype("int8", torch.device("cuda"))
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(SlantError, match="VNNI"):
+        choose_dtype("int8", CPU)
