@@ -19,6 +19,11 @@ lint: $(STAMP)                 ## formatting, lints and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, and write the figures into README.md
+	$(BIN)/python -m pytest benchmarks/cpu -vv --benchmark-enable --benchmark-group-by=func \
+		--benchmark-columns=min,median,iqr,rounds
+	$(BIN)/python benchmarks/report.py
+
 # The constraints pin the versions the suite was run with; pip resolves the rest.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

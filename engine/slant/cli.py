@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slant import __version__
+from slant.cli_bench import bench
 from slant.cli_compile import compile_ahead
 from slant.cli_drift import drift
 from slant.cli_options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
@@ -185,6 +186,7 @@ def inspect(
     Console().print(report(checkpoint_path(model), **prompt_options(template, labels, max_tokens)))
 
 
+app.command()(bench)
 app.command()(drift)
 app.command()(quantize)
 app.command("compile")(compile_ahead)

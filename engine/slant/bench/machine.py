@@ -1,0 +1,65 @@
+"""The machine and the versions that a measurement was made with, and the memory of this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slant import __version__
+from slant_kernels.launch import triton
+
+
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, processor and torch's threads; for a CUDA device its name and compute capability too."""
+    found = {
+        "slant": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton.__version__ if triton else None,
+        "tokenizers": version("tokenizers"),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "threads": torch.get_num_threads(),
+    }
+    if device is not None and device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        found |= {"gpu": gpu.name, "compute_capability": f"{gpu.major}.{gpu.minor}"}
+        found |= {"gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda or torch.version.hip}
+    return found
+
+
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def resident() -> int | None:
+    """Bytes of this process in memory now; None where /proc does not tell."""
+    return _status("VmRSS")
+
+
+def peak(device: torch.device) -> int | None:
+    """The most bytes held so far: by torch on a GPU, on a CPU by this process, None where /proc does not tell."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int | None:
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

@@ -1,0 +1,214 @@
+"""The limit of a forward, measured and not of a data sheet: what its matrix products alone take, and its reads.
+
+A static batch takes at least
+
+    max(FLOPs / product rate, weight bytes / read rate)
+
+seconds, with the FLOPs of its texts' own tokens, so that padding counts as time lost. The product rate is that of the
+model's linear layers in their order, on as many tokens as the batch has and with random matrices as cold in the caches
+as the model's are: they are gone through one after the other. The read rate is the better of a sum over and a copy of
+as many bytes. Both change with the machine's mood: measure them in turn with what they are a limit of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slant.bench.turns import Run, Watch
+from slant.checkpoint import EMBEDDING, expected_shapes
+from slant.config import ModelConfig
+from slant.costs import forward_flops
+from slant_kernels.int8 import int8_matrix
+from slant_kernels.linear import linear
+from slant_kernels.prepacked import can_prepack, prepack
+
+COLD = 256 << 20  # bytes: matrices of so many leave any cache before their turn comes again
+TURN = 5e-3  # seconds that a sample of a limit takes at least, for the clock's sake
+LEAST = 1e-6  # seconds: what a clock says of less is not believed
+# Projections of one input are one product: the model stacks them.
+STACKS = {
+    **dict.fromkeys(("in_proj_qkv", "in_proj_z"), "in_qkvz"),
+    **dict.fromkeys(("in_proj_a", "in_proj_b"), "in_ab"),
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "in_kvq"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to multiply: ``prepare`` a matrix ``[N, K]`` once, then ``multiply`` x ``[tokens, K]`` by what it gives."""
+
+    prepare: Callable[[Tensor], Any]
+    multiply: Callable[[Tensor, Any], Tensor]
+
+
+def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, Way]:
+    """The ways whose fastest is the limit: torch's product, and ours on weights as the engine prepares them.
+
+    int8: whether the engine multiplies in 8 bits; then the limit does so by all matrices.
+    """
+    found = {"torch": Way(lambda matrix: matrix, F.linear)}
+    if can_prepack(dtype, device):
+        found["prepacked"] = Way(prepack, linear)
+    if int8:
+        found["int8"] = Way(int8_matrix, linear)
+    return found
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A static batch that was run: its texts, tokens computed with padding, their own tokens, and FLOPs of these."""
+
+    rows: int
+    computed: int
+    tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``amount`` a call (FLOPs or bytes) of the fastest of some ways, in its median call of ``seconds``."""
+
+    way: str
+    amount: float
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.amount / self.seconds
+
+    @classmethod
+    def best(cls, amounts: Mapping[str, float], seconds: Mapping[str, float]) -> Rate:
+        """The way of the highest rate, by amounts and median seconds a call."""
+        return max((cls(way, amounts[way], seconds[way]) for way in amounts), key=lambda rate: rate.per_second)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least seconds of a call by the measured rates; ``products`` and ``reads`` are those of each alone."""
+
+    seconds: float
+    products: float
+    reads: float
+
+    @property
+    def bound(self) -> str:
+        return "products" if self.products >= self.reads else "reads"
+
+    @classmethod
+    def of(cls, batches: Sequence[Executed], flops: float, weight_bytes: float, read: float) -> Limit:
+        """Of a call's batches, each of which reads all weights: ``flops`` and ``read`` bytes are those a second."""
+        products = [batch.flops / flops for batch in batches]
+        reads = weight_bytes / read
+        return cls(sum(max(one, reads) for one in products), sum(products), reads * len(batches))
+
+
+def text_flops(config: ModelConfig, length: int, start: int) -> float:
+    """FLOPs of a text of ``length`` tokens behind a prefix of ``start``, whose own are computed beforehand."""
+    token, square = forward_flops(config)
+    return token * length + square * ((start + length) ** 2 - start**2)
+
+
+def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """(N, K) of the linear layers of the blocks in their order, projections of one input stacked."""
+    stacks: dict[str, tuple[int, int]] = {}
+    for name, shape in expected_shapes(config).items():
+        if len(shape) != 2 or name == EMBEDDING:
+            continue
+        module, part, _ = name.rsplit(".", 2)
+        stack = f"{module}.{STACKS.get(part, part)}"
+        stacks[stack] = (stacks.get(stack, (0, 0))[0] + shape[0], shape[1])
+    return list(stacks.values())
+
+
+class Products:
+    """The linear layers of the first blocks, of all or of as many as fill ``COLD`` bytes, with random weights."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, ways: Mapping[str, Way]) -> None:
+        self._dtype, self._device, self._ways = dtype, device, ways
+        self.shapes = cold(linear_shapes(config), dtype.itemsize)
+        generator = torch.Generator(device).manual_seed(0)
+        self._matrices: dict[str, list[Any]] = {name: [] for name in ways}
+        for shape in self.shapes:
+            matrix = torch.empty(shape, dtype=dtype, device=device).normal_(std=0.02, generator=generator)
+            for name, way in ways.items():
+                self._matrices[name].append(way.prepare(matrix))
+
+    def flops(self, tokens: int) -> float:
+        """FLOPs of one pass."""
+        return 2.0 * tokens * sum(math.prod(shape) for shape in self.shapes)
+
+    def run(self, way: str, tokens: int) -> Run:
+        """One pass on ``tokens`` rows."""
+        inputs = {
+            width: torch.randn(tokens, width, device=self._device).to(self._dtype) for _, width in set(self.shapes)
+        }
+        pairs = [(inputs[width], matrix) for (_, width), matrix in zip(self.shapes, self._matrices[way], strict=True)]
+        multiply = self._ways[way].multiply
+
+        def run() -> None:
+            with torch.inference_mode():
+                for x, matrix in pairs:
+                    multiply(x, matrix)
+
+        return replayed(run, self._device)
+
+
+def cold(shapes: Iterable[tuple[int, int]], itemsize: int) -> list[tuple[int, int]]:
+    """The first of the matrices, up to the one by which they fill ``COLD`` bytes."""
+    taken: list[tuple[int, int]] = []
+    size = 0
+    for shape in shapes:
+        if size >= COLD:
+            break
+        taken.append(shape)
+        size += math.prod(shape) * itemsize
+    return taken
+
+
+def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
+    """Ways to read ``size`` bytes or ``COLD``, the fewer, with the bytes that each moves."""
+    source = torch.ones(max(1, min(size, COLD) // 4), device=device)
+    target = torch.empty_like(source)
+    runs: dict[str, tuple[Run, float]] = {
+        "sum": (source.sum, source.nbytes),
+        "copy": (lambda: target.copy_(source), 2 * source.nbytes),
+    }
+    return {name: (replayed(run, device), moved) for name, (run, moved) in runs.items()}
+
+
+def repeated(run: Run, watch: Watch) -> tuple[Run, int, float]:
+    """A call of at least about ``TURN`` seconds, the runs in it, and its seconds."""
+    once = watch(run)
+    if once < TURN:  # else one run is a sample, and the first is near enough to plan by
+        once = watch(run)
+    count = max(1, math.ceil(TURN / max(once, LEAST)))
+
+    def several() -> None:
+        for _ in range(count):
+            run()
+
+    return several, count, count * once
+
+
+def replayed(run: Run, device: torch.device) -> Run:
+    """On a GPU the run as a CUDA graph: the host's launches are no part of a limit."""
+    if device.type != "cuda":
+        return run
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # creates library handles, which a capture must not
+            run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+    return graph.replay

@@ -1,0 +1,146 @@
+"""The model that is measured: loaded against the clock, and each workload called for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slant.batches import Result
+from slant.bench import machine
+from slant.bench.report import Load, Memory
+from slant.bench.roofline import Executed, text_flops
+from slant.bench.texts import Workload
+from slant.bench.turns import Watch
+from slant.classifier import INT8, choose_device, choose_dtype
+from slant.config import ModelConfig
+from slant.engine import Engine
+from slant.errors import SlantError
+from slant.memory import activation_bytes
+from slant.prompt import EncodedText
+from slant.source import open_model
+from slant.tiers import Demand, Tier, layer_bytes
+
+
+@dataclass(frozen=True)
+class First:
+    """A workload's first call, as ``Engine.score`` makes it: tokens of its prompts, its batches, and seconds."""
+
+    tokens: int
+    batches: tuple[Executed, ...]
+    encode: float
+    run: float
+
+    @property
+    def seconds(self) -> float:
+        return self.encode + self.run
+
+    @property
+    def mean_tokens(self) -> int:
+        """Computed tokens of its mean batch."""
+        return round(sum(batch.computed for batch in self.batches) / len(self.batches))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded engine with what the limits and the predicted memory follow from.
+
+    ``weight_bytes`` are read by every batch. ``before``, ``after`` and ``loading`` are bytes as in ``Memory``, the last
+    one in all.
+    """
+
+    engine: Engine
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    tier: Tier
+    weight_bytes: int
+    load: Load
+    before: int | None
+    after: int | None
+    loading: int | None
+
+    @classmethod
+    def loaded(
+        cls,
+        folder: Path,
+        *,
+        weights: str,
+        device: str,
+        max_tokens: int,
+        imports: float,
+        progress: Callable[[int, int], None],
+        now: Callable[[], float],
+        **options: Any,
+    ) -> Subject:
+        """Load and warm up; the options are those of ``slant.bench.measure``."""
+        where, before = choose_device(device), machine.resident()
+        start = done_with_blocks = now()
+
+        def loading(done: int, total: int) -> None:
+            nonlocal done_with_blocks
+            done_with_blocks = now()
+            progress(done, total)
+
+        engine = Engine.load(folder, weights=weights, device=device, max_tokens=max_tokens, progress=loading, **options)
+        loaded = now()
+        after, most = machine.resident(), machine.peak(where)
+        warmup = Watch(where, now)(engine.warmup)
+        load = Load(imports, done_with_blocks - start, loaded - done_with_blocks, warmup)
+
+        # Opened again only now: opening an artifact reads it, and the next to read it would find it in memory.
+        source, dtype, tier, prompt = (
+            open_model(folder, weights, where),
+            choose_dtype(weights, where),
+            engine.tier,
+            engine.prompt,
+        )
+        assert tier is not None
+        demand = Demand(
+            source.config,
+            source.recipe,
+            dtype,
+            where.type,
+            answers=len(prompt.answer_ids),
+            prefix_tokens=len(prompt.prefix_ids),
+            max_tokens=max_tokens,
+            token_budget=tier.token_budget,
+            int8=weights == INT8,
+        )
+        layers = range(source.config.num_hidden_layers)
+        size = sum(layer_bytes(demand, index, packed=tier.packed) for index in layers)
+        return cls(engine, source.config, dtype, where, tier, size, load, before, after, most)
+
+    def first(self, workload: Workload, watch: Watch) -> First:
+        """Call a workload for the first time; raises SlantError for a text that cannot be scored."""
+        encoded: list[EncodedText] = []
+        results: list[Result] = []
+        encode = watch(lambda: encoded.extend(self.engine.prompt.encode(workload.texts)))
+        error = next((text.error for text in encoded if text.error is not None), None)
+        if error is not None:
+            raise SlantError(f"{workload.name}: {error}")
+        run = watch(lambda: results.extend(self.engine.runner.run([text.ids for text in encoded])))
+        prefix = self.engine.prompt.prefix_ids
+        # As the engine does: a text that does not start with the prefix is computed whole.
+        starts = [len(prefix) if tuple(text.ids[: len(prefix)]) == prefix else 0 for text in encoded]
+        batches = []
+        for result in results:
+            own = [(len(encoded[row].ids) - starts[row], starts[row]) for row in result.rows]
+            flops = sum(text_flops(self.config, length, start) for length, start in own)
+            batches.append(Executed(len(own), result.computed_tokens, sum(length for length, _ in own), flops))
+        return First(sum(len(text.ids) for text in encoded), tuple(batches), encode, run)
+
+    def memory(self, batches: Sequence[Executed]) -> Memory:
+        """What was held so far, beside the planner's formulas for the batches that were run."""
+        shapes = {(batch.rows, batch.computed // batch.rows) for batch in batches}
+        most = max(activation_bytes(self.config, self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
+        predicted = self.tier.weights + self.tier.prefix + most
+        working = machine.peak(self.device)
+        return Memory(self.before, self.after, self._own(self.loading), self._own(working), predicted)
+
+    def _own(self, held: int | None) -> int | None:
+        """The bytes that are the model's: on a CPU all beyond those before it was loaded."""
+        return held if held is None or self.device.type == "cuda" else held - (self.before or 0)
