@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,25 +11,19 @@ from typing import Any
 
 import torch
 
-from slant_kernels.launch import triton
+from slant.bench.machine import machine
 
 RESULTS = Path(__file__).with_name("results")
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions, processor, threads and UTC time."""
+    """UTC time, commit, and what ``machine`` tells: versions, processor, threads."""
     root = Path(__file__).parent
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _output(["git", "describe", "--always", "--dirty"], root) or "unknown",
-        "torch": torch.__version__,
-        "triton": triton.__version__ if triton else None,
         "transformers": version("transformers"),
-        "processor": _processor(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "bf16": torch.cpu._is_avx512_bf16_supported(),
-        "amx": torch.cpu._is_amx_tile_supported(),
-        "threads": torch.get_num_threads(),
+        **machine(),
     }
 
 
@@ -70,11 +63,3 @@ def _output(command: list[str], folder: Path | None = None) -> str:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

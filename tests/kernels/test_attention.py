@@ -22,6 +22,15 @@ def test_causal_attention(T, prefix):
     assert_bf16(causal_attention(q, k, v), reference, rounded)
 
 
+def test_long_texts_have_their_scores_from_another_product(path, monkeypatch):
+    q, k, v = randn(2, 4, 130, 16), randn(2, 2, 160, 16, seed=1), randn(2, 2, 160, 16, seed=2)
+    calls = []
+    monkeypatch.setattr(attention, "multiply", lambda x, w: calls.append(len(w)) or x @ w.T)
+    monkeypatch.setattr(attention, "LONG", 128)
+    assert_fp32(causal_attention(q, k, v), attention.causal_attention_reference(q, k, v))
+    assert (calls == 4 * [158] + 4 * [160]) or path != "torch"
+
+
 def causal_attention(q, k, v):
     """As the model calls it: queries of zeros in front."""
     prefix = k.shape[2] - q.shape[2]
