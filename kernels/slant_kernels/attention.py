@@ -122,7 +122,7 @@ def _merge_kernel(
 
 
 QUERIES = 64  # of each head, a block on a CPU
-LONG = 4096  # keys from which a CPU makes scores by oneDNN: up to 1.8 times the rate of torch's batched product, and no less
+LONG = 4096  # keys from which oneDNN makes scores faster than torch's batched product, up to 1.8 times
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, before: int = 0) -> Tensor:
