@@ -54,14 +54,14 @@ class Rates(NamedTuple):
 
 
 # By device type and bytes a weight.
-# CPU: bf16 FLOPs a thread and memory of the whole machine as fitted to two threads of an AVX512-BF16 processor (0.8B
-# shape: 57 ms a batch, 2.2 ms a token); fp32 is 0.3 of it, as its matrix products alone are; 40 torch calls of 10 us.
+# CPU: FLOPs a thread and memory of the whole machine as fitted to two threads of an AVX512-BF16 processor (0.8B shape:
+# 27 ms a batch and 1.5 ms a token in bf16, 33 and 2.5 in fp32); 40 torch calls of 10 us.
 # CUDA, nothing of it measured: 40 % of the dense bf16 rate of a data sheet, as elementwise work and the recurrence take
 # their share, between an A100 (125e12) and an H100 (396e12); the memory rate of an A100; fp32 without tensor cores; 12
 # launches of 10 us.
 RATES = {
-    ("cpu", 2): Rates(220e9, 20e9, 0.4e-3),
-    ("cpu", 4): Rates(65e9, 20e9, 0.4e-3),
+    ("cpu", 2): Rates(316e9, 55e9, 0.4e-3),
+    ("cpu", 4): Rates(195e9, 84e9, 0.4e-3),
     ("cuda", 2): Rates(250e12, 2e12, 0.12e-3),
     ("cuda", 4): Rates(20e12, 2e12, 0.12e-3),
 }
@@ -72,9 +72,9 @@ def default_costs(config: ModelConfig, device: str, itemsize: int, threads: int 
 
     A batch reads all weights of ``itemsize`` bytes once and dispatches every layer, whatever its size; then each token
     takes its FLOPs. These are added although a GPU overlaps them, because products of few rows run below the rate: the
-    sum is within 3 % of that CPU at 16 to 1024 tokens (16 tokens: 93 ms, of which 35 at the rate).
+    sum is within 4 % of that CPU at 16 to 1024 tokens in bf16 (16 tokens: 53 ms, of which 24 at the rate).
 
-    The planner decides by the overhead in tokens, which differs less between devices than either does: 26 on that CPU,
+    The planner decides by the overhead in tokens, which differs less between devices than either does: 18 on that CPU,
     260 for the 4B shape on CUDA, where the same reckoning gives 100 for an RTX 4090 and 340 for an H100. A deadline
     goes by the seconds themselves, so it needs a measured table.
     """
