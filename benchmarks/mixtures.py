@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from against_transformers import PREFIX, SUFFIX
 from slant.batches import Ids
+
+ANSWERS = (15, 16, 17, 18, 19)
+PREFIX, SUFFIX = 30, 58  # tokens of the prompt around an article, with Qwen3.5's tokenizer
 
 # Deciles of the 254 public speeches of ``texts.py``, in tokens of Qwen3.5; their mean is 1057.
 SPEECHES = (25, 298, 422, 511, 605, 694, 793, 920, 1257, 1835, 10398)
@@ -17,7 +19,7 @@ Lengths = NDArray[np.int64]
 
 
 def _posts(rng: np.random.Generator, count: int) -> Lengths:
-    """As in ``against_transformers``: a median of 55 tokens."""
+    """A median of 55 tokens."""
     return np.clip(rng.lognormal(np.log(55), 0.5, count), 5, 280).astype(np.int64)
 
 

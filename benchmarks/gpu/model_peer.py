@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from against_transformers import ANSWERS, PEER_BATCH
 from gpu.model_measures import Bench, Row, answers
 from gpu.model_tiers import Loaded
-from mixtures import MIXTURES, mixture
+from mixtures import ANSWERS, MIXTURES, mixture
 from slant.batches import Ids
 from slant.costs import default_costs
 from slant.reference import last_logits
 
 OURS, THEIRS = "slant", "transformers"
+PEER_BATCH = 8
 # What only says what the model is; the rest are settings.
 _NAMES = ("architectures", "model_type")
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from against_transformers import ANSWERS
 from gpu.random_source import RandomSource
-from mixtures import prefix
+from mixtures import ANSWERS, prefix
 from slant import tiers
 from slant.config import ModelConfig
 from slant.costs import Costs

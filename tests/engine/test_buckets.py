@@ -42,7 +42,7 @@ def total(batches, costs):
 
 
 def posts(count, rng):
-    """Tokens after the prefix, as in ``against_transformers.py``."""
+    """Tokens after the prefix, as the posts of ``mixtures.py``."""
     return [int(n) for n in np.clip(rng.lognormal(np.log(55), 0.5, count), 5, 280).astype(int) + 58]
 
 
