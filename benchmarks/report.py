@@ -87,9 +87,12 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
     if len(lines) > 2:
         yield paragraph(
             "Tokens a second, all systems in turn on the same texts, each with the best of its batch sizes; in brackets"
-            " how many times as long as slant in bf16 it takes, the median over rounds."
+            " how many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these: systems"
+            " were measured in groups, and the machine's own speed changes between them. Whole computes the prompt's"
+            " prefix with each text, as the other systems do."
         )
         yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        yield "![Tokens a second against length, by system](benchmarks/results/peers.svg)"
     if absent:
         yield listed(absent)
     yield made(rows)
@@ -219,7 +222,10 @@ def updated(readme: str, figures: str) -> str:
 def draw(results: Path) -> None:
     """The pictures that the section shows."""
     from cpu import plots
+    from peers import table
 
+    if rows := newest_peers(read(results / "peers.jsonl")):
+        table.plot(rows, results / "peers.svg")
     if rows := newest_run(read(results / "cpu.jsonl"), "group", "model"):
         plots.rate(rows, results / "cpu.svg")
     if rows := newest_run(read(results / "growth.jsonl"), "kind", "point"):

@@ -213,7 +213,7 @@ def test_the_command_writes_checks_and_draws(tmp_path, written, capsys):
     assert "old" not in text
     assert report.main([*options, "--check"]) == 0
     pictures = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
-    assert pictures.keys() == {"cpu.svg", "growth.svg"}
+    assert pictures.keys() == {"cpu.svg", "growth.svg", "peers.svg"}
     assert report.main(options) == 0
     assert pictures == {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
 
