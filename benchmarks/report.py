@@ -87,9 +87,9 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
     if len(lines) > 2:
         yield paragraph(
             "Tokens a second, all systems in turn on the same texts, each with the best of its batch sizes; in brackets"
-            " how many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these: systems"
-            " were measured in groups, and the machine's own speed changes between them. Whole computes the prompt's"
-            " prefix with each text, as the other systems do."
+            " how many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these:"
+            " systems were measured in groups, and the machine's own speed changes between them. Whole computes the"
+            " prompt's prefix with each text, as the other systems do."
         )
         yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
         yield "![Tokens a second against length, by system](benchmarks/results/peers.svg)"

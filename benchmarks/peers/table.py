@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+STYLE = {"svg.hashsalt": "slant", "font.family": "sans-serif", "font.size": 9}  # the same bytes for the same rows
 MARKERS = "os^vDxP*"
 
 
@@ -71,6 +72,13 @@ def absences(rows: Sequence[Row]) -> str:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """An SVG of tokens/s against the length of a single text, both logarithmic; the limit of the machine if known."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        _plot(rows, path)
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     single = [row for row in rows if row["texts"] == 1 and row["tokens_per_second"] and not row["reads_text"]]
