@@ -136,7 +136,7 @@ def test_the_runner_replays_what_it_computes(tiny_checkpoint, triton_path):
     plain = Runner(model, head, PREFIX.tolist(), **options)
     graphs = Runner(model, head, PREFIX.tolist(), **options, capture=capture_on(device))
     generator = torch.Generator().manual_seed(0)
-    bodies = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu") for n in (3, 16, 20)]
+    bodies = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu") for n in (13, 16, 28)]
     texts = [torch.cat([PREFIX.cpu(), body]).int().numpy() for body in bodies]
     shapes = [batch.shape[:2] for batch in plain.batches(texts)]
     assert shapes == [(1, 32), (2, 16)]
