@@ -66,7 +66,7 @@ def delta_rule(
     c = g.clamp(min=LEAST).cumsum(-1)
     decay = (c[..., :, None] - c[..., None, :]).masked_fill_(_above_diagonal(C, c.device), float("-inf")).exp_()
     attn = (q @ k.mT).mul_(decay.to(dtype))
-    A = (k.float() @ k.float().mT).mul_(decay).mul_(beta[..., None])
+    A = _gram(k.float()).mul_(decay).mul_(beta[..., None])
     # Substitution on the identity and a product: half the time of substitution on the wide right-hand side.
     inverse = torch.linalg.solve_triangular(
         A, torch.eye(C, device=A.device).expand_as(A), upper=False, unitriangular=True
@@ -85,9 +85,13 @@ def delta_rule(
         torch.sub(U[n], W[n] @ before[n], out=new[n])
         if keep_state or n < N - 1:
             S = (S * grown[n, :, -1:, None]).add_(kT[n] @ new[n])
-    o = torch.baddbmm(*((x.flatten(0, 1)) for x in (q @ before, attn, new)))
+    o = torch.baddbmm(*(x.flatten(0, 1) for x in (q @ before, attn, new)))
     o = o.view(N, B, Hv, C, V).movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T]
     return o, S.view(B, Hv, K, V) if keep_state else None
+
+
+def _gram(k: Tensor) -> Tensor:
+    return k @ k.mT
 
 
 def _above_diagonal(size: int, device: torch.device) -> Tensor:
