@@ -22,7 +22,7 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_iter((args, kwargs)):
             if isinstance(tensor, torch.Tensor) and not tensor.is_mkldnn:
-                self._known.add(tensor.untyped_storage()._cdata)
+                self._ignore(tensor.untyped_storage())
         out = func(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor):
@@ -31,6 +31,12 @@ class PeakBytes(TorchDispatchMode):
                 else:
                     self._count(tensor.untyped_storage()._cdata, tensor.untyped_storage())
         return out
+
+    def _ignore(self, storage: torch.UntypedStorage) -> None:
+        """Until it is freed: another storage may then have its address, and counts."""
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            weakref.finalize(storage, self._known.discard, storage._cdata)
 
     def _count(self, key: int, memory: torch.UntypedStorage | torch.Tensor) -> None:
         if key in self._known:
