@@ -25,7 +25,7 @@ bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, a
 	$(BIN)/python benchmarks/report.py
 
 # The constraints pin the versions the suite was run with; pip resolves the rest.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/slant_kernels/*.cpp kernels/slant_kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from slant.checkpoint import expected_shapes
 from slant.config import ModelConfig
 from slant.model import MLP_TOKENS
+from slant_kernels import native
 from slant_kernels.attention import QUERIES
 from slant_kernels.delta_net import TILE
 from slant_kernels.delta_rule import CHUNK
@@ -48,12 +51,32 @@ def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int,
     """
     c, tokens = config, rows * length
     stream = tokens * 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
-    delta, attention, mlp = (_cpu_parts if device_type == "cpu" else _gpu_parts)(c, itemsize, rows, length)
+    widths = c.linear_key_head_dim, c.linear_value_head_dim, c.head_dim, c.hidden_size, c.intermediate_size
+    on_cpu = _native_parts if native.fits(*widths) else _torch_parts
+    delta, attention, mlp = (on_cpu if device_type == "cpu" else _gpu_parts)(c, itemsize, rows, length)
     kinds = {"full_attention": attention, "linear_attention": delta}
     return stream + max(mlp, *(kinds[kind] for kind in set(c.layer_types)))
 
 
-def _cpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
+def _native_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
+    """A DeltaNet, an attention and an MLP on the ops compiled for the CPU."""
+    tokens, threads = rows * length, torch.get_num_threads()
+    mlp = 3 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, their product
+
+    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    projected, copied = (2 * query + 4 * keys) * itemsize, 0 if itemsize == FP32 else 1
+    rotation = tokens * query * (2 * FP32 + copied * itemsize)
+    scored = threads * QUERIES * (length + 2 * c.head_dim) * FP32
+    attention = tokens * projected + max(rotation, 2 * tokens * (query + keys) * itemsize + scored)
+
+    states = c.linear_num_value_heads // c.linear_num_key_heads * c.linear_key_head_dim * c.linear_value_head_dim
+    scratch = (3 * CHUNK * c.linear_key_head_dim + 5 * CHUNK * CHUNK + states) * FP32
+    projected = (c.conv_dim + c.value_dim + 2 * c.linear_num_value_heads) * itemsize
+    delta = tokens * (projected + c.value_dim * itemsize) + max(threads * scratch, tokens * c.value_dim * itemsize)
+    return delta, attention, mlp
+
+
+def _torch_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the torch path."""
     tokens = rows * length
     mlp = 4 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, silu(gate), their product

@@ -9,8 +9,8 @@ that every query sees. Right padding only follows a text, so causality alone kee
 causal_attention is torch's on a GPU. From torch 2.11 on it takes cuDNN for heads of 256 on sm_90, where that is
 fastest, unless cuDNN is older than 9.15.1 and fails at lengths that are no multiple of 128 (pytorch#169849); and flash
 attention on other GPUs from sm_80 on. On a CPU it is two products and a softmax for a block of queries, in which all
-heads of a group are rows of one product. Scores are fp32: rounded to bf16 a score of 30 is off by up to 0.06, and its
-share by 6 %.
+heads of a group are rows of one product: in ``attention.cpp`` where ``native`` has a library for it, else in torch.
+Scores are fp32: rounded to bf16 a score of 30 is off by up to 0.06, and its share by 6 %.
 
 last_attention reads each key and value once: a program takes all heads of a group over a piece of the keys, without
 matrix products, since a few queries fill none. Pieces have one size whatever the batch, so that a text's result depends
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant_kernels import launch
+from slant_kernels import launch, native
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 from slant_kernels.prepacked import multiply
 
@@ -121,6 +121,10 @@ def _merge_kernel(
     tl.store(p_out + i_bh * D + o_d, (o / total).to(p_out.dtype.element_ty), mask=o_d < D)
 
 
+Arguments = native.struct(
+    "q k v out workspace",
+    "B H G T S D q_row q_head q_token k_row k_head k_token v_row v_head v_token out_row out_head out_token",
+)
 QUERIES = 64  # of each head, a block on a CPU
 LONG = 4096  # keys from which oneDNN makes scores faster than torch's batched product, up to 1.8 times
 
@@ -133,12 +137,23 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, before: int = 0) -> Tensor
     """
     assert q.shape[2] == k.shape[2]
     if not launch.on_gpu(q):
-        return _blocked_attention(q[:, :, before:], k, v)
+        attention = _native_attention if native.serves(q, q.shape[3]) else _blocked_attention
+        return attention(q[:, :, before:], k, v)
     if q.dtype == torch.float32 or launch.target(q.device) == "sm_75":
         # Neither cuDNN nor flash attention serves these, and the one other kernel that stores no scores needs k and v
         # for every head.
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])[:, :, before:]
+
+
+def _native_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    (B, H, T, D), (G, S) = q.shape, k.shape[1:3]
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    o = q.new_empty(B, T, H, D).transpose(1, 2)  # as the next op reads it
+    strides = (stride for x in (q, k, v, o) for stride in x.stride()[:3])
+    pointers = *map(native.address, (q, k, v, o)), None
+    native.call("attention", Arguments(*pointers, B, H, G, T, S, D, *strides, q.dtype == torch.bfloat16))
+    return o
 
 
 def _blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

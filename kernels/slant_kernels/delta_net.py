@@ -5,21 +5,28 @@ prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurren
 or None for zeros.
 Returns o ``[B, T, Hv, V]`` of mixed's dtype and, if asked, the state after the last token of each row.
 
-On a GPU that is three launches. On a CPU the intermediates, many times the input, are made for one tile of the batch at
-a time: some rows and some tokens of them, continued from the state of the tile before. They stay in the cache, and do
-not grow with T.
+On a GPU that is three launches. On a CPU it is one pass, all in fp32, where ``native`` has a library for it:
+``delta_net.cpp``. Elsewhere the intermediates, many times the input, are made for one tile of the batch at a time: some
+rows and some tokens of them, continued from the state of the tile before. They stay in the cache, and do not grow with
+T.
 """
 
 import torch
 from torch import Tensor
 
-from slant_kernels import launch
+from slant_kernels import launch, native
 from slant_kernels.delta_inputs import delta_inputs
 from slant_kernels.delta_rule import CHUNK, delta_rule
 
 TILE = 256  # tokens a tile, over all its rows
 
 State = tuple[Tensor, Tensor]
+
+NATIVE_TAPS = 4
+Arguments = native.struct(
+    "mixed a b before taps A_log dt_bias start out end workspace",
+    "B T H Hv K V mixed_row mixed_token a_row a_token b_row b_token before_row start_row",
+)
 
 
 def delta_net(
@@ -41,9 +48,13 @@ def delta_net(
         o, S = delta_rule(*inputs, S, keep_state)
         return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
     B, T, Hv = a.shape
+    V = (mixed.shape[2] - 2 * key_heads * key_dim) // Hv
+    if len(taps) == NATIVE_TAPS and native.serves(mixed, key_dim, V):
+        o, S = _native_delta_net(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, first, S, keep_state)
+        return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
     rows = min(B, TILE // CHUNK)
     tokens = TILE // rows // CHUNK * CHUNK
-    out, finals = mixed.new_empty(B, T, Hv, (mixed.shape[2] - 2 * key_heads * key_dim) // Hv), []
+    out, finals = mixed.new_empty(B, T, Hv, V), []
     for row in range(0, B, rows):
         r = slice(row, row + rows)
         before, recurrent = (part[r] if part is not None and len(part) > 1 else part for part in (first, S))
@@ -58,6 +69,24 @@ def delta_net(
             finals.append((before, recurrent))
     final = [torch.cat(part) for part in zip(*finals, strict=True)]
     return out, (final[0], final[1]) if keep_state else None
+
+
+def _native_delta_net(
+    mixed: Tensor, a: Tensor, b: Tensor, taps: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int,
+    before: Tensor | None, start: Tensor | None, keep_state: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    (B, T, Hv), V = a.shape, (mixed.shape[2] - 2 * H * K) // a.shape[2]
+    mixed, a, b = (x if x.stride(2) == 1 else x.contiguous() for x in (mixed, a, b))
+    before = None if before is None else before.to(mixed.dtype).contiguous()
+    start = None if start is None else start.contiguous()
+    out = mixed.new_empty(B, T, Hv, V)
+    end = a.new_empty(B, Hv, K, V, dtype=torch.float32) if keep_state else None
+    read = mixed, a, b, before, taps.contiguous(), A_log, dt_bias, start
+    one_row = (0 if x is None or len(x) == 1 else x.stride(0) for x in (before, start))
+    strides = *mixed.stride()[:2], *a.stride()[:2], *b.stride()[:2], *one_row
+    pointers = *map(native.address, (*read, out, end)), None
+    native.call("delta_net", Arguments(*pointers, B, T, H, Hv, K, V, *strides, out.dtype == torch.bfloat16))
+    return out, end
 
 
 def last_inputs(before: Tensor | None, x: Tensor, taps: int) -> Tensor:

@@ -7,15 +7,15 @@ Shapes: x, z ``[..., D]``, weight fp32 ``[D]``. Statistics and products are fp32
 Zhang and Sennrich 2019 (arXiv 1910.07467); the conventions are those of transformers' Qwen3_5RMSNorm and
 Qwen3_5RMSNormGated.
 
-A row is read once and held in registers: D up to some 16,000. The residual add is in the same pass, because the stream
-is read and written anyway.
+On a GPU a row is read once and held in registers: D up to some 16,000. On a CPU ``norm.cpp`` keeps it in the cache. The
+residual add is in the same pass, because the stream is read and written anyway.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant_kernels import launch
+from slant_kernels import launch, native
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 
 
@@ -72,10 +72,15 @@ def _gated_rms_norm_kernel(
     tl.store(p_out + o_x, y.to(p_out.dtype.element_ty), mask=mask)
 
 
+Arguments = native.struct("x residual z weight out stream", "positions heads D z_stride", "eps")
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension; the result has the dtype of x."""
     if launch.on_gpu(x):
         return _add_rms_norm(x, None, weight, eps)[0]
+    if native.serves(x, x.shape[-1]):
+        return _native_norm(x, None, None, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, 1 + weight, eps).to(x.dtype)
 
 
@@ -86,6 +91,8 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     """
     if launch.on_gpu(x):
         return _add_rms_norm(x, residual, weight, eps)
+    if native.serves(x, x.shape[-1]):
+        return _native_norm(x, residual, None, weight, eps)
     stream = x if residual is None else residual + x
     return rms_norm(stream, weight, eps), stream
 
@@ -110,17 +117,39 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if launch.on_gpu(x):
         return _gated_rms_norm(x.contiguous(), z, weight, eps)
+    if x.dtype == z.dtype and native.serves(x, x.shape[-1]):
+        return _native_norm(x, None, z, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, weight, eps).mul_(F.silu(z.float())).to(z.dtype)
 
 
+def _native_norm(
+    x: Tensor, residual: Tensor | None, z: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Of x, or of x + residual, or gated by z; and the stream."""
+    x, D = x.contiguous(), x.shape[-1]
+    residual = None if residual is None else residual.contiguous()
+    out, stream = torch.empty_like(x), x if residual is None else torch.empty_like(x)
+    z = None if z is None else _positions(z)
+    heads, z_stride = (1, 0) if z is None else (z.shape[1], z.stride(0))
+    pointers = map(native.address, (x, residual, z, weight, out, stream))
+    sizes = x.numel() // D // heads, heads, D, z_stride
+    native.call("norm", Arguments(*pointers, *sizes, x.dtype == torch.bfloat16, eps=eps))
+    return out, stream
+
+
 def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    H, D = z.shape[-2:]
-    config = GATED.find(x.device)
+    z, config = _positions(z), GATED.find(x.device)
+    H, D = z.shape[1:]
     rows = x.numel() // D
-    z = z.reshape(-1, H, D) if z.stride(-2) == D and z.stride(-1) == 1 else z.contiguous().view(-1, H, D)
     out = torch.empty(x.shape, dtype=z.dtype, device=x.device)
     launch.launch(
         _gated_rms_norm_kernel, (cdiv(rows, config.blocks["BM"]),), config,
         x, z, weight, out, rows, z.stride(0), eps, H=H, D=D, BD=power_of_2(D),
     )  # fmt: skip
     return out
+
+
+def _positions(z: Tensor) -> Tensor:
+    """``[..., H, D]`` -> ``[P, H, D]``, the heads of a position next to each other; a view where possible."""
+    H, D = z.shape[-2:]
+    return z.reshape(-1, H, D) if z.stride(-2) == D and z.stride(-1) == 1 else z.contiguous().view(-1, H, D)

@@ -4,15 +4,15 @@
 
 Shapes: ``[..., 2 I]`` -> ``[..., I]``, same dtype. Shazeer 2020 (arXiv 2002.05202).
 
-One pass moves 6 I bytes a token in bf16, which only an epilogue of the projection could avoid. The kernel computes in
-fp32 and rounds once; the torch path rounds silu(gate) too.
+One pass moves 6 I bytes a token in bf16, which only an epilogue of the projection could avoid. The kernel and
+``swiglu.cpp`` compute in fp32 and round once; the torch path rounds silu(gate) too.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant_kernels import launch
+from slant_kernels import launch, native
 from slant_kernels.launch import Config, Table, cdiv, jit, tl
 
 
@@ -36,12 +36,25 @@ def _swiglu_kernel(p_gate_up, p_out, I: tl.constexpr, BN: tl.constexpr):  # noqa
     tl.store(p_out + i_row * I + o_n, (gate * tl.sigmoid(gate) * up).to(p_out.dtype.element_ty), mask=m_n)
 
 
+Arguments = native.struct("gate_up out", "rows I")
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` in the dtype of the input."""
     if launch.on_gpu(gate_up):
         return _swiglu(gate_up.contiguous())
+    if native.serves(gate_up, gate_up.shape[-1] // 2):
+        return _native_swiglu(gate_up.contiguous())
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def _native_swiglu(gate_up: Tensor) -> Tensor:
+    columns = gate_up.shape[-1] // 2
+    out = gate_up.new_empty(*gate_up.shape[:-1], columns)
+    pointers = native.address(gate_up), native.address(out)
+    native.call("swiglu", Arguments(*pointers, out.numel() // columns, columns, out.dtype == torch.bfloat16))
+    return out
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:

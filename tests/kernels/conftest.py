@@ -1,18 +1,29 @@
-"""Each test of an op runs twice: on the torch path, and on the Triton path with outputs poisoned."""
+"""Each test of an op runs twice: on the torch path, and on the Triton path with outputs poisoned.
+
+What is compiled from C++ has widths of its own, and its own tests in ``test_native``.
+"""
 
 import pytest
 import torch
 
+from slant_kernels import native
+
 
 @pytest.fixture(autouse=True, params=["torch", "triton"])
 def path(request, monkeypatch):
-    if request.param == "torch":
-        return request.param
-    request.getfixturevalue("triton_path")
+    monkeypatch.setattr(native, "levels", lambda: ())
+    if request.param == "triton":
+        request.getfixturevalue("triton_path")
+        request.getfixturevalue("poison")
+    return request.param
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Memory that nobody wrote is NaN."""
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
-    return request.param
 
 
 def poisoned(allocate):

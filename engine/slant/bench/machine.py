@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from slant import __version__
+from slant_kernels import native
 from slant_kernels.launch import triton
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, processor and torch's threads; for a CUDA device its name and compute capability too."""
+    """Versions, processor, the CPU ops in use and torch's threads; for a CUDA device its name and compute capability too."""
     found = {
         "slant": __version__,
         "python": platform.python_version(),
@@ -29,6 +30,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "bf16": torch.cpu._is_avx512_bf16_supported(),
         "amx": torch.cpu._is_amx_tile_supported(),
+        "native": native.level(),
         "threads": torch.get_num_threads(),
     }
     if device is not None and device.type == "cuda":
