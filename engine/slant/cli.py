@@ -21,6 +21,8 @@ from slant import __version__
 from slant.cli_bench import bench
 from slant.cli_compile import compile_ahead
 from slant.cli_drift import drift
+from slant.cli_evaluate import evaluate
+from slant.cli_finetune import finetune
 from slant.cli_options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
 from slant.cli_quantize import quantize
 from slant.errors import SlantError
@@ -188,6 +190,8 @@ def inspect(
 
 app.command()(bench)
 app.command()(drift)
+app.command()(evaluate)
+app.command()(finetune)
 app.command()(quantize)
 app.command("compile")(compile_ahead)
 

@@ -101,7 +101,7 @@ def drift(
         labels_column = labels_column or "leaning"
     settings = prompt_options(template, labels, max_tokens)
 
-    from slant.drift.labelled import LabelledTexts
+    from slant.labelled import LabelledTexts
 
     read = LabelledTexts.read(
         texts,

@@ -108,7 +108,7 @@ def _chosen(
     """The recipe for a budget, after its figures are printed."""
     from slant.cli_drift import Stages
     from slant.demo import FOLDER
-    from slant.drift.labelled import LabelledTexts
+    from slant.labelled import LabelledTexts
     from slant.quantization.recipe import Grid
     from slant.quantization.sensitivity import plan
     from slant_kernels.quantized import BITS

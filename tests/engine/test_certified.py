@@ -13,10 +13,10 @@ from slant.cli import app
 from slant.demo import FOLDER, passages
 from slant.drift.budgets import Budgets
 from slant.drift.certificate import as_json
-from slant.drift.labelled import LabelledTexts
 from slant.drift.measure import measure
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
+from slant.labelled import LabelledTexts
 from slant.quantization.artifact import Artifact
 from slant.quantization.recipe import Recipe
 from slant.quantization.writer import quantize_checkpoint

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from slant import cli
 from slant.demo import FOLDER, passages
 from slant.drift import certificate as certificates
-from slant.drift.labelled import LabelledTexts
 from slant.drift.measure import measure
+from slant.labelled import LabelledTexts
 from slant.prompt import Prompt
 
 TEXTS = [passage["text"] for passage in passages()][::6]

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slant.drift.budgets import Budgets, exceeded
-from slant.drift.calibration import calibrate
 from slant.drift.figures import Rows, Tail, compare
-from slant.drift.quality import accuracy, bootstrap, confusion, macro_f1, mae
 from slant.errors import SlantError
+from slant.quality.calibration import calibrate
+from slant.quality.compare import differences
+from slant.quality.metrics import accuracy, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 
 HAND = [[0.5, 0.25, 0.25], [0.6, 0.4, 0.0], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0]]
@@ -200,16 +201,21 @@ def test_bootstrap_is_that_of_resampled_rows():
     rng = np.random.default_rng(2)
     gold, a, b = (rng.integers(0, 3, 80) for _ in range(3))
     b = np.where(rng.random(80) < 0.5, gold, b)
-    found = bootstrap(gold, a, b, 3, resamples=8000)
+    figures = (accuracy, mae, macro_f1)
+    drawn = differences(gold, a, b, 3, figures, resamples=8000)
     draws = []
     for _ in range(4000):
         rows = rng.integers(0, 80, 80)
         one, other = (confusion(gold[rows], side[rows], 3) for side in (a, b))
-        draws.append([figure(other) - figure(one) for figure in (accuracy, mae, macro_f1)])
-    for interval, values in zip(found, np.array(draws).T, strict=True):
-        assert (interval.low, interval.high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)
-    assert found == bootstrap(gold, a, b, 3, resamples=8000), "the seed is fixed"
-    assert all((i.difference, i.low, i.high) == (0, 0, 0) for i in bootstrap(gold, a, a, 3))
+        draws.append([figure(other) - figure(one) for figure in figures])
+    np.testing.assert_allclose(drawn.percentiles(), np.quantile(draws, [0.025, 0.975], axis=0), atol=0.015)
+    again = differences(gold, a, b, 3, figures, resamples=8000)
+    assert np.array_equal(drawn.drawn, again.drawn), "the seed is fixed"
+    same = differences(gold, a, a, 3, figures)
+    assert not same.values.any()
+    assert not same.drawn.any()
+    one, other = (confusion(gold, side, 3) for side in (a, b))
+    assert drawn.values.tolist() == [figure(other) - figure(one) for figure in figures]
 
 
 @pytest.mark.parametrize(

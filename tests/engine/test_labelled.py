@@ -5,8 +5,8 @@ import math
 import pytest
 from answers import NAMES
 
-from slant.drift.labelled import LabelledTexts
 from slant.errors import TableError
+from slant.labelled import LabelledTexts
 
 
 def labelled(*values):

@@ -17,7 +17,7 @@ from slant_kernels.launch import triton
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, processor, the CPU ops in use and torch's threads; for a CUDA device its name and compute capability too."""
+    """Versions, processor, CPU ops and torch's threads; for a CUDA device its name and compute capability too."""
     found = {
         "slant": __version__,
         "python": platform.python_version(),

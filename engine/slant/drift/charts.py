@@ -1,57 +1,17 @@
-"""The pictures of a drift report as SVG text. Colours and fonts are classes of the page they stand in.
-
-Every label, title and count is escaped here; nothing else comes from outside.
-"""
+"""The pictures that only a drift report has, as SVG text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.drift.calibration import Calibration
-from slant.drift.quality import Matrix
+from slant.quality.charts import grid, svg, text
 
-HOT = 0.7  # from this shade on, a cell's count is written in the colour of the paper
-LETTER = 7.3  # width of a wide letter at the charts' font size
 POINTS = 1500  # more would make the page heavy and the cloud no clearer
 NOTABLE = 500  # of these, the ones that are never thinned out
-
-
-def heatmap(counts: Matrix, labels: Sequence[str], rows: str, columns: str) -> str:
-    """Counts by two labels; a cell is as dark as its share of its row. ``rows`` and ``columns`` name the axes."""
-    cell = max(34, min(64, 420 // len(labels)))
-    wide = [_wrap(label, 12) for label in labels]
-    left = 12 + LETTER * max(len(line) for lines in wide for line in lines)
-    fits = LETTER * max(len(line) for lines in wide for line in lines) <= cell
-    top, bottom = 26, (40 if fits else 24 + 5 * max(map(len, labels)))
-    width, height = left + cell * len(labels) + 8, top + cell * len(labels) + bottom
-    parts = [_text(0, 12, f"{rows} ↓   {columns} →", "muted")]
-    for i, row in enumerate(counts):
-        y = top + i * cell
-        parts.append(_lines(left - 8, y + cell / 2, wide[i], "end"))
-        for j, count in enumerate(row):
-            share = count / max(sum(row), 1)
-            title = f"{rows}: {labels[i]}, {columns}: {labels[j]}: {count:,} ({share:.1%} of the row)"
-            x = left + j * cell
-            frame = "cell diagonal" if i == j else "cell"
-            parts.append(
-                f'<g><title>{escape(title)}</title><rect class="{frame}" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-                f'width="{cell - 2}" height="{cell - 2}" rx="3"/><rect class="heat" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-                f'width="{cell - 2}" height="{cell - 2}" rx="3" fill-opacity="{share:.3f}"/>'
-                + _text(x + cell / 2, y + cell / 2 + 4, f"{count:,}" if count else "·", _ink(count, share), "middle")
-                + "</g>"
-            )
-    for j, lines in enumerate(wide):
-        x, y = left + (j + 0.5) * cell, top + cell * len(labels)
-        if fits:
-            parts.append(_lines(x, y + 8 + 7 * len(lines), lines, "middle"))
-        else:
-            parts.append(_text(x + 4, y + 14, _short(labels[j], 16), "", "end", turn=-45))
-    return _svg(width, height, parts, f"{rows} against {columns}")
 
 
 def scatter(tokens: NDArray, delta: NDArray, flip: NDArray, p99: float) -> str:
@@ -68,44 +28,16 @@ def scatter(tokens: NDArray, delta: NDArray, flip: NDArray, p99: float) -> str:
     def y(value: float) -> float:
         return top + inner_h * (1 - value / y_ticks[-1])
 
-    parts = [_grid(left, y(tick), width - right, y(tick), f"{tick:g}") for tick in y_ticks]
-    parts += [_text(x(tick), height - bottom + 18, f"{tick:,.0f}", "muted", "middle") for tick in x_ticks]
-    parts.append(_text(left + inner_w / 2, height - 6, "tokens of the prompt", "muted", "middle"))
+    parts = [grid(left, y(tick), width - right, y(tick), f"{tick:g}") for tick in y_ticks]
+    parts += [text(x(tick), height - bottom + 18, f"{tick:,.0f}", "muted", "middle") for tick in x_ticks]
+    parts.append(text(left + inner_w / 2, height - 6, "tokens of the prompt", "muted", "middle"))
     for i in shown[::-1]:  # the notable ones last, on top
         at = f'cx="{x(tokens[i]):.1f}" cy="{y(delta[i]):.1f}"'
         parts.append(f'<circle class="{"flip" if flip[i] else "point"}" {at} r="{4 if flip[i] else 3}"/>')
     parts.append(f'<line class="limit" x1="{left}" x2="{width - right}" y1="{y(p99):.1f}" y2="{y(p99):.1f}"/>')
     # Below the line where there is no room above it.
-    parts.append(_text(width - right, y(p99) + (-5 if y(p99) > top + 14 else 14), "99th percentile", "halo", "end"))
-    return _svg(width, height, parts, "|Δp| by length", "chart wide")
-
-
-def reliability(series: Iterable[tuple[str, str, Calibration]]) -> str:
-    """Outcome by confidence: (name, class of the colour, calibration) each; a dot's area is the bin's share of rows."""
-    size, left, top = 360, 40, 12
-    inner = size - left - top
-
-    def x(value: float) -> float:
-        return left + inner * value
-
-    def y(value: float) -> float:
-        return top + inner * (1 - value)
-
-    parts = [_grid(left, y(i / 5), size - top, y(i / 5), f"{i / 5:g}") for i in range(6)]
-    parts += [_text(x(i / 5), y(0) + 18, f"{i / 5:g}", "muted", "middle") for i in range(6)]
-    parts.append(_text(left + inner / 2, size - 2, "confidence", "muted", "middle"))
-    parts.append(f'<line class="limit" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
-    for name, colour, calibration in series:
-        total = sum(b.rows for b in calibration.bins)
-        line = " ".join(f"{x(b.confidence):.1f},{y(b.outcome):.1f}" for b in calibration.bins)
-        parts.append(f'<polyline class="curve {colour}" points="{line}"/>')
-        for b in calibration.bins:
-            title = f"{name}: {b.rows:,} rows, confidence {b.confidence:.3f}, outcome {b.outcome:.3f}"
-            parts.append(
-                f'<circle class="dot {colour}" cx="{x(b.confidence):.1f}" cy="{y(b.outcome):.1f}" '
-                f'r="{2.5 + 7 * math.sqrt(b.rows / total):.1f}"><title>{escape(title)}</title></circle>'
-            )
-    return _svg(size, size + 4, parts, "outcome by confidence")
+    parts.append(text(width - right, y(p99) + (-5 if y(p99) > top + 14 else 14), "99th percentile", "halo", "end"))
+    return svg(width, height, parts, "|Δp| by length", "chart wide")
 
 
 def bars(p: Sequence[float], q: Sequence[float]) -> str:
@@ -120,7 +52,7 @@ def bars(p: Sequence[float], q: Sequence[float]) -> str:
                 f'width="{step - 2 * inset}" height="{tall:.1f}"/>'
             )
     title = "reference " + ", ".join(f"{v:.3f}" for v in p) + "; ours " + ", ".join(f"{v:.3f}" for v in q)
-    return _svg(step * len(p), height, parts, title, "bars")
+    return svg(step * len(p), height, parts, title, "bars")
 
 
 def thinned(delta: NDArray, flip: NDArray) -> NDArray[np.int64]:
@@ -150,39 +82,3 @@ def _length_axis(low: float, high: float):  # type: ignore[no-untyped-def]
     start = low // step * step
     marks = ticks(start, max(high, start + step))
     return (lambda v: (v - marks[0]) / (marks[-1] - marks[0])), marks
-
-
-def _grid(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    line = f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    return line + _text(x1 - 7, y1 + 4, name, "muted", "end")
-
-
-def _ink(count: int, share: float) -> str:
-    return "muted" if not count else "hot" if share >= HOT else ""
-
-
-def _wrap(label: str, width: int) -> list[str]:
-    """The label on at most two lines, broken at a space."""
-    first, _, rest = label.partition(" ")
-    return [_short(label, width)] if not rest else [_short(first, width), _short(rest, width)]
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _lines(x: float, middle: float, lines: Sequence[str], anchor: str) -> str:
-    top = middle + 4 - 7 * (len(lines) - 1)
-    return "".join(_text(x, top + 14 * i, line, "", anchor) for i, line in enumerate(lines))
-
-
-def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start", turn: int = 0) -> str:
-    turned = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, parts: Iterable[str], title: str, kind: str = "chart") -> str:
-    return (
-        f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.drift.calibration import Calibration, calibrate
-from slant.drift.quality import Gold, Labels, Matrix, as_matrix, confusion, judge
+from slant.drift.gold import Gold, judge
 from slant.errors import SlantError
+from slant.quality.calibration import Calibration, calibrate
+from slant.quality.metrics import NO_LABEL, Labels, Matrix, as_matrix, confusion
 from slant.scores import Scores
 
 EDGES = (128, 256, 512, 1024, 2048, 4096)  # the longest prompt of each length bucket but the last, in tokens
-NO_LABEL = -1  # a row without a gold label
 NOT_FINITE = "the answer holds NaN or infinity."
 
 Column = NDArray[np.float64]

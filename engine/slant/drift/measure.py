@@ -18,10 +18,10 @@ from slant.classifier import DTYPES, choose_device, choose_dtype
 from slant.drift.budgets import Budgets
 from slant.drift.certificate import METHODS, certificate
 from slant.drift.figures import Rows, compare
-from slant.drift.labelled import LabelledTexts
 from slant.drift.report import Report
 from slant.engine import Engine
 from slant.errors import SlantError
+from slant.labelled import LabelledTexts
 from slant.prompt import Prompt
 from slant.quantization.manifest import NAME
 from slant.reference import Reference
@@ -77,11 +77,9 @@ def measure(
     gold = texts.gold(tuple(prompt.labels), prompt.label_names)
     options |= {"template": prompt.template, "labels": prompt.labels}
     check_tokens(prompt, Prompt.load(source, **options), texts)
-    ours = texts.with_errors(_score(engine, texts.texts, "scoring with the model", progress))
+    ours = texts.scored(engine, partial(progress, "scoring with the model"))
     del engine
-    theirs = texts.with_errors(
-        _reference(source, texts, options, weights=reference, method=method, device=device, progress=progress)
-    )
+    theirs = _reference(source, texts, options, weights=reference, method=method, device=device, progress=progress)
     if (resolve(model) / NAME).exists():
         weights = "artifact"
     elif weights == "auto":
@@ -132,24 +130,11 @@ def _reference(
         loaded = Reference.load(
             source, weights=weights, device=str(choose_device(device)), prompt=Prompt.load(source, **options)
         )
-        return loaded.score(texts.texts)  # type: ignore[arg-type]
+        return texts.with_errors(loaded.score(texts.texts))  # type: ignore[arg-type]
     options = {**options, "weights": weights, "device": device}
     if method == "layerwise":
         # Its own progress, not that of the batches: they are all answered at the very end.
         engine = Engine.layerwise(source, **options, progress=partial(progress, "reference, layer by layer"))
-        return engine.score(texts.texts)
+        return texts.with_errors(engine.score(texts.texts))
     engine = Engine.load(source, **options, progress=partial(progress, "loading the reference"))
-    return _score(engine, texts.texts, "scoring with the reference", progress)
-
-
-def _score(engine: Engine, texts: tuple[object, ...], stage: str, progress: Progress) -> Scores:
-    """All texts as one window, as ``Engine.score`` has it, with progress."""
-    done = 0
-
-    def count(answered: int, tokens: int) -> None:
-        nonlocal done
-        done += answered
-        progress(stage, done, len(texts))
-
-    window = max(len(texts), 1)
-    return Scores(list(engine.stream(texts, window=window, progress=count)), engine.labels)
+    return texts.scored(engine, partial(progress, "scoring with the reference"))

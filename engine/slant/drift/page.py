@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
 from slant.drift import charts
 from slant.drift.figures import Group
-from slant.drift.quality import Gold, Matrix
-from slant.drift.report import FIGURES, Report, Worst, gold_rows, lengths, number, percent, sides, verdict
+from slant.drift.gold import Gold
+from slant.drift.report import FIGURES, Report, Worst, gold_rows, lengths, sides, verdict
+from slant.quality.charts import heatmap, reliability
+from slant.quality.markup import document, figure, legend, section, table, tiles
+from slant.quality.metrics import Matrix
+from slant.quality.words import number, percent
 
-STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 FAILURES = 50  # shown by name
 
 
@@ -26,34 +28,29 @@ def html(report: Report) -> str:
         f"<p class=sub>against the reference: {escape(reference)}</p>"
         f'<p class="verdict {kind}">{escape(sentence)}</p></header>',
         _tiles(report),
-        _section("Labels", "", _confusions(report)),
-        _section(
+        section("Labels", "", _confusions(report)),
+        section(
             "Drift by length",
             "Each dot is a text: the largest change of any label's probability."
-            + _legend(("flip", "label flipped"), ("point", "same label")),
+            + legend(("flip", "label flipped"), ("point", "same label")),
             f"<div class=scroll>{_scatter(report)}</div>",
             _by_length([drift.overall, *drift.buckets]),
         ),
         _calibration(drift.overall),
-        _section(
+        section(
             "Where it drifted most",
-            "The rows of largest |Δp|." + _legend(("theirs", "reference"), ("mine", "ours")),
+            "The rows of largest |Δp|." + legend(("theirs", "reference"), ("mine", "ours")),
             _worst(report.worst(), drift.labels),
         ),
         _failures(report),
         _about(report),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><title>Drift of {escape(ours)}</title><style>{STYLE}</style></head>'
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return document(f"Drift of {ours}", body)
 
 
 def _tiles(report: Report) -> str:
     f = report.drift.overall.figures
-    tiles = [
+    shown = [
         ("Label flips", percent(f.flip_rate), f"{f.flips:,} of {f.rows:,} texts"),
         ("Flips by margin", percent(f.weighted_flip_rate), "of the reference's margin"),
         ("|Δp|, 99th percentile", number(f.delta.p99), f"mean {number(f.delta.mean)}, max {number(f.delta.maximum)}"),
@@ -62,15 +59,8 @@ def _tiles(report: Report) -> str:
     ]
     if gold := report.drift.overall.gold:
         change = 100 * gold.accuracy.difference
-        tiles.append(("Accuracy", percent(gold.ours.accuracy), f"{change:+.2f} points to the reference"))
-    return (
-        "<section class=tiles>"
-        + "".join(
-            f"<div class=tile><p>{escape(name)}</p><strong>{value}</strong><p>{escape(note)}</p></div>"
-            for name, value, note in tiles
-        )
-        + "</section>"
-    )
+        shown.append(("Accuracy", percent(gold.ours.accuracy), f"{change:+.2f} points to the reference"))
+    return tiles(shown)
 
 
 def _confusions(report: Report) -> str:
@@ -80,7 +70,7 @@ def _confusions(report: Report) -> str:
         pairs.append((overall.gold.reference.confusion, "gold", "reference"))
         pairs.append((overall.gold.ours.confusion, "gold", "ours"))
     maps = "".join(
-        _figure(charts.heatmap(counts, labels, rows, columns), f"{rows} → {columns}".capitalize())
+        figure(heatmap(counts, labels, rows, columns), f"{rows} → {columns}".capitalize())
         for counts, rows, columns in pairs
     )
     return f'<div class="grid{" roomy" if len(labels) > 6 else ""}">{maps}</div>' + (
@@ -91,7 +81,7 @@ def _confusions(report: Report) -> str:
 def _gold(gold: Gold) -> str:
     head = ["", "reference", "ours", "ours − reference, 95 % interval"]
     note = f"{gold.rows:,} gold labels; paired bootstrap of {gold.resamples:,} resamples, seed {gold.seed}."
-    return _table(head, gold_rows(gold)) + f"<p class=note>{note}</p>"
+    return table(head, gold_rows(gold)) + f"<p class=note>{note}</p>"
 
 
 def _scatter(report: Report) -> str:
@@ -101,7 +91,7 @@ def _scatter(report: Report) -> str:
 
 def _by_length(groups: Sequence[Group]) -> str:
     head = ["tokens", "all", *map(lengths, groups[1:])]
-    return _table(head, [[name, *(figure(group.figures) for group in groups)] for name, figure in FIGURES])
+    return table(head, [[name, *(figure(group.figures) for group in groups)] for name, figure in FIGURES])
 
 
 def _calibration(overall: Group) -> str:
@@ -115,19 +105,19 @@ def _calibration(overall: Group) -> str:
         both = [("reference", "first", gold.reference.calibration), ("ours", "second", gold.ours.calibration)]
         charted.insert(0, ("Against the gold labels", both))
     figures = "".join(
-        _figure(
-            charts.reliability(series),
+        figure(
+            reliability(series),
             title,
             " ".join(f"ECE {name}: {number(calibration.ece)}." for name, _, calibration in series),
         )
         for title, series in charted
     )
-    legend = _legend(("first", "reference"), ("second", "ours")) if overall.gold else ""
+    key = legend(("first", "reference"), ("second", "ours")) if overall.gold else ""
     note = (
         "Confidence in the chosen label, and how often it was right (with gold labels) or what the reference gave it. "
         "Ten bins of equal width; a dot's area is its share of the texts; on the dashed line is calibrated."
     )
-    return _section("Calibration", note + legend, f"<div class=grid>{figures}</div>")
+    return section("Calibration", note + key, f"<div class=grid>{figures}</div>")
 
 
 def _worst(rows: Iterable[Worst], labels: Sequence[str]) -> str:
@@ -156,7 +146,7 @@ def _failures(report: Report) -> str:
     rows = [[f"{f.row + 1:,}", f.reference or "answered", f.ours or "answered"] for f in found[:FAILURES]]
     more = f"<p class=note>… and {len(found) - FAILURES:,} more.</p>" if len(found) > FAILURES else ""
     note = f"{len(found):,} of {report.drift.rows:,} rows are in no figure."
-    return _section("Rows not compared", note, _table(["row", "reference", "ours"], rows, words=True), more)
+    return section("Rows not compared", note, table(["row", "reference", "ours"], rows, words=True), more)
 
 
 def _about(report: Report) -> str:
@@ -174,28 +164,3 @@ def _about(report: Report) -> str:
     }
     items = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<footer><dl>{items}</dl></footer>"
-
-
-def _section(title: str, note: str, *content: str) -> str:
-    intro = f"<p class=note>{note}</p>" if note else ""
-    return f"<section><h2>{title}</h2>{intro}{''.join(content)}</section>"
-
-
-def _figure(svg: str, title: str = "", note: str = "") -> str:
-    caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
-    return f"<figure>{caption}{svg}{f'<p class=note>{escape(note)}</p>' if note else ''}</figure>"
-
-
-def _legend(*entries: tuple[str, str]) -> str:
-    keys = "".join(f'<span class=key><i class="{kind}"></i>{name}</span> ' for kind, name in entries)
-    return f"<br>{keys}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> str:
-    kinds = ["" if words or i == 0 else " class=num" for i in range(len(head))]
-    top = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    lines = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(value)}</td>" for kind, value in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"

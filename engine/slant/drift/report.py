@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from rich.text import Text
 from slant.drift import certificate as certificates
 from slant.drift.budgets import Budgets, Exceeded, exceeded
 from slant.drift.certificate import Certificate
-from slant.drift.figures import NO_LABEL, Drift, Figures, Group, Rows
-from slant.drift.quality import Gold, Interval, Labels
+from slant.drift.figures import Drift, Figures, Group, Rows
+from slant.drift.gold import Gold
 from slant.drift.records import to_plain
+from slant.quality.metrics import NO_LABEL, Labels
+from slant.quality.words import beginning, bracketed, number, percent, points, signed
 
 WORST = 20  # rows shown in the page and in JSON
-BEGINNING = 280  # characters of their texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,9 @@ def gold_rows(gold: Gold) -> list[tuple[str, str, str, str]]:
     """Name, the reference's figure, ours, and the difference with its 95 % interval."""
     a, b = gold.reference, gold.ours
     return [
-        ("accuracy", percent(a.accuracy), percent(b.accuracy), points(gold.accuracy)),
-        ("MAE, classes", f"{a.mae:.4f}", f"{b.mae:.4f}", interval(gold.mae)),
-        ("macro-F1", f"{a.macro_f1:.4f}", f"{b.macro_f1:.4f}", interval(gold.macro_f1)),
+        ("accuracy", percent(a.accuracy), percent(b.accuracy), bracketed(points, *astuple(gold.accuracy)) + " points"),
+        ("MAE, classes", f"{a.mae:.4f}", f"{b.mae:.4f}", bracketed(signed, *astuple(gold.mae))),
+        ("macro-F1", f"{a.macro_f1:.4f}", f"{b.macro_f1:.4f}", bracketed(signed, *astuple(gold.macro_f1))),
         ("ECE", f"{a.calibration.ece:.4f}", f"{b.calibration.ece:.4f}", ""),
     ]
 
@@ -170,29 +171,6 @@ def failures(drift: Drift, count: int = 5) -> str:
     more = f" … and {len(drift.failures) - count:,} more" if len(drift.failures) > count else ""
     lost = f", {drift.lost:,} of them answered by the reference" if drift.lost else ""
     return f"{len(drift.failures):,} of {drift.rows:,} rows not compared{lost}. " + " ".join(first) + more
-
-
-def beginning(text: object, width: int = BEGINNING) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(str(text)[: 4 * width].split())
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def percent(share: float) -> str:
-    return f"{share:.2%}"
-
-
-def number(value: float) -> str:
-    """Four decimals, or two digits and an exponent where those would hide it."""
-    return f"{value:.4f}" if value == 0 or value >= 0.001 else f"{value:.1e}"
-
-
-def points(i: Interval) -> str:
-    return f"{100 * i.difference:+.2f} [{100 * i.low:+.2f}, {100 * i.high:+.2f}] points"
-
-
-def interval(i: Interval) -> str:
-    return f"{i.difference:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
 
 
 def _right(name: str) -> Column:

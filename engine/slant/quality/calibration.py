@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.quality.metrics import Labels
+
 BINS = 10
 EDGES = np.arange(BINS + 1) / BINS
 
@@ -55,3 +57,17 @@ def calibrate(confidence: NDArray[np.float64], outcome: NDArray[np.float64]) -> 
         )
     ece = sum(b.rows * abs(b.outcome - b.confidence) for b in bins) / max(len(confidence), 1)
     return Calibration(ece, tuple(bins))
+
+
+def brier(gold: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[n]``: sum over labels j of (p_j - [j is gold])^2, from 0 (certain and right) to 2 (certain and wrong).
+
+    Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1).
+    """
+    return ((probabilities - np.eye(probabilities.shape[1])[gold]) ** 2).sum(1)
+
+
+def nll(gold: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[n]``: minus the logarithm of the gold label's probability, in nats; infinite where that is 0."""
+    with np.errstate(divide="ignore"):
+        return -np.log(probabilities[np.arange(len(gold)), gold])

@@ -1,0 +1,58 @@
+"""The order of the training texts: batches of about one length, in another order each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slant.training.data import Example
+
+BUCKET_BATCHES = 16  # batches whose texts are shuffled among each other
+
+
+class LengthBuckets:
+    """A sampler: indices of texts of given lengths, to be cut into batches of ``batch_size``.
+
+    Texts are sorted by length into buckets of a whole number of batches and shuffled inside them; then the batches are
+    shuffled, so that the batches of a step are of all lengths. What is left over from whole batches is drawn from all
+    texts and comes last. The order depends on the seed, the epoch and the lengths only.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng((self.seed, self.epoch))
+        shuffled = draw.permutation(len(self.lengths))
+        whole = len(shuffled) - len(shuffled) % self.batch_size
+        by_length = shuffled[:whole][np.argsort(self.lengths[shuffled[:whole]], kind="stable")]
+        size = BUCKET_BATCHES * self.batch_size
+        for start in range(0, whole, size):
+            draw.shuffle(by_length[start : start + size])
+        batches = draw.permutation(by_length.reshape(-1, self.batch_size))
+        return iter(np.concatenate([batches.ravel(), shuffled[whole:]]).tolist())
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Right-padded ``ids`` int64 ``[n, longest]``, ``last`` int64 ``[n]``: each last token's place, and ``labels``.
+
+    There is no mask: convolution, delta rule and causal attention only look back, so what follows a text cannot reach
+    the one position that the loss is taken from.
+    """
+    ids = torch.zeros(len(examples), max(len(example.ids) for example in examples), dtype=torch.int64)
+    for row, example in zip(ids, examples, strict=True):
+        row[: len(example.ids)] = torch.from_numpy(example.ids)
+    return {
+        "ids": ids,
+        "last": torch.tensor([len(example.ids) - 1 for example in examples]),
+        "labels": torch.tensor([example.label for example in examples]),
+    }

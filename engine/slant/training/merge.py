@@ -1,0 +1,103 @@
+"""Adapters folded into a base checkpoint's files, tensor by tensor.
+
+The files are written again rather than saved from a model: whatever was not trained, vision and multi-token-prediction
+tensors included, keeps its bytes, its name and its dtype, and a trained matrix is rounded once, from fp32 to the dtype
+it had. A head that was tied to the embedding becomes a matrix of its own beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slant.checkpoint import EMBEDDING, HEAD, ITEMSIZE, Checkpoint, opened
+from slant.errors import CheckpointError
+from slant.quantization.durable import safetensors, write_whole
+
+INDEX = "model.safetensors.index.json"
+COPIED = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "LICENSE",
+)
+
+
+def merge(
+    checkpoint: Checkpoint,
+    deltas: Mapping[str, Tensor],
+    answer_ids: Sequence[int],
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, str]:
+    """Write ``checkpoint`` with what was trained to ``folder``, its tokenizer included.
+
+    deltas: fp32, by canonical names, to be added; that of ``HEAD`` has one row for each of ``answer_ids``.
+    progress: called with (files written, files in all). Holds the trained tensors of one file in memory.
+
+    Returns the SHA-256 of each file of tensors. Raises CheckpointError for a stored dtype other than F32, BF16 and F16.
+    """
+    canonical = {info.key: name for name, info in checkpoint.tensors.items()}
+    embedding, untied = checkpoint.tensors[EMBEDDING], checkpoint.head == EMBEDDING
+    index = _index(checkpoint)
+    names = sorted(set(index["weight_map"].values())) if index else [embedding.file.name]
+    written = {}
+    for done, name in enumerate(names, 1):
+        tensors: dict[str, Tensor] = {}
+        with opened(checkpoint.folder / name) as file:
+            for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                if (dtype := file.get_slice(key).get_dtype()) not in ITEMSIZE:
+                    raise CheckpointError(f"{key} is stored as {dtype}; give the {', '.join(ITEMSIZE)} checkpoint.")
+                tensors[key] = _merged(file.get_tensor(key), canonical.get(key), deltas, answer_ids)
+            if untied and name == embedding.file.name:
+                tensors[HEAD] = _merged(file.get_tensor(embedding.key), HEAD, deltas, answer_ids)
+        written[name] = write_whole(folder / name, safetensors(tensors))[1]
+        progress(done, len(names))
+    if index:
+        if untied:
+            index["weight_map"][HEAD] = embedding.file.name
+            index.get("metadata", {}).pop("total_size", None)
+        write_whole(folder / INDEX, _json(index))
+    write_whole(folder / "config.json", _json(_untied(json.loads((checkpoint.folder / "config.json").read_bytes()))))
+    for name in COPIED:
+        if (checkpoint.folder / name).exists():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    return written
+
+
+def _merged(base: Tensor, name: str | None, deltas: Mapping[str, Tensor], answer_ids: Sequence[int]) -> Tensor:
+    delta = deltas.get(name) if name else None
+    if delta is None:
+        return base
+    if name != HEAD:
+        return (base.float() + delta).to(base.dtype)
+    rows, head = torch.tensor(answer_ids), base.clone()
+    head[rows] = (base[rows].float() + delta).to(base.dtype)
+    return head
+
+
+def _index(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    path = checkpoint.folder / INDEX
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    parts = {"text_config": _untied(config["text_config"])} if "text_config" in config else {}
+    return {**config, **parts, "tie_word_embeddings": False}
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,98 @@
+"""The network in training: transformers' text model under adapters, and a head of the answers' rows only.
+
+The adapters are peft's, the head's included, as in the published recipe. An adapter on so few rows adds weights rather
+than saving them, but AdamW moves every weight by up to the learning rate a step, whatever its gradient: at a rate that
+suits adapters, rows trained themselves would move a logit of a hidden size of 2560 by some 0.2 a step and leave the
+blocks little to learn. Under an adapter it is some 0.004, and one rate suits all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slant.checkpoint import HEAD, Checkpoint
+from slant.errors import SlantError
+from slant.prompt import Prompt
+from slant.training.recipe import Recipe
+
+
+class AnswerNetwork(nn.Module):
+    """``text``: a model from ids to hidden states; ``head``: from the last one to the answers' logits."""
+
+    def __init__(self, text: nn.Module, rows: Tensor) -> None:
+        """rows ``[answers, hidden]``: the answers' rows of the language-model head; the head is a copy of them."""
+        super().__init__()
+        self.text = text
+        self.head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
+        self.head.weight = nn.Parameter(rows.to(torch.float32, copy=True))
+
+    def forward(self, ids: Tensor, last: Tensor) -> Tensor:
+        """Right-padded ids ``[n, t]`` and each text's last position ``[n]`` -> logits fp32 ``[n, answers]``."""
+        hidden = self.text(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = hidden[torch.arange(len(ids), device=ids.device), last]
+        with torch.autocast(ids.device.type, enabled=False):  # as the engine has it: the head in fp32
+            return self.head(hidden.float())
+
+
+def adapted(checkpoint: Checkpoint, prompt: Prompt, recipe: Recipe, *, dtype: torch.dtype, checkpointing: bool) -> Any:
+    """A checkpoint as a peft model around an ``AnswerNetwork``, on the CPU, with fresh adapters of the recipe's seed.
+
+    Matrices are held in ``dtype``, what is one-dimensional (norms, gates) and the adapters in fp32.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    text = text_model(checkpoint, dtype)
+    if checkpointing:
+        text.activation_checkpointing_enable({"use_reentrant": False})
+    set_seed(recipe.seed)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=recipe.dropout,
+        use_rslora=recipe.rank_stabilized,
+        target_modules=[*recipe.projections, "head"],
+        bias="none",
+    )
+    return get_peft_model(AnswerNetwork(text, checkpoint.head_rows(prompt.answer_ids)), config)
+
+
+def text_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """transformers' model of the blocks, with the tensors of a text-only or a multimodal checkpoint.
+
+    Vision tensors and the vocabulary-wide head are not read.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, Qwen3_5TextModel
+
+    config = AutoConfig.from_pretrained(checkpoint.folder).get_text_config()
+    with init_empty_weights():
+        model = Qwen3_5TextModel(config)
+    tensors = {
+        name: checkpoint.read(name).to(dtype if len(info.shape) > 1 else torch.float32)
+        for name, info in checkpoint.tensors.items()
+        if name != HEAD
+    }
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(False)
+
+
+def deltas(network: Any) -> dict[str, Tensor]:
+    """What the adapters add, fp32 on the CPU, by canonical names; ``HEAD`` has the answers' rows only.
+
+    Raises SlantError if an adapter holds NaN or infinity.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    found = {}
+    for name, layer in network.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            delta = layer.get_delta_weight(network.active_adapter)  # type: ignore[attr-defined]
+            delta = delta.float().cpu()
+            if not delta.isfinite().all():
+                raise SlantError(f"training made NaN or infinity of {name}; give a lower learning rate.")
+            found[HEAD if name == "head" else f"{name.removeprefix('text.')}.weight"] = delta
+    return found

@@ -1,0 +1,120 @@
+"""The training itself: transformers' Trainer with our batches, our loss and checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from slant.errors import SlantError
+from slant.training.batches import LengthBuckets, collate
+from slant.training.data import Example
+from slant.training.recipe import Recipe
+
+COMPLETE = "complete"  # a file in each checkpoint that was written to its end
+KEPT = 2  # checkpoints: one may be half-written
+LOGGED = 200  # losses kept of a run, about
+LOSS = ("step", "loss", "learning_rate", "grad_norm")
+
+
+def steps_of(recipe: Recipe, texts: int) -> int:
+    """Optimizer steps of a run. Raises SlantError if the warm-up would take all of them."""
+    steps = recipe.epochs * math.ceil(texts / (recipe.batch_size * recipe.accumulation))
+    if recipe.warmup_steps >= steps:
+        raise SlantError(
+            f"training on {texts} texts takes {steps} steps, and the warm-up alone {recipe.warmup_steps}: "
+            "give fewer warm-up steps (--warmup-steps), smaller batches, or more epochs or texts."
+        )
+    return steps
+
+
+def train(
+    network: Any,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    bf16: bool,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, float]]:
+    """Train the adapters of ``network`` in place, on from the last complete checkpoint in ``folder`` if there is one.
+
+    Returns the losses: dicts with step, loss, learning_rate and grad_norm. A run that was killed and goes on ends with
+    the very weights of one that was not, on a CPU bit for bit. Raises SlantError if the loss is no number.
+    """
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    class Ordered(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return LengthBuckets([len(example.ids) for example in examples], recipe.batch_size, recipe.seed)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            loss = more["logs"].get("loss", 0.0)
+            if not math.isfinite(loss):
+                raise SlantError(f"the loss is {loss} at step {state.global_step}; give a lower learning rate.")
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=bf16,
+        use_cpu=device.type == "cpu",
+        seed=recipe.seed,
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=KEPT,
+        logging_steps=max(1, steps_of(recipe, len(examples)) // LOGGED),
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # of several GPUs Trainer would use all, each with a copy of the model
+    trainer = Ordered(
+        network,
+        arguments,
+        data_collator=collate,
+        train_dataset=list(examples),
+        compute_loss_func=_loss,
+        callbacks=[Watch()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_complete(folder))
+    return [{key: line[key] for key in LOSS} for line in trainer.state.log_history if "loss" in line]
+
+
+def _loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    """Cross entropy over the answers: its sum over this batch by the texts of the whole step."""
+    return cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+
+def last_complete(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end. Half-written ones are removed: they would be in its way."""
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    for step in sorted(found, reverse=True):
+        if (found[step] / COMPLETE).exists():
+            return str(found[step])
+        shutil.rmtree(found[step])
+    return None

@@ -1,0 +1,62 @@
+"""A training that was killed goes on to the same bytes, and is neither overwritten nor mixed with another."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+
+from slant.errors import SlantError
+from slant.training.run import finetune
+
+
+@pytest.fixture
+def base(tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    return toy.base(folder)
+
+
+def kill(base, folder, *places):
+    script = Path(__file__).with_name("kill_finetune.py")
+    result = subprocess.run(
+        [sys.executable, script, base, folder, *places], capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.split()
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(base, tmp_path):
+    """Killed in the second epoch, in the middle of writing a checkpoint."""
+    assert kill(base, tmp_path, "save:15") == ["save:15", "checkpoint-6"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(base, tmp_path):
+    places = [f"training:{step}" for step in (1, 3, 4, 5, 8)] + [f"save:{piece}" for piece in range(1, 13)]
+    places += ["merging:1", "validating:1", "validating:3", "rename:1"]
+    assert len(kill(base, tmp_path, *places)) == 2 * len(places)
+
+
+def test_an_unfinished_run_is_not_overwritten_and_not_mixed(base, tmp_path):
+    table = toy.write(tmp_path / "a.csv", toy.rows(40))
+
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, [table], tmp_path / "out", toy.recipe(), device="cpu", progress=stop)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SlantError, match=r"out\.partial holds an unfinished run: go on with resume \(--resume\)"):
+        finetune(base, [table], tmp_path / "out", toy.recipe(), device="cpu")
+    with pytest.raises(SlantError, match="was begun with another recipe"):
+        finetune(base, [table], tmp_path / "out", toy.recipe(rank=8), device="cpu", resume=True)
+    toy.write(tmp_path / "a.csv", toy.rows(43))
+    with pytest.raises(SlantError, match="was begun with another data"):
+        finetune(base, [table], tmp_path / "out", toy.recipe(), device="cpu", resume=True)
+    shutil.rmtree(tmp_path / "out.partial")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SlantError, match="out exists; name another destination"):
+        finetune(base, [table], tmp_path / "out", toy.recipe(), device="cpu")
