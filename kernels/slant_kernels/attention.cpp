@@ -64,8 +64,7 @@ INLINE float shares(float *scores, int64_t seen, int64_t columns, float scale) {
         highest = x > highest ? x : highest;
         store(scores + s, x);
     }
-    float top = highest[0];
-    for (int i = 1; i < LANES; i++) top = fmaxf(top, highest[i]);
+    float top = largest_of(highest);
     for (int64_t s = 0; s < columns; s += LANES) {
         vec share = lane + (int)s < (int)seen ? exp_of((load(scores + s) - top) * scale) : vec{};
         total += share;

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.cpp", "delta_net.cpp", "norm.cpp", "swiglu.cpp")
+SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "swiglu.cpp")
 FLAGS = (
     "-O3",
     "-std=c++17",

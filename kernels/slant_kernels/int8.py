@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slant_kernels import native
 from slant_kernels.eight_bit import eight_bit_weights
 
 ZERO = 128  # the code of 0.0
@@ -59,8 +60,17 @@ def int8_matrix(weight: Tensor) -> Int8Matrix:
     return Int8Matrix(packed, scales, torch.zeros(N, dtype=torch.int32), (N, K))
 
 
+Arguments = native.struct("x codes scales", "rows K")
+
+
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     """x ``[..., K]`` -> x8 uint8 ``[..., K]``, x_scale fp32 ``[..., 1]``."""
+    if native.serves(x, x.shape[-1]):
+        x = x.contiguous()
+        codes, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+        pointers = map(native.address, (x, codes, scales))
+        native.call("quantize_tokens", Arguments(*pointers, scales.numel(), x.shape[-1], x.dtype == torch.bfloat16))
+        return codes, scales
     largest = x.abs().amax(-1, keepdim=True).float().clamp_(min=LEAST)
     codes = torch.addcmul(x.new_tensor(ZERO + 0.5, dtype=torch.float32), x.float(), 127 / largest)
     return codes.to(torch.uint8), largest.div_(127)

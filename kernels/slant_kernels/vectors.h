@@ -83,6 +83,12 @@ INLINE float one(const bf16 *p) {
     return x;
 }
 
+INLINE float largest_of(vec x) {
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = fmaxf(most, x[i]);
+    return most;
+}
+
 INLINE float sum(vec x) {
     float part[LANES];
     store(part, x);

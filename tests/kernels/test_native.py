@@ -6,7 +6,7 @@ import pytest
 import torch
 from ops import assert_bf16, assert_fp32, randn
 
-from slant_kernels import attention, delta_inputs, delta_net, delta_rule, native, norm, swiglu
+from slant_kernels import attention, delta_inputs, delta_net, delta_rule, int8, native, norm, swiglu
 
 LEVELS = native.levels()
 PANEL = 32  # a multiple of every level's
@@ -178,3 +178,16 @@ def test_swiglu(dtype):
     gate_up = randn(3, 5, 6 * PANEL, dtype=dtype) * 60  # exp(-x) overflows
     expected = swiglu.swiglu_reference(gate_up)
     assert_near(swiglu.swiglu(gate_up), expected, expected.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_in_8_bits(dtype, level, monkeypatch):
+    x = randn(3, 5, 4 * PANEL, dtype=dtype)
+    x[1, 2], x[2, 3, 7] = 0, -50
+    codes, scales = int8.quantize_tokens(x)
+    monkeypatch.setattr(native, "levels", lambda: ())
+    expected, expected_scales = int8.quantize_tokens(x)
+    assert (codes.int() - expected.int()).abs().max() <= 1  # where rounding falls on the other side of a half
+    assert (codes != expected).float().mean() < 0.01
+    torch.testing.assert_close(scales, expected_scales, rtol=1e-6, atol=0)
+    assert (codes[1, 2] == int8.ZERO).all()
