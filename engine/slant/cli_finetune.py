@@ -34,6 +34,9 @@ def finetune(
     labels_column: Annotated[
         list[str] | None, typer.Option(help="The column of labels (0, 1 ..., or names), likewise.  [default: label]")
     ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Rows with the same value, such as an author's, stay together in the split.")
+    ] = None,
     input_format: Annotated[
         Input | None, typer.Option("--input-format", "--format", help="Default: the file's ending.")
     ] = None,
@@ -116,7 +119,7 @@ def finetune(
         "labels_column": _for_each(data, labels_column or ["label"], "--labels-column"),
     }
     tables = [
-        Table(path, text, label, input_format and input_format.value, encoding)
+        Table(path, text, label, group_column, input_format and input_format.value, encoding)
         for path, text, label in zip(data, *names.values(), strict=True)
     ]
     prompt = prompt_options(template, labels, max_tokens)

@@ -51,6 +51,45 @@ def test_empty_cells_are_dropped_and_counted(prompt, tmp_path):
     assert [example.row for example in found.rows] == [1, 2]
 
 
+def grouped(tmp_path, groups):
+    """A table with a column of groups, labels in turn."""
+    lines = [f"text {i},{i % 3},{group}" for i, group in enumerate(groups)]
+    path = tmp_path / "g.csv"
+    path.write_text("\n".join(["text,label,author", *lines]) + "\n", encoding="utf-8")
+    return Table(path, group_column="author")
+
+
+def test_groups_stay_together_in_the_split(prompt, tmp_path):
+    names = [f"author {i % 20}" for i in range(400)]
+    found = Examples.read([grouped(tmp_path, names)], prompt)
+    for seed in (1, 2):
+        train, validation = found.split(0.1, seed, NAMES)
+        assert len(train) + len(validation) == 400
+        assert len(validation) == 40
+        assert not {example.group for example in train} & {example.group for example in validation}
+    again = Examples(tuple(reversed(found.rows)), {}).split(0.1, 2, NAMES)[1]
+    assert {example.text for example in again} == {example.text for example in validation}
+    assert {example.text for example in found.split(0.1, 1, NAMES)[1]} != {example.text for example in validation}
+
+
+def test_a_row_without_a_group_is_one_of_its_own(prompt, tmp_path):
+    found = Examples.read([grouped(tmp_path, ["a"] * 30 + [""] * 170)], prompt)
+    validation = found.split(0.3, 5, NAMES)[1]
+    assert 40 <= len(validation) <= 80
+    assert sum(example.group == "a" for example in validation) in (0, 30)
+
+
+def test_groups_that_leave_nothing_to_train_on(prompt, tmp_path):
+    with pytest.raises(TableError, match="no training row of left, middle, right"):
+        Examples.read([grouped(tmp_path, ["a"] * 9)], prompt).split(0.1, 1, NAMES)
+
+
+def test_a_missing_column_of_groups_is_named(prompt, tmp_path):
+    table = grouped(tmp_path, ["a"] * 9)
+    with pytest.raises(TableError, match=r"no column 'writer' for the groups; its columns are: text, label, author"):
+        Examples.read([Table(table.path, group_column="writer")], prompt)
+
+
 @pytest.mark.parametrize("label", ["7", "leftish", "-1", "0.5", "nan"])
 def test_an_unknown_label_is_named(prompt, tmp_path, label):
     rows = [*GOOD[:2], ("x", label)]

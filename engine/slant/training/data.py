@@ -4,6 +4,9 @@ A row is dropped and counted if its text or label is empty, or if an earlier row
 of a text that comes with different labels are dropped: nobody knows which is right. So no text is twice in the data,
 and none can be on both sides of the split. Rows that cannot be read, or have an unknown label, stop the run unless they
 may be skipped; then they are dropped and counted as well.
+
+Texts of one author are alike, and a model that has read some of them knows the author of the others: where the tables
+say what belongs together, the split keeps it together, since else its validation would promise too much.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.labelled import LabelledTexts, find_label, spellings
+from slant.labelled import LabelledTexts, find_label, read_columns, spelled, spellings
 from slant.prompt import Prompt
 from slant.quality.metrics import NO_LABEL
 from slant.tables import STANDARD
@@ -38,6 +41,7 @@ class Table:
     path: str | Path
     text_column: str = "text"
     labels_column: str = "label"
+    group_column: str | None = None
     input_format: str | None = None
     encoding: str = "utf-8"
 
@@ -46,7 +50,8 @@ class Table:
 class Example:
     """A clean row: its text without the spaces around it, its prompt's tokens int32 ``[tokens]``, its class.
 
-    ``table`` counts the tables from 0, ``row`` the table's rows from 1.
+    ``table`` counts the tables from 0, ``row`` the table's rows from 1. ``group`` is what the row belongs to; empty: to
+    nothing.
     """
 
     text: str
@@ -55,6 +60,7 @@ class Example:
     label: int
     table: int
     row: int
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,11 @@ class Examples:
 
         Of each label ``share`` of the rows, rounded, and at least one, go to validation: those whose texts hash lowest
         with the seed. So the split depends on the texts, the labels and the seed, and not on the order of the rows.
-        Raises TableError for no rows, for a single label, and for a label with a single row.
+        With groups, whole groups go to validation instead, those that hash lowest until the share of all rows is
+        reached, and the labels' shares are what comes of it.
+
+        Raises TableError for no rows, for a single label, for a label with a single row, and for groups that leave a
+        part without rows or the training without a label.
         """
         groups = [[example for example in self.rows if example.label == label] for label in range(len(names))]
         present = [name for name, group in zip(names, groups, strict=True) if group]
@@ -96,6 +106,8 @@ class Examples:
             raise TableError(f"no row is left to train on{self._why()}.")
         if len(present) == 1:
             raise TableError(f"every row has the label {present[0]}: there is nothing to tell apart{self._why()}.")
+        if any(example.group for example in self.rows):
+            return self._split_groups(share, seed, names)
         held: set[str] = set()
         for name, group in zip(names, groups, strict=True):
             if len(group) == 1:
@@ -107,6 +119,30 @@ class Examples:
             held |= {example.text for example in ordered[:count]}
         train = tuple(example for example in self.rows if example.text not in held)
         return train, tuple(example for example in self.rows if example.text in held)
+
+    def _split_groups(
+        self, share: float, seed: int, names: Sequence[str]
+    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """A row without a group is a group of its own."""
+        sizes = Counter(example.group or example.text for example in self.rows)
+        held: set[str] = set()
+        count = 0
+        for group in sorted(sizes, key=lambda group: _draw(seed, group)):
+            if held and count + sizes[group] / 2 > share * len(self.rows):
+                break
+            held.add(group)
+            count += sizes[group]
+        parts: tuple[list[Example], list[Example]] = ([], [])
+        for example in self.rows:
+            parts[(example.group or example.text) in held].append(example)
+        missing = {example.label for example in self.rows} - {example.label for example in parts[0]}
+        if missing:
+            listed = ", ".join(names[label] for label in sorted(missing))
+            raise TableError(
+                f"the groups leave no training row of {listed}: give more groups, another seed or a smaller share of "
+                f"validation{self._why()}."
+            )
+        return tuple(parts[0]), tuple(parts[1])
 
     def _why(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in self.dropped.items())
@@ -128,18 +164,17 @@ def split_csv(parts: Sequence[Sequence[Example]], tables: Sequence[Table], answe
 
 
 def _clean(table: Table, index: int, prompt: Prompt, skip_invalid: bool, dropped: Counter[str]) -> list[Example]:
-    read = LabelledTexts.read(
-        table.path,
-        text_column=table.text_column,
-        labels_column=table.labels_column,
-        input_format=table.input_format,
-        encoding=table.encoding,
+    columns = [table.labels_column, *([table.group_column] if table.group_column else [])]
+    found = read_columns(
+        table.path, table.text_column, input_format=table.input_format, encoding=table.encoding, keep=columns
     )
+    read = LabelledTexts.of(found, table.labels_column)
+    groups = found.column(table.group_column, "for the groups") if table.group_column else (None,) * len(found)
     assert read.values is not None
     known = spellings(tuple(prompt.labels), prompt.label_names)
     examples = []
-    rows = zip(read.texts, read.errors, read.values, prompt.encode(read.texts), strict=True)
-    for row, (text, error, value, encoded) in enumerate(rows, 1):
+    rows = zip(read.texts, read.errors, read.values, groups, prompt.encode(read.texts), strict=True)
+    for row, (text, error, value, group, encoded) in enumerate(rows, 1):
         label, reason, problem = _judge(text, error, encoded.error, value, known)
         if problem is not None and not skip_invalid:
             raise TableError(
@@ -148,7 +183,8 @@ def _clean(table: Table, index: int, prompt: Prompt, skip_invalid: bool, dropped
         if reason is not None:
             dropped[reason] += 1
         else:
-            examples.append(Example(str(text).strip(), encoded.ids, encoded.tokens_dropped > 0, label, index, row))
+            cut = encoded.tokens_dropped > 0
+            examples.append(Example(str(text).strip(), encoded.ids, cut, label, index, row, spelled(group)))
     return examples
 
 

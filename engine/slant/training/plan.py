@@ -80,5 +80,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _source(table: Table) -> dict[str, str]:
-    columns = {"text_column": table.text_column, "labels_column": table.labels_column, "encoding": table.encoding}
-    return {"file": Path(table.path).name, **columns, "sha256": sha256(Path(table.path))}
+    columns = {"text_column": table.text_column, "labels_column": table.labels_column}
+    groups = {"group_column": table.group_column} if table.group_column else {}
+    read = {**columns, **groups, "encoding": table.encoding}
+    return {"file": Path(table.path).name, **read, "sha256": sha256(Path(table.path))}
