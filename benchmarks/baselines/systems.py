@@ -185,7 +185,7 @@ class Checkpoint:
         for spelled in (known, numbers):
             if sorted(spelled) == sorted(name.casefold() for name in names):
                 return [spelled.index(name.casefold()) for name in names]
-        raise SlantError(f"{self.checkpoint} answers {', '.join(own)}, and the data's labels are {', '.join(names)}.")
+        raise SlantError(f"{self.name} answers {', '.join(own)}, and the data's labels are {', '.join(names)}.")
 
 
 def systems(models: Mapping[str, Path], bases: Mapping[str, Path], weights: Sequence[str]) -> list[System]:
