@@ -41,7 +41,8 @@ def main(backend: str, options: str) -> None:
         raise
     took, rss = time.perf_counter() - start, status("VmRSS")
     # The system's two counts are taken apart and may differ by some pages.
-    loaded = {"load_s": took, "rss": rss, "peak_rss": max(status("VmHWM"), rss)}
+    peak = max((size for size in (status("VmHWM"), rss) if size is not None), default=None)
+    loaded = {"load_s": took, "rss": rss, "peak_rss": peak}
     send(replies, loaded | {"versions": {name: installed(name) for name in module.PACKAGES}})
     for line in sys.stdin:
         request = json.loads(line)
