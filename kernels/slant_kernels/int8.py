@@ -1,23 +1,30 @@
 """Linear layer on int8 activations and weights, on a CPU: y = x W^T from exact sums of 8-bit products.
 
-    x[m, k] ~ (x8[m, k] - 128) x_scale[m]     x_scale = max |x[m]| / 127    one a token, measured as it comes
-    W[n, k] ~ w8[n, k] w_scale[n]             w_scale = max |W[n]| / 127    one an output channel
+    x W^T = (x H) (W H / b)^T                    H: Hadamard matrices of size b along the diagonal, H H^T = b I
+    (x H)[m, k] ~ (x8[m, k] - 128) x_scale[m]    x_scale = max |x H|[m] / 127          one a token
+    (W H / b)[n, k] ~ w8[n, k] w_scale[n]        w_scale = max |W H|[n] / (127 b)      one an output channel
 
-The steps of ``eight_bit``. x8 is uint8 because oneDNN has a fast product for unsigned by signed; for signed by signed
-it takes its reference implementation, a thousand times slower. The product writes the dtype of x, scaled by w_scale;
-x_scale follows in place. Processors without VNNI are left out: they add pairs of products in int16, which overflows.
+The steps of ``eight_bit``, after a rotation: an outlier would coarsen the steps of its whole token, and H spreads it
+over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the largest power of two that
+divides K, up to 4096: 512 or more in every Qwen3.5, so that a mixer's output is spread across its heads. x8 is uint8
+because oneDNN has a fast product for unsigned by signed; for signed by signed it takes its reference implementation, a
+thousand times slower. The product writes the dtype of x, scaled by w_scale; x_scale follows in place. Processors
+without VNNI are left out: they add pairs of products in int16, which overflows.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from math import gcd
 
 import torch
 from torch import Tensor
 
 from slant_kernels import native
-from slant_kernels.eight_bit import eight_bit_weights
 
 ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # a row of zeros has a scale all the same
+BLOCK = 4096  # b at most
+TILE = 128  # of int8.cpp
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +42,7 @@ class Int8Matrix:
 
     def multiply(self, x: Tensor) -> Tensor:
         """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype."""
-        x8, x_scale = quantize_tokens(x)
+        x8, x_scale = quantize_rows(x)
         y = torch.ops.onednn.qlinear_pointwise(
             x8, 1.0, ZERO, self.codes, self.scales, self.zeros, None, 1.0, 0, x.dtype, "none", [], ""
         )
@@ -54,23 +61,47 @@ def can_multiply_int8(device: torch.device) -> bool:
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
     """Quantize a plain matrix."""
-    codes, scales = eight_bit_weights(weight, torch.int8)
     N, K = weight.shape
-    packed = torch.ops.onednn.qlinear_prepack(codes, None)
-    return Int8Matrix(packed, scales, torch.zeros(N, dtype=torch.int32), (N, K))
+    codes, scales = quantize_rows(weight)
+    signed = codes.bitwise_xor_(ZERO).view(torch.int8)  # less 128
+    packed = torch.ops.onednn.qlinear_prepack(signed, None)
+    return Int8Matrix(packed, scales[:, 0] / block(K), torch.zeros(N, dtype=torch.int32), (N, K))
 
 
-Arguments = native.struct("x codes scales", "rows K")
+def block(columns: int) -> int:
+    """The size of the blocks in which a row of ``columns`` is rotated."""
+    return gcd(columns, BLOCK)
 
 
-def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x ``[..., K]`` -> x8 uint8 ``[..., K]``, x_scale fp32 ``[..., 1]``."""
-    if native.serves(x, x.shape[-1]):
+@cache
+def hadamard(size: int) -> Tensor:
+    """Sylvester's matrix of a power of two, fp32: 1 and -1, symmetric, its rows orthogonal."""
+    if size == 1:
+        return torch.ones(1, 1, device="cpu")
+    return torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], device="cpu"), hadamard(size // 2))
+
+
+def rotate(x: Tensor) -> Tensor:
+    """``x H`` in fp32, x ``[..., K]``; Sylvester's matrix is the Kronecker product of two smaller ones."""
+    inner = gcd(x.shape[-1], TILE)
+    outer = block(x.shape[-1]) // inner
+    y = x.float().unflatten(-1, (-1, outer, inner)) @ hadamard(inner)
+    return (hadamard(outer) @ y if outer > 1 else y).flatten(-3)
+
+
+Arguments = native.struct("x codes scales workspace", "rows K block")
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x ``[..., K]`` -> uint8 codes of ``x H`` ``[..., K]``, 128 for 0, and their fp32 scales ``[..., 1]``."""
+    if native.serves(x, x.shape[-1]) and x.shape[-1] % TILE == 0:
         x = x.contiguous()
         codes, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         pointers = map(native.address, (x, codes, scales))
-        native.call("quantize_tokens", Arguments(*pointers, scales.numel(), x.shape[-1], x.dtype == torch.bfloat16))
+        sizes = scales.numel(), x.shape[-1], block(x.shape[-1])
+        native.call("quantize_rows", Arguments(*pointers, None, *sizes, x.dtype == torch.bfloat16))
         return codes, scales
-    largest = x.abs().amax(-1, keepdim=True).float().clamp_(min=LEAST)
-    codes = torch.addcmul(x.new_tensor(ZERO + 0.5, dtype=torch.float32), x.float(), 127 / largest)
+    rotated = rotate(x)
+    largest = rotated.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
+    codes = torch.addcmul(rotated.new_tensor(ZERO + 0.5), rotated, 127 / largest)
     return codes.to(torch.uint8), largest.div_(127)

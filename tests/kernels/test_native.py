@@ -180,14 +180,17 @@ def test_swiglu(dtype):
     assert_near(swiglu.swiglu(gate_up), expected, expected.bfloat16())
 
 
+@pytest.mark.parametrize("columns", [128, 768, 1536, 1024, 2048, 8192])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tokens_in_8_bits(dtype, level, monkeypatch):
-    x = randn(3, 5, 4 * PANEL, dtype=dtype)
-    x[1, 2], x[2, 3, 7] = 0, -50
-    codes, scales = int8.quantize_tokens(x)
+def test_rows_in_8_bits(columns, dtype, monkeypatch):
+    x = randn(3, 5, columns, dtype=dtype)
+    x[1, 2], x[2, 3, 7], x[2, 4, 9] = 0, -50, math.nan
+    codes, scales = int8.quantize_rows(x)
     monkeypatch.setattr(native, "levels", lambda: ())
-    expected, expected_scales = int8.quantize_tokens(x)
-    assert (codes.int() - expected.int()).abs().max() <= 1  # where rounding falls on the other side of a half
+    expected, expected_scales = int8.quantize_rows(x)
+    torch.testing.assert_close(scales, expected_scales, rtol=1e-6, atol=0, equal_nan=True)
+    assert scales.isnan().nonzero().tolist() == [[2, 4, 0]]
+    codes, expected = codes.int().flatten(0, 1)[:-1], expected.int().flatten(0, 1)[:-1]
+    assert (codes - expected).abs().max() <= 1  # where rounding falls on the other side of a half
     assert (codes != expected).float().mean() < 0.01
-    torch.testing.assert_close(scales, expected_scales, rtol=1e-6, atol=0)
-    assert (codes[1, 2] == int8.ZERO).all()
+    assert (codes[7] == int8.ZERO).all()
