@@ -43,7 +43,7 @@ struct Pair {
 template <typename E>
 constexpr int64_t WIDTH = 1;
 template <>
-constexpr int64_t WIDTH<Pair> = 2;
+inline constexpr int64_t WIDTH<Pair> = 2;  // a specialization is not inline by itself
 template <typename E>
 using Part = std::conditional_t<WIDTH<E> == 2, bf16, float>;
 
