@@ -107,6 +107,12 @@ def test_copies_in_a_group_add_nothing():
         alone.accuracy.high - alone.accuracy.low, abs=0.02
     )
     assert copied.confidence.nll.low == pytest.approx(alone.confidence.nll.low, abs=0.03)
+    _, q = sample(80, seed=5)
+    pairs = [np.repeat(values, 5, 0) for values in (gold, p, q)]
+    change, changed = compare(gold, p, q), compare(*pairs, groups=np.repeat(np.arange(80), 5))
+    for name in ("brier", "nll"):
+        widths = [getattr(one, name).high - getattr(one, name).low for one in (change, changed)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.2), "by rows it would be 0.45 of that"
     believed = assess(np.repeat(gold, 5), np.repeat(p, 5, 0))
     assert believed.accuracy.high - believed.accuracy.low < 0.6 * (alone.accuracy.high - alone.accuracy.low)
 
