@@ -124,11 +124,17 @@ def test_two_are_compared(slant, gold, tmp_path):
 
 @pytest.mark.parametrize("given", [[], ["--predictions", "t.csv"], ["--predictions", ""]])
 def test_the_gold_column_is_no_answer(slant, tmp_path, given):
-    rows = [{**row, "label": int(g)} for g, row in zip(GOLD, rows_of(P), strict=True)]
+    rows = [{**row, "label": int(g)} for g, row in zip(GOLD, rows_of(Q), strict=True)]
     table_of(tmp_path / "t.csv", rows)
     _, found, _, _ = slant("t.csv", "--labels-column", "label", *given)
-    assert found["sides"][0]["assessment"]["accuracy"]["value"] == pytest.approx((P.argmax(1) == GOLD).mean())
+    right = (Q.argmax(1) == GOLD).mean()
+    assert right < 0.9, "else the gold labels could be the answers"
+    assert found["sides"][0]["assessment"]["accuracy"]["value"] == pytest.approx(right)
     assert found["sides"][0]["contradicted"] == 0
+    table_of(tmp_path / "t.csv", [{"label": row["label"]} for row in rows])
+    code, _, _, err = slant("t.csv", "--labels-column", "label", *given)
+    assert code == 2
+    assert "t.csv has no answers" in err
 
 
 @pytest.mark.parametrize("which", ["p", "guess", "name", ""])
@@ -337,6 +343,10 @@ def test_labels_are_settled_from_tables(answers, gold, names):
     assert list(settle_labels([answers], gold).values()) == names
 
 
+def test_what_could_not_be_read_settles_no_labels():
+    assert len(settle_labels([Answered("t", (), ("0", "7", "1"), None, (None, "broken.", None))], ("0", "1"))) == 2
+
+
 @pytest.mark.parametrize("gold", [("ham", "eggs"), ("far left", "eggs")])
 def test_names_without_an_order_are_refused(gold):
     with pytest.raises(TableError, match="eggs"):
@@ -396,6 +406,14 @@ def test_the_terminal_is_80_columns_wide(two):
     a = evaluation.sides[0].assessment.accuracy
     assert f"[{a.low:.2%}, {a.high:.2%}]" in text, "an interval is on one line"
     assert ("McNemar" in text) == two
+
+
+def test_groups_are_those_of_the_judged_rows():
+    """The rows without an answer come first, and their groups are not those of the others."""
+    groups = np.array([*"xxxx", *np.arange(36) % 6])
+    p = Predictions("m", P, ("late.",) * 4 + (None,) * 36)
+    found = evaluate("t", NAMES, GOLD, [p], groups=list(groups)).sides[0].assessment
+    assert found == assess(GOLD[4:], P[4:], groups=groups[4:])
 
 
 def test_rows_without_a_group_stand_alone():
