@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.labelled import LabelledTexts
+from slant.labelled import read_columns, spelled
 from slant.quality.metrics import Labels
 
 
@@ -87,11 +87,11 @@ def digest(value: object) -> str:
 
 def _rows(path: Path, text: str, label: str, group: str | None) -> tuple[list[tuple[str, str, str]], int]:
     """Rows (text, label, group or nothing) of a table, and how many had no text or no label."""
-    read = LabelledTexts.read(path, text_column=text, labels_column=label)
-    groups = LabelledTexts.read(path, text_column=text, labels_column=group).values if group else None
-    values = zip(read.texts, read.values or (), groups or [""] * len(read.texts), strict=True)
-    rows = [(_spelled(words), _spelled(value), _spelled(cluster)) for words, value, cluster in values]
-    good = [row for row, error in zip(rows, read.errors, strict=True) if error is None and row[0] and row[1]]
+    table = read_columns(path, text, keep=[label, *([group] if group else [])])
+    labels = table.column(label, "for the labels")
+    groups = table.column(group, "for the groups") if group else (None,) * len(table)
+    rows = [tuple(map(spelled, row)) for row in zip(table.texts, labels, groups, strict=True)]
+    good = [row for row, error in zip(rows, table.errors, strict=True) if error is None and row[0] and row[1]]
     return good, len(rows) - len(good)
 
 
@@ -99,12 +99,6 @@ def _labelled(rows: Sequence[tuple[str, str, str]], names: Sequence[str], group:
     texts, values, groups = zip(*rows, strict=True)
     labels = np.array([names.index(value) for value in values], dtype=np.int64)
     return Labelled(texts, labels, tuple(names), np.array(groups) if group else None)
-
-
-def _spelled(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def _rank(name: str) -> float:
