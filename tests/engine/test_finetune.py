@@ -214,7 +214,6 @@ def test_merged_scores_equal_the_adapters_on_the_plain_base(made, name):
     plain = last_logits(load_model(base, torch.float32), sequences, answers)
     changed = (theirs - plain).square().mean().sqrt()
     assert changed > 0.1
-    print(name, (ours - theirs).abs().max(), changed)
     atol = 0.01 * float(changed) if BASES[name].get("dtype") == torch.bfloat16 else 1e-5
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
 
