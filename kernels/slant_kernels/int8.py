@@ -24,7 +24,7 @@ from slant_kernels import native
 ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # a row of zeros has a scale all the same
 BLOCK = 4096  # b at most
-TILE = 128  # of int8.cpp
+TILE = 128  # of int8.cpp, a multiple of what any of its vectors takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ Arguments = native.struct("x codes scales workspace", "rows K block")
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x ``[..., K]`` -> uint8 codes of ``x H`` ``[..., K]``, 128 for 0, and their fp32 scales ``[..., 1]``."""
-    if native.serves(x, x.shape[-1]) and x.shape[-1] % TILE == 0:
+    if x.shape[-1] % TILE == 0 and native.serves(x):
         x = x.contiguous()
         codes, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         pointers = map(native.address, (x, codes, scales))
