@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 from baselines.table import newest
@@ -13,6 +14,8 @@ from cpu.plots import panels, save
 
 Row = dict[str, Any]
 MARKERS = "osD^v"  # by training set, the largest first; a system without one has the first
+TWENTY = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]  # in pairs of a strong and a light one
+COLOURS = TWENTY[::2] + TWENTY[1::2]
 BETWEEN = 1.06  # training sets of a system stand beside each other
 
 
@@ -41,7 +44,7 @@ def trade(rows: Sequence[Row], path: Path) -> None:
             spread = None if low is None else [[value - low], [high - value]]
             style: dict[str, Any] = {
                 "fmt": MARKERS[size % len(MARKERS)],
-                "color": f"C{names.index(row['system']) % 10}",
+                "color": COLOURS[names.index(row["system"]) % len(COLOURS)],
             }
             speed = timed[row["system"]] * BETWEEN**size
             legend[label] = axes.errorbar(speed, value, spread, ms=5, lw=1, label=label, **style)
