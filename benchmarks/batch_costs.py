@@ -24,14 +24,14 @@ from rich.progress import track
 from rich.table import Table as Grid
 
 from environment import environment
-from slant.buckets import bucket_length
-from slant.classifier import DTYPES, TOKEN_BUDGETS, choose_device, choose_dtype
-from slant.costs import Table, default_costs, forward_flops
-from slant.execution import Head
-from slant.model import Model
-from slant.runner import Runner
-from slant.source import open_model
-from slant.weights import Weights
+from slant.batching.buckets import bucket_length
+from slant.batching.costs import Table, default_costs, forward_flops
+from slant.model.qwen3_5 import Model
+from slant.model.source import open_model
+from slant.model.weights import Weights
+from slant.runtime.classifier import DTYPES, TOKEN_BUDGETS, choose_device, choose_dtype
+from slant.runtime.execution import Head
+from slant.runtime.runner import Runner
 
 ANSWERS = (15, 16, 17, 18, 19)
 PREFIX = 30

@@ -24,7 +24,7 @@ import slant
 from demo_task import SEED, Task, draw
 from phrases import PhraseIndex
 
-TEMPLATE = (Path(slant.__file__).parent / "prompt.txt").read_text(encoding="utf-8")
+TEMPLATE = (Path(slant.__file__).parent / "prompt/prompt.txt").read_text(encoding="utf-8")
 VOCABULARY = 4096
 END = "<|endoftext|>"
 # Qwen's published pre-tokenization: contractions, words with their marks, single digits, punctuation, blanks.

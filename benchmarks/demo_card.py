@@ -1,7 +1,7 @@
 """Measure the demo checkpoint as saved, on speakers it never saw, and write its README.
 
-The weights are read back and run the way a model card would (``slant.reference``): transformers, float32, the last
-position's logits of the five digits. The figures are those of ``slant evaluate`` (``slant.quality``).
+The weights are read back and run the way a model card would (``slant.evaluation.reference``): transformers, float32,
+the last position's logits of the five digits. The figures are those of ``slant evaluate`` (``slant.evaluation``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from demo_base import BATCH_TOKENS, LANGUAGE, PROMPTED
 from demo_task import LABELS, Passage
 from slant import demo
-from slant.quality.assess import Assessment, Estimate, assess
-from slant.reference import Reference
+from slant.evaluation.assess import Assessment, Estimate, assess
+from slant.evaluation.reference import Reference
 
 FIGURES = {"accuracy": "accuracy", "mean absolute error": "mae", "macro-F1": "macro_f1"}  # in words: in an Assessment
 

@@ -22,7 +22,8 @@ import torch
 from demo_base import STEPS, make_base
 from demo_card import Made, write_card
 from demo_task import Task, write_all
-from slant import cli, demo
+from slant import demo
+from slant.cli import app as cli
 
 # So small a model wants a far higher rate than the recipe's 1e-4, and more steps; the rest is the recipe's.
 FINETUNING = ["--learning-rate", "3e-3", "--batch-size", "16", "--accumulation", "1"]

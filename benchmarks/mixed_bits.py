@@ -24,11 +24,11 @@ from rich.progress import track
 from rich.table import Table
 
 from environment import RESULTS, append, environment
+from slant.artifact.recipe import NAMED, ROLES, Grid, Recipe
 from slant.demo import FOLDER, passages
-from slant.quantization.gauge import Gauge, Sensitivity, groups
-from slant.quantization.recipe import NAMED, ROLES, Grid, Recipe
-from slant.quantization.replay import Replay
-from slant.quantization.sensitivity import Chooser
+from slant.quantize.gauge import Gauge, Sensitivity, groups
+from slant.quantize.replay import Replay
+from slant.quantize.sensitivity import Chooser
 from slant_kernels.quantized import BITS, GROUP_SIZES
 from texts import Speech, sentences, speeches, split
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.batches import Ids
+from slant.batching.batches import Ids
 
 ANSWERS = (15, 16, 17, 18, 19)
 PREFIX, SUFFIX = 30, 58  # tokens of the prompt around an article, with Qwen3.5's tokenizer

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from slant.checkpoint import expected_shapes
-from slant.config import ModelConfig
+from slant.model.checkpoint import expected_shapes
+from slant.model.config import ModelConfig
 
 _COMMON: dict[str, Any] = {
     "architectures": ["Qwen3_5ForCausalLM"],

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import Qwen3_5Config, Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5TextConfig
 
-from slant.checkpoint import Checkpoint
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import Recipe
+from slant.artifact.recipe import Recipe
+from slant.model.checkpoint import Checkpoint
+from slant.model.hqq import QuantizedCheckpoint
 
 L, F = "linear_attention", "full_attention"
 VOCABULARY = 96

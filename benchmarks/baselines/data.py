@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.labelled import read_columns, spelled
-from slant.quality.metrics import Labels
+from slant.evaluation.metrics import Labels
+from slant.tables.labelled import read_columns, spelled
 
 
 @dataclass(frozen=True)

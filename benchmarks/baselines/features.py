@@ -15,8 +15,8 @@ from baselines.data import digest
 from baselines.packaged import Packaged
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.execution import Eager
-from slant.runner import Runner
+from slant.runtime.execution import Eager
+from slant.runtime.runner import Runner
 from slant_kernels.digit_head import Digits
 from slant_kernels.norm import rms_norm
 

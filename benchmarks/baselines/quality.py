@@ -9,9 +9,9 @@ import numpy as np
 
 from baselines.data import Labelled
 from baselines.systems import Checkpoint, Progress, System, facts, fitted
-from slant.quality.assess import Estimate, assess
-from slant.quality.compare import compare
-from slant.quality.metrics import Labels
+from slant.evaluation.assess import Estimate, assess
+from slant.evaluation.compare import compare
+from slant.evaluation.metrics import Labels
 
 Row = dict[str, Any]
 

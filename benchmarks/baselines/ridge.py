@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.quality.metrics import Labels
+from slant.evaluation.metrics import Labels
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FOLDS = 5

@@ -19,7 +19,7 @@ from baselines.packaged import MINILM, MPNET, Packaged
 from baselines.ridge import Ridge
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 
 Predict = Callable[[Sequence[str]], NDArray[np.float64]]
 """Numbers ``[n, k]`` for texts; a row's largest is its label."""

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, normalizers
 
 import random_model
 from slant import demo
-from slant.checkpoint import expected_shapes
-from slant.config import ModelConfig
 from slant.errors import SlantError
+from slant.model.checkpoint import expected_shapes
+from slant.model.config import ModelConfig
 from texts import cache_folder
 
 SHAPE = "0.8b"

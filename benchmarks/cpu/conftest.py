@@ -19,8 +19,8 @@ from cpu import checkpoint, limits, workload
 from cpu.limits import Limits
 from environment import RESULTS, append, environment, percentiles
 from slant.errors import SlantError
-from slant.prompt import Prompt
-from slant.runner import Runner
+from slant.prompt.prompt import Prompt
+from slant.runtime.runner import Runner
 
 FEWEST, MOST = 3, 50  # rounds
 Row = dict[str, Any]

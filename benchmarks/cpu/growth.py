@@ -32,8 +32,8 @@ from cpu import checkpoint, padding, plots, workload
 from cpu.slopes import fit, flatness
 from environment import RESULTS, append, environment, percentiles
 from slant.errors import SlantError
-from slant.prompt import Prompt
-from slant.runner import Runner
+from slant.prompt.prompt import Prompt
+from slant.runtime.runner import Runner
 
 LONG = 512  # tokens: where the cost of a batch that does not grow no longer shows
 FULL = 16  # texts of 128 tokens: a full batch on a CPU, beyond which there are more batches

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from cpu.workload import matrices
-from slant.model import Model
+from slant.model.qwen3_5 import Model
 from slant_kernels.linear import linear
 
 ROWS = (1024, 2048)  # tokens of a full batch

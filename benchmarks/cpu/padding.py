@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from cpu import workload
 from mixtures import PREFIX, mixture
-from slant.prompt import Prompt
-from slant.runner import Runner
+from slant.prompt.prompt import Prompt
+from slant.runtime.runner import Runner
 from texts import TextsError, speeches
 
 COUNTS = {"posts": 1024, "speeches": 254}

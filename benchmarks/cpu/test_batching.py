@@ -10,10 +10,10 @@ import pytest
 from cpu import padding, workload
 from cpu.padding import Lengths
 from mixtures import PREFIX
-from slant.buckets import plan
-from slant.costs import default_costs
-from slant.prompt import Prompt
-from slant.runner import Runner
+from slant.batching.buckets import plan
+from slant.batching.costs import default_costs
+from slant.prompt.prompt import Prompt
+from slant.runtime.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 COMMANDS = {
     "import slant": ["-c", "import slant"],
-    "slant demo": ["-c", "from slant.cli import main; main()", "demo"],
+    "slant demo": ["-c", "from slant.cli.app import main; main()", "demo"],
     "Engine.load": ["-c", "import sys, slant; slant.Engine.load(sys.argv[1], device='cpu')"],
 }
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cpu import workload
-from slant.runner import Runner
+from slant.runtime.runner import Runner
 
 SHAPES = (*((1, 16 << step) for step in range(8)), (8, 128), (8, 1024))
 

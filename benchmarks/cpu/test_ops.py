@@ -19,18 +19,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import slant.execution
-import slant.model
+import slant.model.qwen3_5
+import slant.runtime.execution
 from cpu import workload
 from gpu.linear_cases import quantized_matrix
-from slant.runner import Runner
+from slant.runtime.runner import Runner
 from slant_kernels.delta_rule import CHUNK
 from slant_kernels.linear import linear
 from slant_kernels.quantized import BITS, dequantize
 
 SHAPES = ((1, 128), (8, 128), (1, 1024))
 OPS = {
-    slant.model: (
+    slant.model.qwen3_5: (
         "embedding",
         "add_rms_norm",
         "gated_rms_norm",
@@ -42,7 +42,7 @@ OPS = {
         "last_attention",
         "swiglu",
     ),
-    slant.execution: ("digit_head",),
+    slant.runtime.execution: ("digit_head",),
 }
 GROUP = 64
 

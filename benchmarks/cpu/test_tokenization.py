@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slant.demo import passages
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 
 LONG = 10_000  # characters
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from slant.batches import Ids
-from slant.config import ModelConfig
-from slant.costs import forward_flops
+from slant.batching.batches import Ids
+from slant.batching.costs import forward_flops
 from slant.engine import Engine
-from slant.model import Model
-from slant.prompt import Prompt
-from slant.runner import Runner
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Model
+from slant.prompt.prompt import Prompt
+from slant.runtime.runner import Runner
 from slant_kernels.linear import Weight
 
 LONGEST = 8192  # tokens after the prefix

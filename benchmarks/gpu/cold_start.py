@@ -53,12 +53,12 @@ def main(place: str, started: float) -> None:
 
     import torch
 
-    from slant.classifier import Classifier
     from slant.demo import FOLDER, passages
-    from slant.execution import capture_on
-    from slant.model import Model
-    from slant.runner import Runner
-    from slant.weights import Weights
+    from slant.model.qwen3_5 import Model
+    from slant.model.weights import Weights
+    from slant.runtime.classifier import Classifier
+    from slant.runtime.execution import capture_on
+    from slant.runtime.runner import Runner
 
     device = torch.device("cpu")
     mark()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from slant.execution import Capture, cuda_capture
+from slant.runtime.execution import Capture, cuda_capture
 
 Body = Callable[[], Any]
 

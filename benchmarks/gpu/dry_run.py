@@ -24,7 +24,7 @@ from gpu.measure import Bench, add, table
 from gpu.run import chosen
 from gpu.timing import Arguments, Limits, Sample
 from random_model import SHAPES
-from slant.config import ModelConfig
+from slant.model.config import ModelConfig
 from slant_kernels import launch
 
 TINY = ModelConfig.parse(

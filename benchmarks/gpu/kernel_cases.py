@@ -12,7 +12,7 @@ from gpu.case import BF16, FP32, Case, beside_torch, label, rand, randn
 from gpu.linear_cases import eight_bit_cases, quantized_cases
 from gpu.peers import FLA, Arguments
 from random_model import SHAPES
-from slant.config import ModelConfig
+from slant.model.config import ModelConfig
 from slant_kernels import attention, delta_inputs, delta_net, delta_rule, digit_head, embedding, norm, rotary, swiglu
 
 MODEL = ModelConfig.parse(SHAPES["4b"])

@@ -9,7 +9,7 @@ import torch
 
 from gpu.case import BF16, FP16, Case, beside_torch, rand, randn
 from gpu.peers import DENSE, DENSE_8, HQQ, Arguments
-from slant.config import ModelConfig
+from slant.model.config import ModelConfig
 from slant_kernels import eight_bit
 from slant_kernels import quantized as q
 from slant_kernels import quantized_linear as q_linear

@@ -19,7 +19,7 @@ from gpu.dry_run import TINY
 from gpu.model_measures import Bench, Scope
 from gpu.timing import Limits
 from random_model import SHAPES
-from slant.execution import Capture, stand_in_capture
+from slant.runtime.execution import Capture, stand_in_capture
 
 SCOPE = Scope(
     TINY,

@@ -19,12 +19,12 @@ from gpu.model_tiers import BF16_RESIDENT, Loaded, predicted
 from gpu.timing import Limits
 from gpu.waterfall import waterfall
 from mixtures import MIXTURES, PREFIX, mixture, prompts
-from slant.batches import Ids, StaticBatch
-from slant.config import ModelConfig
-from slant.costs import Costs, default_costs, forward_flops
-from slant.execution import Eager
-from slant.quantization.recipe import Recipe
-from slant.runner import Runner
+from slant.artifact.recipe import Recipe
+from slant.batching.batches import Ids, StaticBatch
+from slant.batching.costs import Costs, default_costs, forward_flops
+from slant.model.config import ModelConfig
+from slant.runtime.execution import Eager
+from slant.runtime.runner import Runner
 
 Row = dict[str, Any]
 

@@ -16,9 +16,9 @@ import torch
 from gpu.model_measures import Bench, Row, answers
 from gpu.model_tiers import Loaded
 from mixtures import ANSWERS, MIXTURES, mixture
-from slant.batches import Ids
-from slant.costs import default_costs
-from slant.reference import last_logits
+from slant.batching.batches import Ids
+from slant.batching.costs import default_costs
+from slant.evaluation.reference import last_logits
 
 OURS, THEIRS = "slant", "transformers"
 PEER_BATCH = 8

@@ -1,4 +1,4 @@
-"""The whole model of random weights in each way it can be held, and what ``slant.tiers`` predicts for it."""
+"""The whole model of random weights in each way it can be held, and what ``slant.runtime.tiers`` predicts for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 from gpu.random_source import RandomSource
 from mixtures import ANSWERS, prefix
-from slant import tiers
-from slant.config import ModelConfig
-from slant.costs import Costs
-from slant.execution import Capture, Head
-from slant.layerwise import LayerwiseRunner
-from slant.model import Model
-from slant.quantization.recipe import Recipe
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.artifact.recipe import Recipe
+from slant.batching.costs import Costs
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime import tiers
+from slant.runtime.execution import Capture, Head
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.runner import Runner
 from slant_kernels.packed import Scratch
 
 BF16 = torch.bfloat16
@@ -24,7 +24,7 @@ BF16 = torch.bfloat16
 
 @dataclass(frozen=True)
 class Way:
-    """``kind`` is a tier's name in ``slant.tiers``; ``most`` what a text of 8192 tokens is meant to need in bytes."""
+    """``kind`` is a tier's name in ``slant.runtime``; ``most`` what a text of 8192 tokens is meant to need in bytes."""
 
     name: str
     recipe: str | None

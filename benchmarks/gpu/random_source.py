@@ -14,16 +14,16 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from slant.checkpoint import EMBEDDING, TensorInfo, expected_shapes
-from slant.config import ModelConfig
-from slant.quantization.recipe import Recipe
+from slant.artifact.recipe import Recipe
+from slant.model.checkpoint import EMBEDDING, TensorInfo, expected_shapes
+from slant.model.config import ModelConfig
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 STD = 0.02
 
 
 class RandomSource:
-    """A source as ``slant.source.Source`` describes it. What a tensor holds depends on its name only."""
+    """A source as ``slant.model.source.Source`` describes it. What a tensor holds depends on its name only."""
 
     folder, head, certificate, probe = Path(), EMBEDDING, None, None
     notes: tuple[str, ...] = ()

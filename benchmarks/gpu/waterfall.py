@@ -10,8 +10,8 @@ from gpu.device import Kernel
 from gpu.kernel_cases import cases
 from gpu.linear_cases import matrices
 from gpu.timing import Limits
-from slant.config import ModelConfig
-from slant.quantization.recipe import Recipe
+from slant.artifact.recipe import Recipe
+from slant.model.config import ModelConfig
 from slant_kernels import quantized
 
 LINEAR = "linear"

@@ -2,7 +2,7 @@
 
 Options: model (a checkpoint or a quantized artifact), weights (as ``Engine.load`` takes them), max_tokens, threads, and
 
-tier: the name of one of ``slant.tiers``, which gets just the memory that it asks for; the default has no limit.
+tier: the name of one of ``slant.runtime.tiers``, which gets just the memory that it asks for; the default has no limit.
 keep_prefix: False computes the prefix with each text, as the peers do.
 
 slant plans its batches itself.
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from slant.classifier import Classifier
 from slant.engine import Engine
-from slant.placement import demand
-from slant.runner import Runner
-from slant.tiers import tiers
+from slant.runtime.classifier import Classifier
+from slant.runtime.placement import demand
+from slant.runtime.runner import Runner
+from slant.runtime.tiers import tiers
 
 PACKAGES = ("slant", "torch")
 

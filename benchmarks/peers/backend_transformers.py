@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from peers.batching import by_length
-from slant.reference import DTYPES, last_logits, load_model
+from slant.evaluation.reference import DTYPES, last_logits, load_model
 
 PACKAGES = ("transformers", "torch")
 

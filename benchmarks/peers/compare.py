@@ -35,7 +35,7 @@ from peers.running import Running
 from peers.systems import BASE, SYSTEMS, TRUTH, System
 from peers.table import table
 from peers.workloads import Workload, calibration, workloads
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 
 RESULT = "peers"
 MAX_TOKENS = 8192

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixtures import MIXTURES
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 from texts import Speech, TextsError, sentences, speeches
 
 SINGLE = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens after the prefix

@@ -17,19 +17,19 @@ from typing import Any, Protocol, overload
 import numpy as np
 import torch
 
-from slant import probe
-from slant.batches import Ids, Result
-from slant.classifier import Classifier
-from slant.drift.certificate import certified_margin
-from slant.execution import graph_shapes
-from slant.layerwise import LayerwiseRunner
-from slant.placement import demand, place, read_costs
-from slant.prompt import EncodedText, Prompt
-from slant.runner import Runner
+from slant.artifact import self_test as probe
+from slant.artifact.certificate import certified_margin
+from slant.batching.batches import Ids, Result
+from slant.model.weights import Weights
+from slant.prompt.prompt import EncodedText, Prompt
+from slant.runtime.classifier import Classifier
+from slant.runtime.execution import graph_shapes
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.placement import demand, place, read_costs
+from slant.runtime.runner import Runner
+from slant.runtime.tiers import Demand, Tier, choose, memory_limit
+from slant.runtime.warmup import compile_kernels
 from slant.scores import Score, Scores
-from slant.tiers import Demand, Tier, choose, memory_limit
-from slant.variants import compile_kernels
-from slant.weights import Weights
 
 Progress = Callable[[int, int], None]
 
@@ -85,7 +85,7 @@ class Engine:
 
         weights ... token_budget: see ``Classifier.open``.
         memory: what weights and batches may take on the device: bytes, a size like "4GB", or "auto": what a GPU has
-        free, no limit on a CPU. The fastest of ``slant.tiers`` that fits is taken; the libraries' own memory, some
+        free, no limit on a CPU. The fastest of ``slant.runtime`` that fits is taken; the libraries' own memory, some
         0.5 GB on a GPU, comes on top.
         deterministic: a text's scores are the same bits whatever else is in the call. Batches get a fixed number of
         rows, so that a call of few texts computes as much as one of many: give a small token_budget with it.

@@ -18,10 +18,10 @@ import texts
 from cpu import checkpoint, limits, padding, test_ops, workload
 from cpu.limits import Limits
 from slant import demo
-from slant.config import ModelConfig
-from slant.costs import forward_flops
+from slant.batching.costs import forward_flops
 from slant.errors import SlantError
-from slant.prompt import Prompt
+from slant.model.config import ModelConfig
+from slant.prompt.prompt import Prompt
 
 ROOT = Path(__file__).parents[2]
 LIMITS = Limits(1e12, 1e10, "a product", "a copy")

@@ -31,10 +31,10 @@ from gpu.model_tiers import WAYS, load, predicted
 from gpu.random_source import STD, RandomSource
 from gpu.timing import Limits
 from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
-from slant import model
-from slant.checkpoint import expected_shapes
-from slant.costs import Formula, forward_flops
-from slant.quantization.recipe import Recipe
+from slant.artifact.recipe import Recipe
+from slant.batching.costs import Formula, forward_flops
+from slant.model import qwen3_5 as model
+from slant.model.checkpoint import expected_shapes
 from slant_kernels.packed import Packed
 from slant_kernels.quantized import dequantize
 

@@ -18,7 +18,7 @@ from peers.running import Running, available
 from peers.systems import ARTIFACT, BASE, CHECKPOINT, SYSTEMS, System
 from peers.table import newest, plot, table
 from peers.workloads import Workload, calibration, posts, whole, workloads
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 from texts import Speech
 
 FAKE = """

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-import slant.quantization.durable
-import slant.quantization.quantize
-import slant.quantization.writer
-from slant.quantization.artifact import Artifact
-from slant.quantization.recipe import Recipe
+import slant.files
+import slant.model.hqq
+import slant.quantize.writer
+from slant.artifact.reader import Artifact
+from slant.artifact.recipe import Recipe
 
 STEPS = "steps.txt"
 
@@ -46,9 +46,9 @@ def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) 
 
             return call
 
-        pieces = slant.quantization.writer.safetensors
-        slant.quantization.durable.PIECE = 16384
-        slant.quantization.writer.safetensors = lambda tensors: (count() or piece for piece in pieces(tensors))
+        pieces = slant.quantize.writer.safetensors
+        slant.files.PIECE = 16384
+        slant.quantize.writer.safetensors = lambda tensors: (count() or piece for piece in pieces(tensors))
         os.fsync = counted(os.fsync)
         opened = Path.open
 
@@ -60,7 +60,7 @@ def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) 
 
         Path.open = opening  # type: ignore[method-assign]
         Path.rename, Path.replace, Path.unlink = counted(Path.rename), counted(Path.replace), counted(Path.unlink)
-        slant.quantization.writer.quantize_checkpoint(
+        slant.quantize.writer.quantize_checkpoint(
             source, target, Recipe.of(4), device="cpu", force=force, progress=lambda done, total: count()
         )
         (target.parent / STEPS).write_text(str(step))
@@ -74,7 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def main(source: Path, folder: Path, stride: int) -> None:
     torch.set_num_threads(1)
-    slant.quantization.quantize.solver()  # imported once, not in each child
+    slant.model.hqq.solver()  # imported once, not in each child
     assert attempt(source, folder / "whole", None) == 0
     whole = contents(folder / "whole")
     target, partial = folder / "model", folder / "model.partial"

@@ -16,19 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import classifier
-from slant import cli
-from slant.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant import files as durable
+from slant.artifact import manifest
+from slant.artifact.manifest import FileInfo, Manifest
+from slant.artifact.reader import Artifact, QuantizedInfo
+from slant.artifact.recipe import NAMED, Grid, Recipe
+from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import CheckpointError, RecipeError, SlantError
-from slant.quantization import durable, manifest, writer
-from slant.quantization.artifact import Artifact, QuantizedInfo
-from slant.quantization.durable import safetensors, sha256, write_whole
-from slant.quantization.manifest import FileInfo, Manifest
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import NAMED, Grid, Recipe
-from slant.quantization.writer import quantize_checkpoint
-from slant.source import open_model
+from slant.files import safetensors, sha256, write_whole
+from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.source import open_model
+from slant.quantize import writer
+from slant.quantize.writer import quantize_checkpoint
 
 TEXTS = [passage["text"] for passage in passages()][:4]
 DATA = Path(__file__).parents[1] / "data"
@@ -142,8 +144,8 @@ import json, sys
 sys.modules["hqq"] = None
 from slant.engine import Engine
 from slant.errors import CheckpointError
-from slant.quantization.recipe import Recipe
-from slant.quantization.writer import quantize_checkpoint
+from slant.artifact.recipe import Recipe
+from slant.quantize.writer import quantize_checkpoint
 made, texts = sys.argv[1], json.loads(sys.argv[2])
 print(json.dumps(Engine.load(made, device="cpu", threads=1).score(texts).logits.tolist()))
 try:

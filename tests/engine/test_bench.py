@@ -16,7 +16,7 @@ from rich.console import Console
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from slant import cli
+from slant.batching.costs import forward_flops
 from slant.bench import machine, roofline, subject
 from slant.bench.card import terminal
 from slant.bench.measure import measure
@@ -24,14 +24,14 @@ from slant.bench.report import Measured
 from slant.bench.roofline import COLD, Executed, Limit, Products, Rate, Way
 from slant.bench.texts import Writer, own, read, workloads
 from slant.bench.turns import FEWEST, MOST, Spread, Watch, calls, order, take_turns
-from slant.checkpoint import EMBEDDING, expected_shapes
-from slant.config import ModelConfig
-from slant.costs import forward_flops
+from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.memory import activation_bytes, merged_shapes
-from slant.prompt import Prompt
+from slant.model.checkpoint import EMBEDDING, expected_shapes
+from slant.model.config import ModelConfig
+from slant.prompt.prompt import Prompt
+from slant.runtime.memory import activation_bytes, merged_shapes
 from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.prepacked import can_prepack
 
@@ -467,9 +467,9 @@ def test_bad_options_are_one_sentence(slant, tmp_path, arguments, sentence):
 
 
 def test_help_imports_nothing_heavy():
-    script = "import sys; from slant import cli; cli.run(['bench', '--help']); print(*sys.modules)"
+    script = "import sys; from slant.cli import app; app.run(['bench', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "--lengths" in done.stdout
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "slant.cli_bench" in loaded
+    assert "slant.cli.bench" in loaded
     assert not loaded & {"torch", "numpy", "pyarrow", "slant.bench"}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slant.buckets import MOST_ROWS, ROUNDING, Batch, bucket_length, bucket_lengths, fill, plan
-from slant.costs import Formula, Table
+from slant.batching.buckets import MOST_ROWS, ROUNDING, Batch, bucket_length, bucket_lengths, fill, plan
+from slant.batching.costs import Formula, Table
 
 LIMIT = 8162  # 8192 tokens without the prompt's prefix of 30
 TEXTS = st.lists(st.integers(1, 2000), max_size=200)

@@ -21,10 +21,10 @@ from fake import Engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slant import outputs
-from slant.bulk import Summary, score_table
 from slant.errors import SlantError, TableError
 from slant.scores import Score
+from slant.tables import write as outputs
+from slant.tables.bulk import Summary, score_table
 
 ANSWERS = [
     "label", "label_name", "expected", "p0", "p1", "p2", "p3", "p4", "margin", "tokens", "truncated", "error",

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from answers import random_pair
 
+from slant.artifact import certificate as certificates
+from slant.artifact.records import from_plain, to_plain
 from slant.demo import FOLDER
-from slant.drift import certificate as certificates
-from slant.drift.figures import Drift, compare
-from slant.drift.records import from_plain, to_plain
 from slant.errors import CheckpointError
-from slant.prompt import Prompt
+from slant.evaluation.drift.figures import Drift, compare
+from slant.prompt.prompt import Prompt
 
 
 @pytest.fixture(scope="module")

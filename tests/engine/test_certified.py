@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from slant import probe
+from slant.artifact import self_test as probe
+from slant.artifact.certificate import as_json
+from slant.artifact.reader import Artifact
+from slant.artifact.recipe import Recipe
 from slant.cascade import Cascade
-from slant.cli import app
+from slant.cli.app import app
 from slant.demo import FOLDER, passages
-from slant.drift.budgets import Budgets
-from slant.drift.certificate import as_json
-from slant.drift.measure import measure
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.labelled import LabelledTexts
-from slant.quantization.artifact import Artifact
-from slant.quantization.recipe import Recipe
-from slant.quantization.writer import quantize_checkpoint
+from slant.evaluation.drift.budgets import Budgets
+from slant.evaluation.drift.measure import measure
+from slant.quantize.writer import quantize_checkpoint
+from slant.tables.labelled import LabelledTexts
 
 TEXTS = [passage["text"] for passage in passages()]
 

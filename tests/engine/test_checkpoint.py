@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from slant.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_shapes
-from slant.config import ModelConfig
 from slant.errors import CheckpointError
-from slant.model import Model
-from slant.reference import last_logits, load_model
-from slant.weights import Weights
+from slant.evaluation.reference import last_logits, load_model
+from slant.model.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_shapes
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
 
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]
 

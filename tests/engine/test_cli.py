@@ -17,12 +17,14 @@ import pytest
 from fake import LABELS, Engine
 from rich.console import Console
 
-from slant import __version__, cli, show
+from slant import __version__
+from slant.cli import app as cli
+from slant.cli import progress as show
 from slant.scores import Score
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-SLANT = [sys.executable, "-c", "from slant.cli import main; main()"]
+SLANT = [sys.executable, "-c", "from slant.cli.app import main; main()"]
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_help_and_version_do_not_import_torch() -> None:
         done = subprocess.run(
             [sys.executable, "-X", "importtime", *SLANT[1:], argument], capture_output=True, text=True, check=True
         )
-        assert "slant.cli" in done.stderr
+        assert "slant.cli.app" in done.stderr
         slow = {"torch", "numpy", "pyarrow", "transformers"}
         assert not slow & {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
 
@@ -125,9 +127,9 @@ def test_demo_says_so_when_the_model_fails(slant, monkeypatch: pytest.MonkeyPatc
 
 
 def test_inspect(slant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    module = type(sys)("slant.inspect")
+    module = type(sys)("slant.cli.inspect")
     module.report = lambda model, **options: f"{model} {options}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "slant.inspect", module)
+    monkeypatch.setitem(sys.modules, "slant.cli.inspect", module)
     code, out, err = slant("inspect", "folder", "--max-tokens", "99")
     assert (code, err) == (0, "")
     assert out.split(maxsplit=1) == ["folder", "{'template': None, 'labels': None, 'max_tokens': 99}\n"]
@@ -334,7 +336,7 @@ def test_bars_of_other_labels_and_of_ascii() -> None:
 def test_progress_shows_rates_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from slant.bulk import Summary
+    from slant.tables.bulk import Summary
 
     for forced in (False, True):
         if forced:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slant import cli
+from slant.artifact import certificate as certificates
+from slant.cli import app as cli
 from slant.demo import FOLDER, passages
-from slant.drift import certificate as certificates
-from slant.drift.measure import measure
-from slant.labelled import LabelledTexts
-from slant.prompt import Prompt
+from slant.evaluation.drift.measure import measure
+from slant.prompt.prompt import Prompt
+from slant.tables.labelled import LabelledTexts
 
 TEXTS = [passage["text"] for passage in passages()][::6]
 

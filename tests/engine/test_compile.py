@@ -13,16 +13,17 @@ import pytest
 import torch
 
 import tiny
-from slant import cli, kernel_folder
-from slant.checkpoint import Checkpoint
-from slant.config import ModelConfig
+from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.cli import app as cli
 from slant.demo import FOLDER
-from slant.layers import tensors
-from slant.model import Model
-from slant.outline import META, Outline, reduced
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import ROLES, Grid, Recipe
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.config import ModelConfig
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.outline import META, Outline, reduced
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime import kernel_cache as kernel_folder
+from slant.runtime.layers import tensors
 from slant_kernels.packed import Scratch
 
 TESTS = Path(__file__).parents[1]
@@ -83,11 +84,11 @@ def test_a_reduced_model_has_a_block_of_each_kind_and_the_last():
 EVERY_SHAPE = """
 import json, sys
 import tiny, torch, random_model
-from slant import variants
-from slant.buckets import MOST_ROWS, bucket_lengths
-from slant.config import ModelConfig
-from slant.quantization.recipe import Recipe, ROLES, Grid
-from slant.tiers import Demand
+from slant.runtime import warmup as variants
+from slant.batching.buckets import MOST_ROWS, bucket_lengths
+from slant.model.config import ModelConfig
+from slant.artifact.recipe import Recipe, ROLES, Grid
+from slant.runtime.tiers import Demand
 from slant_kernels.cross import compiling, rehearsing
 
 target, real, max_tokens, token_budget, every = json.loads(sys.argv[1])
@@ -137,18 +138,18 @@ def test_no_shape_of_a_batch_launches_what_was_not_found(target, real, max_token
     assert kernels.count("_serial_kernel") == (5 if target == "sm_86" else 3)
 
 
-COMPILE = "import sys; from slant import cli; sys.exit(cli.run(['compile', *sys.argv[1:]]))"
+COMPILE = "import sys; from slant.cli import app; sys.exit(app.run(['compile', *sys.argv[1:]]))"
 LAUNCH = """
 import json, sys
 import torch
 from triton.backends.nvidia.compiler import CUDABackend
-from slant import variants
-from slant.checkpoint import Checkpoint
+from slant.runtime import warmup as variants
+from slant.model.checkpoint import Checkpoint
 from slant.demo import FOLDER
-from slant.outline import Outline, META
-from slant.model import Model
-from slant.tiers import Demand
-from slant.weights import Weights
+from slant.model.outline import Outline, META
+from slant.model.qwen3_5 import Model
+from slant.runtime.tiers import Demand
+from slant.model.weights import Weights
 from slant_kernels import swiglu
 from slant_kernels.cross import KernelMissing, compiling, no_compilation
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slant.checkpoint import Checkpoint
-from slant.config import ModelConfig
-from slant.costs import RATES, Formula, Table, default_costs, forward_flops
+from slant.batching.costs import RATES, Formula, Table, default_costs, forward_flops
 from slant.errors import SlantError
-from slant.execution import Head
-from slant.model import Model
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime.execution import Head
+from slant.runtime.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from batch_costs import ANSWERS, measure, shapes

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from slant import demo
 
-TEMPLATE = (Path(demo.FOLDER).parent / "prompt.txt").read_text(encoding="utf-8")
+TEMPLATE = (Path(demo.FOLDER).parent / "prompt" / "prompt.txt").read_text(encoding="utf-8")
 LEANINGS = {"far left", "lean left", "center", "lean right", "far right"}
 DIGITS = range(5)
 FP32 = re.compile(r"norm\.weight$|A_log$|dt_bias$")

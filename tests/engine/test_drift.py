@@ -9,12 +9,12 @@ from answers import random_pair, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slant.drift.budgets import Budgets, exceeded
-from slant.drift.figures import Rows, Tail, compare
 from slant.errors import SlantError
-from slant.quality.calibration import calibrate
-from slant.quality.compare import differences
-from slant.quality.metrics import accuracy, confusion, macro_f1, mae
+from slant.evaluation.calibration import calibrate
+from slant.evaluation.compare import differences
+from slant.evaluation.drift.budgets import Budgets, exceeded
+from slant.evaluation.drift.figures import Rows, Tail, compare
+from slant.evaluation.metrics import accuracy, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 
 HAND = [[0.5, 0.25, 0.25], [0.6, 0.4, 0.0], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0]]

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slant import Engine
-from slant.costs import Table
+from slant.batching.costs import Table
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.reference import Reference
-from slant.runner import Runner
+from slant.evaluation.reference import Reference
+from slant.runtime.runner import Runner
 
 TEXTS = [passage["text"] for passage in passages()]
 

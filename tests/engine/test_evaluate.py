@@ -15,20 +15,20 @@ import torch
 from rich.console import Console
 from webpage import stands_alone
 
-from slant import cli
+from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import SlantError, TableError
-from slant.labelled import read_columns
-from slant.prompt import DEFAULT_LABELS
-from slant.quality.assess import assess
-from slant.quality.compare import compare
-from slant.quality.evaluation import evaluate, notes
-from slant.quality.page import html
-from slant.quality.predictions import Answered, Predictions, settle_labels
-from slant.quality.show import terminal
-from slant.quality.words import number
-from slant.tables import ENDINGS
+from slant.evaluation.assess import assess
+from slant.evaluation.compare import compare
+from slant.evaluation.evaluation import evaluate, notes
+from slant.evaluation.page import html
+from slant.evaluation.predictions import Answered, Predictions, settle_labels
+from slant.evaluation.show import terminal
+from slant.evaluation.words import number
+from slant.prompt.prompt import DEFAULT_LABELS
+from slant.tables.labelled import read_columns
+from slant.tables.read import ENDINGS
 
 NAMES = tuple(DEFAULT_LABELS.values())
 RNG = np.random.default_rng(0)

@@ -6,16 +6,16 @@ import torch
 
 import tiny
 from peak import PeakBytes
-from slant import runner as runner_module
-from slant.batches import StaticBatch
-from slant.buckets import bucket_lengths
-from slant.checkpoint import Checkpoint
-from slant.costs import Formula
+from slant.batching.batches import StaticBatch
+from slant.batching.buckets import bucket_lengths
+from slant.batching.costs import Formula
 from slant.errors import SlantError
-from slant.execution import Graphs, Head, graph_shapes, stand_in_capture
-from slant.model import Model
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime import runner as runner_module
+from slant.runtime.execution import Graphs, Head, graph_shapes, stand_in_capture
+from slant.runtime.runner import Runner
 
 PREFIX = (5, 6, 7)
 OPTIONS = {"max_tokens": 128, "token_budget": 256}

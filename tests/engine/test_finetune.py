@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 import classifier
 import tiny
-from slant.checkpoint import HEAD, Checkpoint
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.prompt import Prompt
-from slant.quality.metrics import accuracy
-from slant.reference import last_logits, load_model
+from slant.evaluation.metrics import accuracy
+from slant.evaluation.reference import last_logits, load_model
+from slant.model.checkpoint import HEAD, Checkpoint
+from slant.prompt.prompt import Prompt
 from slant.training.batches import collate
 from slant.training.data import Example, Examples, Table
 from slant.training.network import AnswerNetwork, adapted, deltas, text_model

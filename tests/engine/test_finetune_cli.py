@@ -8,10 +8,10 @@ import pytest
 import torch
 import toy
 
-from slant import cli
+from slant.cli import app as cli
 from slant.demo import passages
 from slant.engine import Engine
-from slant.reference import Reference
+from slant.evaluation.reference import Reference
 from slant.training import run
 
 TEXTS = [passage["text"] for passage in passages()]

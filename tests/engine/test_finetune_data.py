@@ -12,7 +12,7 @@ import toy
 
 import classifier
 from slant.errors import RecipeError, TableError
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 from slant.training import data
 from slant.training.batches import BUCKET_BATCHES, LengthBuckets
 from slant.training.data import Examples, Table, split_csv

@@ -9,7 +9,7 @@ import pytest
 
 MAPPED = """
 import ctypes, sys, torch
-from slant.hostmemory import keep_freed_memory
+from slant.model.host_memory import keep_freed_memory
 
 class Mallinfo(ctypes.Structure):
     _fields_ = [(str(i), ctypes.c_size_t) for i in range(4)] + [("hblkhd", ctypes.c_size_t)]

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 import tiny
-from slant.checkpoint import Checkpoint
+from slant.cli.inspect import human, report
 from slant.demo import FOLDER
 from slant.errors import SlantError
-from slant.inspect import human, report
-from slant.memory import weight_bytes
+from slant.model.checkpoint import Checkpoint
+from slant.runtime.memory import weight_bytes
 
 
 def printed(model, **options):

@@ -6,12 +6,12 @@ import torch
 
 from peak import PeakBytes
 from slant import Engine
-from slant.classifier import Classifier, choose_dtype
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.model import Attention
-from slant.placement import demand, place
-from slant.tiers import tiers
+from slant.model.qwen3_5 import Attention
+from slant.runtime.classifier import Classifier, choose_dtype
+from slant.runtime.placement import demand, place
+from slant.runtime.tiers import tiers
 from slant_kernels.int8 import Int8Matrix, can_multiply_int8
 
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slant.artifact.recipe import Grid
 from slant.errors import SlantError
-from slant.quantization import knapsack
-from slant.quantization.gauge import Sensitivity
-from slant.quantization.knapsack import Frontier, Option
-from slant.quantization.recipe import Grid
-from slant.quantization.sensitivity import Chooser, tighten
+from slant.quantize import knapsack
+from slant.quantize.gauge import Sensitivity
+from slant.quantize.knapsack import Frontier, Option
+from slant.quantize.sensitivity import Chooser, tighten
 
 # Costs are multiples of 1/64, so that sums are exact whatever their order.
 OPTION = st.builds(Option, st.integers(0, 30), st.integers(0, 200).map(lambda n: n / 64))
@@ -114,7 +114,7 @@ def sensitivities(table):
 def test_never_worse_than_uniform_at_its_size(table, fixed, limit):
     """Nor larger at its cost; even where the list of states was thinned to almost nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slant.quantization.knapsack.LIMIT", limit)
+        patch.setattr("slant.quantize.knapsack.LIMIT", limit)
         chooser = Chooser(sensitivities(table), fixed)
     for column in zip(*table, strict=True):
         size, cost = map(sum, zip(*column, strict=True))

@@ -6,7 +6,7 @@ import pytest
 from answers import NAMES
 
 from slant.errors import TableError
-from slant.labelled import LabelledTexts
+from slant.tables.labelled import LabelledTexts
 
 
 def labelled(*values):

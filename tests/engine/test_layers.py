@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import tiny
-from slant.checkpoint import Checkpoint
-from slant.execution import Head
-from slant.layers import StreamedLayers, placed, tensors
-from slant.layerwise import LayerwiseRunner, groups
-from slant.model import Block, Model
-from slant.quantization.recipe import Recipe
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.artifact.recipe import Recipe
+from slant.model.checkpoint import Checkpoint
+from slant.model.qwen3_5 import Block, Model
+from slant.model.weights import Weights
+from slant.runtime.execution import Head
+from slant.runtime.layers import StreamedLayers, placed, tensors
+from slant.runtime.layerwise import LayerwiseRunner, groups
+from slant.runtime.runner import Runner
 from slant_kernels.packed import Scratch
 
 CPU = torch.device("cpu")

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 import tiny
-from slant import Engine, layers
-from slant.checkpoint import Checkpoint
-from slant.config import ModelConfig
+from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.execution import Head
-from slant.layerwise import LayerwiseRunner
-from slant.memory import weight_bytes
-from slant.model import Block, Model
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Block, Model
+from slant.model.weights import Weights
+from slant.runtime import layers
+from slant.runtime.execution import Head
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.memory import weight_bytes
+from slant.runtime.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import random_model
@@ -128,12 +129,12 @@ def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
 RUN = """
 import re, sys, numpy as np, torch
 from pathlib import Path
-from slant.checkpoint import Checkpoint
-from slant.layerwise import LayerwiseRunner
-from slant.model import Block, Model
-from slant.weights import Weights
-from slant.execution import Head
-from slant.runner import Runner
+from slant.model.checkpoint import Checkpoint
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.model.qwen3_5 import Block, Model
+from slant.model.weights import Weights
+from slant.runtime.execution import Head
+from slant.runtime.runner import Runner
 
 def kilobytes(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

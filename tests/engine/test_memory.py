@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from peak import PeakBytes
-from slant.checkpoint import Checkpoint
-from slant.config import ModelConfig
 from slant.demo import FOLDER
-from slant.memory import activation_bytes, prefix_bytes, weight_bytes
-from slant.model import Model
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime.memory import activation_bytes, prefix_bytes, weight_bytes
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import random_model
@@ -69,11 +69,11 @@ import json, sys
 import torch
 from peak import PeakBytes
 from random_model import SHAPES
-from slant.config import ModelConfig
-from slant.memory import activation_bytes
-from slant.model import Model
-from slant.outline import META, Outline
-from slant.weights import Weights
+from slant.model.config import ModelConfig
+from slant.runtime.memory import activation_bytes
+from slant.model.qwen3_5 import Model
+from slant.model.outline import META, Outline
+from slant.model.weights import Weights
 from slant_kernels.cross import compiling, rehearsing
 
 def case(kind, inner, rows, length):
@@ -134,9 +134,9 @@ def test_weights_and_prefix_are_predicted_exactly():
 LOAD = """
 import re, sys, torch
 from pathlib import Path
-from slant.checkpoint import Checkpoint
-from slant.model import Model
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
 
 def kilobytes(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

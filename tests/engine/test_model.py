@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import tiny
-from slant.buckets import bucket_lengths
-from slant.checkpoint import Checkpoint
-from slant.model import Model
-from slant.reference import last_logits, load_model
-from slant.weights import Weights
+from slant.batching.buckets import bucket_lengths
+from slant.evaluation.reference import last_logits, load_model
+from slant.model.checkpoint import Checkpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
 from slant_kernels.digit_head import digit_head
 
 SHAPES = [*tiny.SHAPES, tiny.MULTIMODAL]

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import tiny
-from slant.checkpoint import Checkpoint
-from slant.model import Attention, Model
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import ROLES, Grid, Recipe
-from slant.weights import Weights
+from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.model.checkpoint import Checkpoint
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.qwen3_5 import Attention, Model
+from slant.model.weights import Weights
 from slant_kernels.packed import Packed, Scratch, packed
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 

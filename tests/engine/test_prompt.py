@@ -23,7 +23,7 @@ from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
 from slant.errors import PromptError
-from slant.prompt import DEFAULT_LABELS, DEFAULT_TEMPLATE, MARKER, PROBES, Prompt
+from slant.prompt.prompt import DEFAULT_LABELS, DEFAULT_TEMPLATE, MARKER, PROBES, Prompt
 
 BEFORE, AFTER = DEFAULT_TEMPLATE.split(MARKER)
 NEARLY = 8  # tokens a truncated prompt may leave unused
@@ -258,8 +258,8 @@ def test_hundred_thousand_words(qwen: Prompt) -> None:
 def test_rows_do_not_depend_on_their_batch(qwen: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["one", None, "two " * 100, "", "three", "four " * 3000, 7, "five"]
     alone = [qwen.encode([text])[0] for text in texts]
-    monkeypatch.setattr("slant.prompt.BATCH_ROWS", 3)
-    monkeypatch.setattr("slant.prompt.BATCH_CHARS", 200)
+    monkeypatch.setattr("slant.prompt.prompt.BATCH_ROWS", 3)
+    monkeypatch.setattr("slant.prompt.prompt.BATCH_CHARS", 200)
     for row, single in zip(qwen.encode(texts), alone, strict=True):
         assert row.ids.tolist() == single.ids.tolist()
         assert (row.tokens_dropped, row.error) == (single.tokens_dropped, single.error)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slant.quality import metrics
-from slant.quality.assess import FIGURES, Baseline, ClassFigures, Estimate, assess, of_confusion
-from slant.quality.bootstrap import CONFIDENCE, Units, bootstrap
-from slant.quality.calibration import brier, nll
-from slant.quality.compare import compare, differences, mcnemar
+from slant.evaluation import metrics
+from slant.evaluation.assess import FIGURES, Baseline, ClassFigures, Estimate, assess, of_confusion
+from slant.evaluation.bootstrap import CONFIDENCE, Units, bootstrap
+from slant.evaluation.calibration import brier, nll
+from slant.evaluation.compare import compare, differences, mcnemar
 
 GOLD, LABELS = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 1, 0, 0, 1])
 
@@ -130,7 +130,7 @@ def test_groups_of_any_kind_and_size():
 def test_blocks_are_one_sequence(monkeypatch):
     units = Units(np.arange(20.0)[:, None])
     whole = bootstrap(units, lambda sums: sums, 50)
-    monkeypatch.setattr("slant.quality.bootstrap.BLOCK", 100)
+    monkeypatch.setattr("slant.evaluation.bootstrap.BLOCK", 100)
     assert np.array_equal(bootstrap(units, lambda sums: sums, 50).drawn, whole.drawn)
     assert whole.values.tolist() == [190]
     assert len(whole.drawn) == 50

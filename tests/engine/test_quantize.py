@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import tiny
-from slant.checkpoint import Checkpoint, expected_shapes
-from slant.config import ModelConfig
+from slant.artifact.recipe import NAMED, Grid, Recipe
 from slant.demo import FOLDER
 from slant.errors import CheckpointError, RecipeError
-from slant.quantization.quantize import QuantizedCheckpoint, quantize_matrix
-from slant.quantization.recipe import NAMED, Grid, Recipe
+from slant.model.checkpoint import Checkpoint, expected_shapes
+from slant.model.config import ModelConfig
+from slant.model.hqq import QuantizedCheckpoint, quantize_matrix
 from slant_kernels.quantized import BITS, GROUP_SIZES, dequantize
 
 # Relative error on Gaussian weights in groups of 64, as KERNELS.md has it, with one more digit.

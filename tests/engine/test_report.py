@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 from webpage import Page, stands_alone
 
+from slant.artifact import certificate as certificates
 from slant.demo import FOLDER
-from slant.drift import certificate as certificates
-from slant.drift import charts, page, report
-from slant.drift.budgets import Budgets
-from slant.drift.figures import Rows, compare
-from slant.prompt import Prompt
-from slant.quality.calibration import calibrate
-from slant.quality.charts import heatmap, reliability
-from slant.quality.words import BEGINNING, percent
+from slant.evaluation.calibration import calibrate
+from slant.evaluation.charts import heatmap, reliability
+from slant.evaluation.drift import charts, page, report
+from slant.evaluation.drift.budgets import Budgets
+from slant.evaluation.drift.figures import Rows, compare
+from slant.evaluation.words import BEGINNING, percent
+from slant.prompt.prompt import Prompt
 from slant.scores import Score, Scores
 
 HOSTILE = "<script>alert(\"x\")</script> & <img src=http://example.com/x.png> 'quoted' " + "שלום " * 90

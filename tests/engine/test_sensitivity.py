@@ -7,22 +7,22 @@ import pytest
 import torch
 
 import classifier
-from slant import cli
-from slant.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.artifact.reader import Artifact
+from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.cli import app as cli
 from slant.demo import FOLDER, passages
-from slant.drift.figures import compare
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.model import Model
-from slant.quantization.artifact import Artifact
-from slant.quantization.gauge import Gauge, groups
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import ROLES, Grid, Recipe
-from slant.quantization.replay import Replay, places
-from slant.quantization.sensitivity import Chooser, plan
-from slant.quantization.writer import quantize_checkpoint
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.evaluation.drift.figures import compare
+from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.quantize.gauge import Gauge, groups
+from slant.quantize.replay import Replay, places
+from slant.quantize.sensitivity import Chooser, plan
+from slant.quantize.writer import quantize_checkpoint
+from slant.runtime.runner import Runner
 
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)

@@ -8,7 +8,7 @@ import pytest
 
 from slant import Engine
 from slant.demo import FOLDER
-from slant.reference import Reference
+from slant.evaluation.reference import Reference
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import texts

@@ -11,15 +11,15 @@ import torch
 import tiny
 from peak import PeakBytes
 from slant import Engine
-from slant.classifier import Classifier
-from slant.config import ModelConfig
+from slant.artifact.recipe import Recipe
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.layerwise import LayerwiseRunner
-from slant.memory import activation_bytes, merged_shapes, weight_bytes
-from slant.placement import demand, place
-from slant.quantization.recipe import Recipe
-from slant.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
+from slant.model.config import ModelConfig
+from slant.runtime.classifier import Classifier
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.memory import activation_bytes, merged_shapes, weight_bytes
+from slant.runtime.placement import demand, place
+from slant.runtime.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
 from slant_kernels.quantized import QuantizedMatrix, layout
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import tiny
-from slant.batches import pad
-from slant.buckets import Batch
-from slant.checkpoint import Checkpoint
-from slant.execution import Head, capture_on
-from slant.model import Model
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import Grid, Recipe
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.artifact.recipe import Grid, Recipe
+from slant.batching.batches import pad
+from slant.batching.buckets import Batch
+from slant.model.checkpoint import Checkpoint
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime.execution import Head, capture_on
+from slant.runtime.runner import Runner
 from slant_kernels.packed import Scratch
 
 LENGTHS = (1, 66)  # two chunks of the delta rule, padded to 70

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from slant.execution import capture_on
+from slant.runtime.execution import capture_on
 
 NEEDED = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

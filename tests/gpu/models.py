@@ -5,15 +5,15 @@ from functools import cache
 import numpy as np
 import torch
 
-from slant.checkpoint import Checkpoint
+from slant.artifact.recipe import Recipe
 from slant.demo import FOLDER
-from slant.execution import Head
-from slant.layerwise import LayerwiseRunner
-from slant.model import Model
-from slant.quantization.quantize import QuantizedCheckpoint
-from slant.quantization.recipe import Recipe
-from slant.runner import Runner
-from slant.weights import Weights
+from slant.model.checkpoint import Checkpoint
+from slant.model.hqq import QuantizedCheckpoint
+from slant.model.qwen3_5 import Model
+from slant.model.weights import Weights
+from slant.runtime.execution import Head
+from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.runner import Runner
 from slant_kernels.packed import Scratch
 from slant_kernels.quantized import QuantizedMatrix, pack
 

@@ -8,7 +8,7 @@ import truth
 
 from slant import Engine
 from slant.demo import FOLDER
-from slant.layers import StreamedLayers
+from slant.runtime.layers import StreamedLayers
 
 
 def rms(x):

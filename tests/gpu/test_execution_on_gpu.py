@@ -13,10 +13,10 @@ from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from mixtures import PREFIX, prompts
 from random_model import SHAPES
-from slant.config import ModelConfig
-from slant.memory import activation_bytes
-from slant.tiers import Demand
-from slant.variants import compile_kernels
+from slant.model.config import ModelConfig
+from slant.runtime.memory import activation_bytes
+from slant.runtime.tiers import Demand
+from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import no_compilation
 
 # Of the real width, so that workspaces of libraries are small beside it, and few blocks.

@@ -27,7 +27,7 @@ def logits(weights):
 
 
 def _logits(weights):
-    from slant.reference import Reference
+    from slant.evaluation.reference import Reference
 
     return Reference.load(FOLDER, weights=weights).score(TEXTS, batch_size=4).logits
 

@@ -19,8 +19,8 @@ from slant.bench.roofline import Limit, Way
 from slant.bench.subject import First, Subject
 from slant.bench.texts import Workload, Writer, own, workloads
 from slant.bench.turns import Spread, Watch
-from slant.classifier import INT8
 from slant.errors import SlantError
+from slant.runtime.classifier import INT8
 
 Progress = Callable[[str, int, int], None]
 

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slant.batching.costs import forward_flops
 from slant.bench.turns import Run, Watch
-from slant.checkpoint import EMBEDDING, expected_shapes
-from slant.config import ModelConfig
-from slant.costs import forward_flops
+from slant.model.checkpoint import EMBEDDING, expected_shapes
+from slant.model.config import ModelConfig
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import linear
 from slant_kernels.prepacked import can_prepack, prepack

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from slant.batches import Result
+from slant.batching.batches import Result
 from slant.bench import machine
 from slant.bench.report import Load, Memory
 from slant.bench.roofline import Executed, text_flops
 from slant.bench.texts import Workload
 from slant.bench.turns import Watch
-from slant.classifier import INT8, choose_device, choose_dtype
-from slant.config import ModelConfig
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.memory import activation_bytes
-from slant.prompt import EncodedText
-from slant.source import open_model
-from slant.tiers import Demand, Tier, layer_bytes
+from slant.model.config import ModelConfig
+from slant.model.source import open_model
+from slant.prompt.prompt import EncodedText
+from slant.runtime.classifier import INT8, choose_device, choose_dtype
+from slant.runtime.memory import activation_bytes
+from slant.runtime.tiers import Demand, Tier, layer_bytes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slant.demo import passages
 from slant.errors import SlantError
-from slant.prompt import Prompt
+from slant.prompt.prompt import Prompt
 
 LENGTHS = (128, 512, 2048)  # tokens of a whole prompt
 # What a text that lacks a few tokens may end in. A letter or a sign adds a token in any byte-pair vocabulary.
@@ -109,7 +109,7 @@ def own(prompt: Prompt, texts: Sequence[object]) -> Workload:
 
 def read(source: str | Path, *, text_column: str, input_format: str | None, encoding: str, rows: int) -> list[object]:
     """The texts of the first ``rows`` rows of a table, without unreadable ones; raises TableError."""
-    from slant.tables import format_of, open_table
+    from slant.tables.read import format_of, open_table
 
     options = {"text_column": text_column, "encoding": encoding, "window": rows, "fixed_columns": False}
     with open_table(source, format_of(source, input_format, "lines"), **options) as table:  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slant.checkpoint import Checkpoint
-from slant.quantization.durable import safetensors, write_whole
+from slant.files import safetensors, write_whole
+from slant.model.checkpoint import Checkpoint
 
 # where the text model is in transformers' classes, and the head
 _BLOCKS = {"Qwen3_5ForCausalLM": "model", "Qwen3_5ForConditionalGeneration": "model.language_model"}

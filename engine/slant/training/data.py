@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.labelled import LabelledTexts, find_label, read_columns, spelled, spellings
-from slant.prompt import Prompt
-from slant.quality.metrics import NO_LABEL
-from slant.tables import STANDARD
+from slant.evaluation.metrics import NO_LABEL
+from slant.prompt.prompt import Prompt
+from slant.tables.labelled import LabelledTexts, find_label, read_columns, spelled, spellings
+from slant.tables.read import STANDARD
 
 NO_TEXT, NO_GOLD = "empty text", "empty label"
 UNREADABLE, UNKNOWN = "unreadable", "unknown label"

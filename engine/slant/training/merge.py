@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slant.checkpoint import EMBEDDING, HEAD, ITEMSIZE, Checkpoint, opened
 from slant.errors import CheckpointError
-from slant.quantization.durable import safetensors, write_whole
+from slant.files import safetensors, write_whole
+from slant.model.checkpoint import EMBEDDING, HEAD, ITEMSIZE, Checkpoint, opened
 
 INDEX = "model.safetensors.index.json"
 COPIED = (

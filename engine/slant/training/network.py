@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slant.checkpoint import HEAD, Checkpoint
 from slant.errors import SlantError
-from slant.prompt import Prompt
+from slant.model.checkpoint import HEAD, Checkpoint
+from slant.prompt.prompt import Prompt
 from slant.training.recipe import Recipe
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from slant import __version__
-from slant.checkpoint import Checkpoint
 from slant.errors import CheckpointError
-from slant.prompt import Prompt
-from slant.quantization.durable import sha256, write_whole
+from slant.files import sha256, write_whole
+from slant.model.checkpoint import Checkpoint
+from slant.prompt.prompt import Prompt
 from slant.training.data import Table
 from slant.training.recipe import Recipe
 

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from slant.checkpoint import Checkpoint, resolve
-from slant.classifier import DTYPES, check_fit, choose_device, choose_dtype
-from slant.drift.records import to_plain
+from slant.artifact.manifest import NAME as QUANTIZED
+from slant.artifact.records import to_plain
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.labelled import LabelledTexts
-from slant.prompt import Prompt
-from slant.quality.evaluation import Evaluation, evaluate
-from slant.quality.predictions import Predictions
-from slant.quantization.durable import sync_folder, write_whole
-from slant.quantization.manifest import NAME as QUANTIZED
+from slant.evaluation.evaluation import Evaluation, evaluate
+from slant.evaluation.predictions import Predictions
+from slant.files import sync_folder, write_whole
+from slant.model.checkpoint import Checkpoint, resolve
+from slant.prompt.prompt import Prompt
+from slant.runtime.classifier import DTYPES, check_fit, choose_device, choose_dtype
+from slant.tables.labelled import LabelledTexts
 from slant.training import plan as plans
 from slant.training.adapter import write_adapter
 from slant.training.data import Example, Examples, Table, split_csv

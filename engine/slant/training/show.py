@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from slant.quality import show
+from slant.evaluation import show
 from slant.training.run import Finetuned
 
 

@@ -1,0 +1,227 @@
+"""The certificate: how far a model's answers are from its reference's, on which texts, and how it was measured."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from slant import __version__
+from slant.artifact.records import from_plain, to_plain
+from slant.errors import CheckpointError
+from slant.evaluation.drift.figures import Drift, Group
+from slant.model.source import Source
+from slant.prompt.prompt import Prompt
+
+FORMAT = 1
+METHODS = ("layerwise", "resident", "transformers")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What computed the figures; transformers is None where it had no part in them."""
+
+    slant: str
+    python: str
+    torch: str
+    numpy: str
+    transformers: str | None
+    hqq: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRecord:
+    """The prompt that both sides answered: other templates and truncations drift otherwise."""
+
+    template_sha256: str
+    answers: tuple[str, ...]
+    max_tokens: int
+    truncation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """``drift`` of the ``weights`` setting from the reference of dtype ``reference``, computed by ``method``.
+
+    ``texts`` are the SHA-256 of each text's UTF-8 bytes, in the order measured, None for a row that is no text.
+    """
+
+    format: int
+    date: str
+    weights: str
+    reference: str
+    method: str
+    device: str
+    versions: Versions
+    prompt: PromptRecord
+    texts: tuple[str | None, ...]
+    drift: Drift
+
+
+def certificate(
+    drift: Drift,
+    *,
+    texts: Sequence[object],
+    prompt: Prompt,
+    weights: str,
+    reference: str,
+    method: str,
+    device: str,
+    date: str,
+) -> Certificate:
+    """The certificate of a measured drift; ``as_json`` makes of it what an artifact stores.
+
+    texts: the measured ones, all of them and in their order. prompt: that of our side. weights: our setting, such as
+    "hqq4", or "artifact" for one that has its own recipe. reference: "bf16" or "fp32". method: "layerwise", "resident"
+    or "transformers". device: what both sides ran on. date: ISO 8601, such as "2026-01-31".
+
+    Raises CheckpointError if these contradict each other.
+    """
+    made = Certificate(
+        FORMAT,
+        date,
+        weights,
+        reference,
+        method,
+        device,
+        Versions(
+            __version__,
+            platform.python_version(),
+            version("torch"),
+            version("numpy"),
+            transformers=_version("transformers") if method == "transformers" else None,
+            hqq=_version("hqq") if weights.startswith("hqq") else None,
+        ),
+        PromptRecord(_sha256(prompt.template), tuple(prompt.labels), prompt.max_tokens, prompt.truncation),
+        tuple(_sha256(text) if isinstance(text, str) else None for text in texts),
+        drift,
+    )
+    _check(made)
+    return made
+
+
+def as_json(certificate: Certificate) -> dict[str, Any]:
+    """Plain values for ``json.dumps(..., allow_nan=False)``."""
+    plain: dict[str, Any] = to_plain(certificate)
+    return plain
+
+
+def parse(value: Any) -> Certificate:
+    """The certificate that ``as_json`` made ``value`` of.
+
+    Raises CheckpointError naming what is missing, unknown, of the wrong type, or in contradiction to the rest.
+    """
+    found = value.get("format") if isinstance(value, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise CheckpointError(f"the certificate is of format {found}, this slant reads {FORMAT}; use a newer slant.")
+    try:
+        made = from_plain(Certificate, value)
+    except ValueError as error:
+        raise CheckpointError(f"the certificate does not hold together: {error}; measure the drift again.") from None
+    _check(made)
+    return made
+
+
+def certified_margin(source: Source, prompt: Prompt, max_flip_rate: float | None = None) -> float | None:
+    """The margin beyond which a label is stable: the 99th percentile of how much two labels' distance drifted.
+
+    None without a certificate, or with one for another prompt. Raises CheckpointError if ``max_flip_rate`` is given
+    and not certified.
+    """
+    made = None if source.certificate is None else parse(source.certificate)
+    applies = made is not None and (made.prompt.template_sha256, made.prompt.answers) == (
+        _sha256(prompt.template),
+        tuple(prompt.labels),
+    )
+    if max_flip_rate is not None:
+        if made is None:
+            raise CheckpointError(
+                f"{source.folder} has no certificate, and max_flip_rate asks for one: slant drift --certify makes it."
+            )
+        if not applies:
+            raise CheckpointError(f"the certificate of {source.folder} is for another prompt; measure the drift again.")
+        rate = made.drift.overall.figures.flip_rate
+        if rate > max_flip_rate:
+            raise CheckpointError(
+                f"{source.folder} flips {rate:.2%} of the labels by its certificate, "
+                f"over the limit of {max_flip_rate:.2%}."
+            )
+    return made.drift.overall.figures.gap.p99 if made is not None and applies else None
+
+
+def _check(made: Certificate) -> None:
+    for problem in _problems(made):
+        raise CheckpointError(f"the certificate does not hold together: {problem}; measure the drift again.")
+
+
+def _problems(made: Certificate) -> list[str]:
+    drift, overall = made.drift, made.drift.overall
+    failed = [failure.row for failure in drift.failures]
+    checks = {
+        f"format is {made.format}": made.format == FORMAT,
+        f"date is {made.date!r}, not ISO 8601": _is_date(made.date),
+        f"method is {made.method!r}, none of {METHODS}": made.method in METHODS,
+        f"reference is {made.reference!r}": made.reference in ("bf16", "fp32"),
+        "weights or device is not named": bool(made.weights and made.device),
+        "a text's hash is no SHA-256": all(text is None or _SHA256.fullmatch(text) for text in made.texts),
+        f"it has {len(made.texts)} text hashes for {drift.rows} rows": len(made.texts) == drift.rows,
+        f"{len(drift.labels)} labels for {len(made.prompt.answers)} answers": len(drift.labels)
+        == len(made.prompt.answers),
+        "failed rows are not counted once each": len(set(failed)) == len(failed)
+        and all(0 <= row < drift.rows for row in failed),
+        "rows compared and failed are not all rows": overall.figures.rows + len(failed) == drift.rows,
+        "the length buckets do not add up": _adds_up(drift),
+    }
+    problems = [problem for problem, fine in checks.items() if not fine]
+    groups = [("overall", overall), *((f"bucket from {group.low}", group) for group in drift.buckets)]
+    return problems + [f"{problem} ({name})" for name, group in groups for problem in _group_problems(group, drift)]
+
+
+def _adds_up(drift: Drift) -> bool:
+    figures, overall = [group.figures for group in drift.buckets], drift.overall.figures
+    return (sum(f.rows for f in figures), sum(f.flips for f in figures)) == (overall.rows, overall.flips)
+
+
+def _group_problems(group: Group, drift: Drift) -> list[str]:
+    figures, k = group.figures, len(drift.labels)
+    counts = figures.confusion
+    agreed = sum(row[i] for i, row in enumerate(counts)) if all(len(row) == len(counts) for row in counts) else -1
+    tails = (figures.delta, figures.kl, figures.expected, figures.gap)
+    checks = {
+        "no rows": figures.rows > 0,
+        "the confusion matrix is not of the labels": [len(row) for row in counts] == [k] * k,
+        "the confusion matrix does not count the rows": sum(map(sum, counts)) == figures.rows,
+        "the flips are not those of the confusion matrix": figures.rows - agreed == figures.flips,
+        "the flip rate is not that of the flips": figures.rows > 0
+        and abs(figures.flip_rate - figures.flips / figures.rows) < 1e-9,
+        "a rate is no share": 0 <= figures.weighted_flip_rate <= 1,
+        "a figure is negative or beyond its maximum": all(
+            0 <= tail.mean <= tail.maximum * (1 + 1e-9) and 0 <= tail.p99 <= tail.maximum for tail in tails
+        ),
+    }
+    return [problem for problem, fine in checks.items() if not fine]
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,127 @@
+"""Recipe: how many bits each matrix of a model gets.
+
+Only the large projections are ever quantized. in_proj_a and in_proj_b, convolutions, norms, A_log and dt_bias are 0.1 %
+of the weights and sensitive; embedding and head stay as they are, because rows of them are looked up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slant.errors import RecipeError
+from slant.model.checkpoint import expected_shapes
+from slant.model.config import ModelConfig
+from slant_kernels.quantized import BITS, GROUP_SIZES
+
+# By public reports the projections back into the residual stream suffer most from quantization.
+SENSITIVE = ("linear_attn.out_proj.weight", "self_attn.o_proj.weight")
+ROLES = (
+    "linear_attn.in_proj_qkv.weight",
+    "linear_attn.in_proj_z.weight",
+    "linear_attn.out_proj.weight",
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "mlp.down_proj.weight",
+)
+NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
+_LAYER = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values a quantized weight can take: ``bits`` a code, one scale and zero for each ``group_size`` columns."""
+
+    bits: int
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("bits", self.bits, BITS), ("group_size", self.group_size, GROUP_SIZES)):
+            if isinstance(value, bool) or value not in known:
+                raise RecipeError(f"{name} is {value!r}; give one of {', '.join(map(str, known))}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Maps the name of a matrix to its grid, or to None: it stays as it is.
+
+    A key of ``rules`` is a canonical name, ``layers.3.mlp.up_proj.weight``, or what it is in every layer,
+    ``mlp.up_proj.weight``; the first wins over the second, and what has no rule stays as it is.
+    """
+
+    rules: Mapping[str, Grid | None]
+
+    def __post_init__(self) -> None:
+        for key in self.rules:
+            if _role(key) not in ROLES:
+                raise RecipeError(f"{key!r} is nothing a recipe can quantize; it names layers' {', '.join(ROLES)}.")
+
+    @classmethod
+    def named(cls, name: str, group_size: int = 64) -> Recipe:
+        """ "hqq8", "hqq4" (the default recipe), "hqq3" or "hqq2"."""
+        return cls.of(NAMED[name], group_size)
+
+    @classmethod
+    def of(cls, bits: int, group_size: int = 64) -> Recipe:
+        """``bits`` for every matrix but the two sensitive ones, which get 8."""
+        return cls({role: Grid(8 if role in SENSITIVE else bits, group_size) for role in ROLES})
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid of the tensor with this canonical name."""
+        return self.rules[name] if name in self.rules else self.rules.get(_role(name))
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise RecipeError if a rule is for a matrix that the model does not have."""
+        names = expected_shapes(config)
+        for key in self.rules:
+            if _LAYER.fullmatch(key) and key not in names:
+                raise RecipeError(f"the recipe has a rule for {key}, which the model does not have.")
+
+    def json(self) -> dict[str, Any]:
+        """What ``parse`` reads."""
+        rules = {key: grid and {"bits": grid.bits, "group_size": grid.group_size} for key, grid in self.rules.items()}
+        return {"rules": rules}
+
+    @classmethod
+    def parse(cls, raw: object, source: str = "the recipe") -> Recipe:
+        """From decoded JSON: {"rules": {name: {"bits": 4, "group_size": 64}, name: null}}, with no other key."""
+        if not isinstance(raw, Mapping) or raw.keys() != {"rules"} or not isinstance(raw["rules"], Mapping):
+            raise RecipeError(f'{source} must hold an object with the one key "rules", an object too.')
+        rules: dict[str, Grid | None] = {}
+        for key, rule in raw["rules"].items():
+            if rule is not None and (not isinstance(rule, Mapping) or rule.keys() != {"bits", "group_size"}):
+                raise RecipeError(f'{source}: the rule of {key} must be null or have the keys "bits" and "group_size".')
+            try:
+                rules[key] = rule if rule is None else Grid(**rule)
+            except RecipeError as error:
+                raise RecipeError(f"{source}: the rule of {key}: {error}") from None
+        return cls(rules)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """From a JSON file; raises RecipeError if it is missing, damaged or not a recipe."""
+        try:
+            raw = json.loads(path.read_bytes(), object_pairs_hook=_unique)
+        except (OSError, ValueError, RecursionError) as error:
+            raise RecipeError(f"{path} cannot be read as JSON: {error}.") from None
+        return cls.parse(raw, str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+def _role(name: str) -> str:
+    """The name without its layer."""
+    found = _LAYER.fullmatch(name)
+    return found[2] if found else name

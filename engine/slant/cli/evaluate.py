@@ -1,0 +1,176 @@
+"""The command ``slant evaluate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slant import __version__
+from slant.cli.drift import Stages, check_writable, write
+from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
+from slant.errors import SlantError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slant.evaluation.predictions import Predictions
+    from slant.tables.labelled import LabelledTexts
+
+BELOW = 1  # the exit code of an accuracy below --min-accuracy
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="TABLE", help="CSV, JSON Lines or Parquet with gold labels; - is stdin.")
+    ],
+    labels_column: Annotated[str, typer.Option(help="The column of gold labels, as answers (0, 1 ...) or names.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Score the texts with it: a checkpoint folder, a hub id, or demo.")
+    ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="P",
+            help="A table as slant score writes it; or a column of TABLE; or what the names of its columns p0, p1 ... "
+            "begin with. Default without a model: TABLE's own p0, p1 ... or label.",
+        ),
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Match rows of P by this column, not by order.")] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="Rows with the same value are not independent: the bootstrap draws them together."),
+    ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(help="What the added columns of a table P begin with; once for all, or once for each P."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="The column or key that holds the text, for --model.")] = "text",
+    input_format: Annotated[
+        Input | None, typer.Option("--input-format", "--format", help="Of TABLE. Default: the file's ending.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines, for example latin-1.")] = "utf-8",
+    weights: Annotated[
+        Weights, typer.Option(help="auto is bf16 where the device multiplies it natively.")
+    ] = Weights.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
+    template: Template = None,
+    labels: Labels = None,
+    max_tokens: MaxTokens = 8192,
+    truncation: Annotated[
+        Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
+    ] = Truncation.head,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit with 1 below this; labelled rows without an answer count as wrong here."),
+    ] = None,
+    json_output: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write figures as JSON.")] = None,
+    html_output: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots.")] = None,
+) -> None:
+    """Judge predictions, or a model's answers, by the gold labels of a table; or two of them, and their difference.
+
+    Accuracy, MAE, quadratic-weighted kappa and macro-F1 have 95 % bootstrap intervals; with probabilities there are
+    also the calibration error, the Brier score and the NLL. Two models, two sets of predictions, or one of each (the
+    model comes first) are compared on the rows that both answered. Rows without a label or an answer are in no figure;
+    how many is told.
+    """
+    from rich.console import Console
+
+    models, given = model or [], list(predictions or ([] if model else [""]))
+    if len(models) + len(given) > 2:
+        raise SlantError(f"give at most two models or predictions, not {len(models) + len(given)}.")
+    prefixes = list(prefix or [""]) * (len(given) if len(prefix or "1") == 1 else 1)
+    if len(prefixes) != len(given):
+        raise SlantError(f"give --prefix once, or once for each of {len(given)} tables, not {len(prefixes)} times.")
+    for target in (json_output, html_output):
+        for read in (source, *given):
+            if target is not None:
+                check_writable(target, read)
+    settings = prompt_options(template, labels, max_tokens)
+
+    from slant.evaluation.evaluation import evaluate as judge
+    from slant.evaluation.metrics import NO_LABEL
+    from slant.evaluation.page import html
+    from slant.evaluation.predictions import locate, settle_labels
+    from slant.evaluation.show import terminal
+    from slant.tables.labelled import LabelledTexts, read_columns
+
+    table = read_columns(
+        source,
+        text_column if models else None,
+        needed=[labels_column],
+        input_format=input_format and input_format.value,
+        encoding=encoding,
+    )
+    texts = LabelledTexts.of(table, labels_column)
+    groups = None if group_column is None else table.column(group_column, "for the groups")
+    found = [
+        locate(spec, table, gold=labels_column, id_column=id_column, prefix=begins, encoding=encoding)
+        for spec, begins in zip(given, prefixes, strict=True)
+    ]
+    names = labels_of(models, settings)
+    if names is None:
+        readable = [value for value, error in zip(texts.values or (), texts.errors, strict=True) if error is None]
+        names = settle_labels([answers for answers, _ in found], readable)
+    gold = texts.gold(tuple(names), tuple(names.values()))
+    assert gold is not None  # there is a column of them
+    sides = [answers.predictions(names) for answers, _ in found]
+    labelled = tuple(None if label == NO_LABEL else text for label, text in zip(gold, table.texts, strict=True))
+    options = {**settings, "weights": weights.value, "device": device, "truncation": truncation.value}
+    with Stages() as stages:
+        sides = [*(score(one, replace(texts, texts=labelled), options, stages) for one in models), *sides]
+    evaluation = judge(
+        source,
+        tuple(names.values()),
+        gold,
+        sides,
+        errors=table.errors,
+        groups=groups,
+        group_column=group_column,
+        resamples=resamples,
+        seed=seed,
+    )
+    date = datetime.now(UTC).date().isoformat()
+    if json_output is not None:
+        content = {"date": date, "slant": __version__, **asdict(evaluation)}
+        write(json_output, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    if html_output is not None:
+        write(html_output, html(evaluation, date))
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    console = Console(highlight=False)
+    console.print(terminal(evaluation))
+    for answers, extra in found:
+        if extra:
+            console.print(f"{answers.name} has {extra:,} more rows, whose ids are not in {source}.")
+    reached = min(side.accuracy_of_all for side in evaluation.sides)
+    if min_accuracy is not None and reached < min_accuracy:
+        console.print(f"Below --min-accuracy {min_accuracy:g}: {reached:.4f}.", style="bold red")
+        raise typer.Exit(BELOW)
+
+
+def labels_of(models: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Answers and names: those of the models' prompts, which must agree; without a model those set, if any."""
+    from slant.model.checkpoint import resolve
+    from slant.prompt.prompt import Prompt
+
+    found = [Prompt.load(resolve(checkpoint_path(model)), **settings).labels for model in models]
+    if any(dict(one) != dict(found[0]) for one in found):
+        raise SlantError(f"{models[0]} and {models[1]} have different labels: {found[0]} and {found[1]}.")
+    return found[0] if found else settings["labels"]
+
+
+def score(model: str, texts: LabelledTexts, options: Mapping[str, Any], stages: Stages) -> Predictions:
+    """A model's answers; it is in memory no longer than that."""
+    from slant.engine import Engine
+    from slant.evaluation.predictions import Predictions
+
+    engine = Engine.load(checkpoint_path(model), progress=partial(stages, f"loading {model}"), **options)
+    return Predictions.of_scores(model, texts.scored(engine, partial(stages, f"scoring with {model}")))

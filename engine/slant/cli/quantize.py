@@ -1,0 +1,123 @@
+"""The command ``slant quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slant.cli.options import Labels, Template, checkpoint_path, prompt_options
+from slant.errors import SlantError
+
+if TYPE_CHECKING:
+    from slant.artifact.recipe import Recipe
+
+
+class By(StrEnum):
+    tensor = "tensor"
+    part = "part"
+
+
+class Reference(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def quantize(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A checkpoint folder, a hub id, or demo: the bundled one.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
+    bits: Annotated[
+        int | None, typer.Option(help="8, 4, 3 or 2; attention's output projections get 8. Default: 4.")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Columns that share a scale: 32, 64 or 128. Default: 64; under a budget, any of them."),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A JSON file with a rule for each tensor instead.")] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Budget: choose bits so that all tensors take at most this.")
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Budget: choose bits so that the mean KL(reference || DST) is at most this.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="TEXTS", help="CSV, JSON Lines, Parquet or lines to measure bits with.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="The column or key of TEXTS that holds the text.")] = "text",
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt of TEXTS in tokens.")] = 8192,
+    by: Annotated[
+        By, typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster.")
+    ] = By.tensor,
+    reference: Annotated[
+        Reference, typer.Option(help="What to measure in; bf16 takes half the memory.")
+    ] = Reference.fp32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
+    template: Template = None,
+    labels: Labels = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST, or another unfinished run for it.")] = False,
+) -> None:
+    """Quantize a checkpoint: DST is a small folder that can be scored with in its place, and without it.
+
+    DST appears when it is complete. A stopped run goes on where it was when the same command is given again.
+
+    With --target-bytes or --max-kl, bits and group sizes are measured on TEXTS and chosen matrix by matrix; the whole
+    model is in memory for that, and a stopped run measures again.
+    """
+    from slant.artifact.recipe import Recipe
+    from slant.cli.progress import Progress
+    from slant.quantize.writer import check_target, quantize_checkpoint
+
+    prompt = prompt_options(template, labels, max_tokens)
+    if target_bytes is None and max_kl is None:
+        if calibration is not None:
+            raise SlantError("--calibration goes with --target-bytes or --max-kl.")
+        uniform = Recipe.of(4 if bits is None else bits, 64 if group_size is None else group_size)
+        rules = Recipe.read(recipe) if recipe else uniform
+    else:
+        if bits is not None or recipe is not None:
+            raise SlantError("bits are chosen under --target-bytes or --max-kl: leave out --bits and --recipe.")
+        if calibration is None and source != "demo":
+            raise SlantError("name the texts to measure with: --calibration TEXTS.")
+        check_target(destination, force)
+        budget = {"target_bytes": target_bytes, "max_kl": max_kl}
+        measuring = {"by": by.value, "weights": reference.value, "device": device}
+        rules = _chosen(
+            checkpoint_path(source), calibration, text_column, group_size, {**budget, **measuring, **prompt}
+        )
+    with Progress() as progress:
+        quantize_checkpoint(
+            checkpoint_path(source),
+            destination,
+            rules,
+            device=device,
+            template=prompt["template"],
+            labels=prompt["labels"],
+            force=force,
+            progress=progress.quantized,
+        )
+
+
+def _chosen(
+    source: str | Path, calibration: str | None, text_column: str, group_size: int | None, options: Mapping[str, Any]
+) -> Recipe:
+    """The recipe for a budget, after its figures are printed."""
+    from slant.artifact.recipe import Grid
+    from slant.cli.drift import Stages
+    from slant.demo import FOLDER
+    from slant.quantize.sensitivity import plan
+    from slant.tables.labelled import LabelledTexts
+    from slant_kernels.quantized import BITS
+
+    if calibration is None:
+        calibration, text_column = str(FOLDER / "passages.jsonl"), "text"
+    texts = LabelledTexts.read(calibration, text_column=text_column).texts
+    grids = None if group_size is None else [*(Grid(bits, group_size) for bits in BITS), None]
+    with Stages() as stages:
+        found = plan(source, texts, grids=grids, progress=stages, **options)
+    print(found.summary())
+    return found.recipe

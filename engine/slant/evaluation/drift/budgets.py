@@ -1,0 +1,61 @@
+"""Budgets: how much drift is acceptable, and what of it was exceeded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from slant.errors import SlantError
+from slant.evaluation.drift.figures import Drift
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Limits on the figures over all rows; None is no limit, and a figure equal to its limit is within it.
+
+    ``max_flip_rate`` and ``max_weighted_flip_rate`` are shares, ``max_kl`` limits the mean of KL(reference || ours) in
+    nats, ``max_p99_delta`` and ``max_p99_expected`` the 99th percentiles of |Δp| and |Δ expected|. ``max_lost`` limits
+    the rows that the reference answered and we did not; by default none, since they are in no other figure.
+    """
+
+    max_flip_rate: float | None = None
+    max_weighted_flip_rate: float | None = None
+    max_kl: float | None = None
+    max_p99_delta: float | None = None
+    max_p99_expected: float | None = None
+    max_lost: int | None = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            limit = getattr(self, field.name)
+            if limit is not None and not (math.isfinite(limit) and limit >= 0):
+                raise SlantError(f"{field.name} is {limit}; give a number of at least 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A budget by its name, its limit, and the larger figure that was found."""
+
+    budget: str
+    limit: float
+    found: float
+
+    def __str__(self) -> str:
+        return f"{self.budget} is {self.limit:g}, found {self.found:.4g}"
+
+
+def exceeded(drift: Drift, budgets: Budgets) -> tuple[Exceeded, ...]:
+    """The budgets that a drift exceeds, in the order of the fields; empty if it is within all of them."""
+    figures = drift.overall.figures
+    found = {
+        "max_flip_rate": figures.flip_rate,
+        "max_weighted_flip_rate": figures.weighted_flip_rate,
+        "max_kl": figures.kl.mean,
+        "max_p99_delta": figures.delta.p99,
+        "max_p99_expected": figures.expected.p99,
+        "max_lost": drift.lost,
+    }
+    limits = [(field.name, getattr(budgets, field.name)) for field in fields(budgets)]
+    return tuple(
+        Exceeded(name, limit, found[name]) for name, limit in limits if limit is not None and found[name] > limit
+    )

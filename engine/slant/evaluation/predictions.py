@@ -1,0 +1,219 @@
+"""Answers that are in a table already: found by their columns, matched to the rows they answer, and checked one by one.
+
+A table as ``slant score`` writes it has p0, p1 ... or only label or label_name, perhaps behind a prefix. Probabilities
+are taken as they are: what is no number from 0 to 1 makes its row a failure, and nothing is scaled to sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slant.errors import TableError
+from slant.evaluation.metrics import NO_LABEL
+from slant.evaluation.words import beginning
+from slant.prompt.prompt import DEFAULT_LABELS
+from slant.scores import Scores
+from slant.tables.labelled import Columns, find_label, read_columns, spelled, spellings
+from slant.tables.read import ENDINGS
+
+Values = tuple[object, ...]
+
+MOST = 100  # labels; a column of identifiers has more, and would take forever
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What one model says of n rows: probabilities float64 ``[n, k]`` or labels int64 ``[n]``.
+
+    ``errors`` say why a row has no answer (empty: all have one), and such a row holds NaN or -1. ``contradicted`` rows
+    have a label column that is not their most probable label, by which they are judged.
+    """
+
+    name: str
+    answers: NDArray
+    errors: tuple[str | None, ...] = ()
+    contradicted: int = 0
+
+    @classmethod
+    def of_scores(cls, name: str, scores: Scores) -> Predictions:
+        """A model's own answers."""
+        return cls(name, scores.probabilities.astype(np.float64), tuple(scores.error))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Columns of answers as written: any of probabilities (one column a label), labels and names; and row errors."""
+
+    name: str
+    probabilities: tuple[Values, ...]
+    labels: Values | None
+    names: Values | None
+    errors: tuple[str | None, ...]
+
+    @classmethod
+    def find(cls, table: Columns, name: str, prefix: str = "", gold: str | None = None) -> Answered:
+        """The answers among a table's columns, none of which is the column ``gold``; raises TableError without any."""
+        columns = {key: values for key, values in table.columns.items() if key != gold}
+        wide = takewhile(lambda values: values is not None, (columns.get(f"{prefix}p{i}") for i in count()))
+        probabilities = tuple(values for values in wide if values is not None)
+        labels, names = columns.get(prefix + "label"), columns.get(prefix + "label_name")
+        if len(probabilities) < 2 and labels is None and names is None:
+            raise TableError(
+                f"{table.source} has no answers: neither {prefix}p0, {prefix}p1 ... nor {prefix}label or "
+                f"{prefix}label_name; its columns are: {', '.join(table.columns)}."
+            )
+        told = columns.get(prefix + "error", (None,) * len(table))
+        errors = tuple(read or spelled(error) or None for read, error in zip(table.errors, told, strict=True))
+        return cls(name, probabilities if len(probabilities) > 1 else (), labels, names, errors)
+
+    @classmethod
+    def in_column(cls, table: Columns, name: str) -> Answered:
+        """The labels in the column ``name``."""
+        return cls(name, (), table.column(name, "of labels"), None, table.errors)
+
+    def taken(self, rows: Sequence[int | None], missing: str) -> Answered:
+        """These rows in this order; None is a row with the error ``missing``."""
+
+        def pick(values: Values) -> Values:
+            return tuple(None if row is None else values[row] for row in rows)
+
+        return replace(
+            self,
+            probabilities=tuple(map(pick, self.probabilities)),
+            labels=self.labels and pick(self.labels),
+            names=self.names and pick(self.names),
+            errors=tuple(missing if row is None else self.errors[row] for row in rows),
+        )
+
+    def predictions(self, labels: Mapping[str, str]) -> Predictions:
+        """The answers, checked, over ``labels`` (answer to name, in class order). Raises TableError if k is another."""
+        k = len(labels)
+        if len(self.probabilities) not in (0, k):
+            raise TableError(f"{self.name} has probabilities of {len(self.probabilities)} labels, not of {k}.")
+        known = spellings(tuple(labels), tuple(labels.values()))
+        said = self.names if self.labels is None else self.labels
+        indices = [None] * len(self.errors) if said is None else [find_label(value, known) for value in said]
+        errors = list(self.errors)
+        if not self.probabilities:
+            for row, (value, index) in enumerate(zip(said or (), indices, strict=True)):
+                if errors[row] is None and (index is None or index == NO_LABEL):
+                    errors[row] = f"{value!r} is no label." if index is None else "there is no label."
+            answers = [NO_LABEL if error else index for error, index in zip(errors, indices, strict=True)]
+            return Predictions(self.name, np.array(answers, np.int64), tuple(errors))
+        p = np.full((len(errors), k), np.nan)
+        for row, values in enumerate(zip(*self.probabilities, strict=True)):
+            errors[row] = errors[row] or _problem(values)
+            if errors[row] is None:
+                p[row] = [float(value) for value in values]
+        contradicted = sum(
+            error is None and index is not None and index != NO_LABEL and p[row, index] < p[row].max()
+            for row, (error, index) in enumerate(zip(errors, indices, strict=True))
+        )
+        return Predictions(self.name, p, tuple(errors), int(contradicted))
+
+
+def locate(
+    spec: str, table: Columns, *, gold: str, id_column: str | None, prefix: str = "", encoding: str = "utf-8"
+) -> tuple[Answered, int]:
+    """The answers that ``spec`` names, row for row of ``table``, and how many rows of theirs are not in it.
+
+    spec: the path of a table; or a column of ``table``; or what its columns p0, p1 ... begin with. Rows are matched by
+    ``id_column``, without one by their order. Raises TableError if there is no such thing, or the rows do not match.
+    """
+    if Path(spec).is_file() and Path(table.source).is_file() and Path(spec).samefile(table.source):
+        return Answered.find(table, spec, prefix, gold), 0
+    if not Path(spec).is_file():
+        if spec in table.columns and spec != gold:
+            return Answered.in_column(table, spec), 0
+        if Path(spec).suffix.lower() in ENDINGS:
+            raise TableError(f"{spec} does not exist.")
+        return Answered.find(table, f"{table.source}, {spec}" if spec else table.source, spec, gold), 0
+    other = read_columns(spec, None, needed=[f"{prefix}p0", f"{prefix}label", f"{prefix}label_name"], encoding=encoding)
+    found = Answered.find(other, spec, prefix)
+    behind = [name[:-2] for name in other.columns if name.endswith("p0") and f"{name[:-2]}p1" in other.columns]
+    if behind and not found.probabilities:  # or a copied gold label would be judged by itself
+        raise TableError(
+            f"{spec} has probabilities behind {behind[0]!r}: give --prefix {behind[0]}, or leave them out."
+        )
+    if id_column is None:
+        if len(other) != len(table):
+            raise TableError(
+                f"{table.source} has {len(table):,} rows and {spec} has {len(other):,}: "
+                "match them with --id-column, or give tables of the same rows."
+            )
+        return found, 0
+    mine, theirs = _by_id(table, id_column), _by_id(other, id_column)
+    order: list[int | None] = [None] * len(table)
+    for name, row in mine.items():
+        order[row] = theirs.get(name)
+    return found.taken(order, "there is no prediction with its id."), len(theirs.keys() - mine.keys())
+
+
+def settle_labels(answered: Sequence[Answered], gold: Sequence[object]) -> Mapping[str, str]:
+    """Answers and names, in class order, of tables without a model that would say; ``gold`` as written.
+
+    There are as many as probabilities, or as the largest label needs. Names are slant's own where only those occur,
+    otherwise those that stand beside their numbers in the tables. Raises TableError if that leaves a name without its
+    number: only the user knows the order.
+    """
+    widths = {len(one.probabilities) for one in answered} - {0}
+    words = {_number(value) for value in gold}
+    names: dict[str, str] = {}
+    for one in answered:
+        columns = [values or one.errors for values in (one.labels, one.names)]
+        for label, name, error in zip(*columns, one.errors, strict=True):
+            if error is not None:
+                continue
+            words |= {_number(label), _number(name)}
+            if one.labels and one.names and _number(label).isdecimal():
+                names[_number(label)] = spelled(name)
+    numbers = {int(word) for word in words if word.isdecimal()}
+    named = {word.casefold() for word in words if word and not word.isdecimal()}
+    ours = set(DEFAULT_LABELS.values())
+    if named and named <= ours and widths <= {len(DEFAULT_LABELS)}:
+        return DEFAULT_LABELS
+    k = max(widths, default=max(numbers, default=-1) + 1)
+    if k > MOST:
+        raise TableError(f"there is a label {k - 1:,}: is that the column of labels? At most {MOST} can be judged.")
+    names = {str(i): names.get(str(i), str(i)) for i in range(max(k, 2))}
+    if unknown := named - {name.casefold() for name in names.values()}:
+        raise TableError(
+            f"{beginning(min(unknown - ours or unknown), 40)!r} is no known label: give all names in their order with "
+            '--labels, a JSON file like {"0": "far left", "1": "lean left"}.'
+        )
+    return names
+
+
+def _number(value: object) -> str:
+    return spelled(value).removesuffix(".0")
+
+
+def _problem(values: Sequence[object]) -> str | None:
+    for i, value in enumerate(values):
+        if not spelled(value):
+            return f"p{i} is missing."
+        try:
+            fine = 0 <= float(value) <= 1  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            return f"p{i} is {value!r}, not a number from 0 to 1."
+    return None
+
+
+def _by_id(table: Columns, id_column: str) -> dict[str, int]:
+    """Rows by identifier; those without one, unreadable ones for example, match nothing."""
+    rows: dict[str, int] = {}
+    for row, value in enumerate(table.column(id_column, "for the identifiers")):
+        name = spelled(value)
+        if name in rows:
+            raise TableError(f"{table.source} has the id {name!r} in rows {rows[name] + 1} and {row + 1}.")
+        if name:
+            rows[name] = row
+    return rows

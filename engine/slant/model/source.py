@@ -1,0 +1,76 @@
+"""Where a model's tensors come from: a checkpoint, a checkpoint quantized while it is read, or a quantized artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from slant.artifact.manifest import NAME
+from slant.artifact.reader import Artifact
+from slant.artifact.recipe import NAMED, Recipe
+from slant.errors import SlantError
+from slant.model.checkpoint import Checkpoint, TensorInfo, resolve
+from slant.model.config import ModelConfig
+from slant.model.hqq import QuantizedCheckpoint
+from slant_kernels.quantized import QuantizedMatrix
+
+
+class Tensors(Protocol):
+    """What a model's weights are read from, by canonical names.
+
+    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> Tensor: ...
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
+    def quantized(self, name: str) -> QuantizedMatrix | None: ...
+
+
+class Source(Tensors, Protocol):
+    """What a classifier is made of: its tensors, and ``folder`` with the tokenizer.
+
+    ``recipe`` says which matrices are quantized. ``certificate`` and ``probe`` are the JSON objects that an artifact
+    stores. Each of the three may be None.
+    """
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def head(self) -> str: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> Recipe | None: ...
+    @property
+    def certificate(self) -> Mapping[str, Any] | None: ...
+    @property
+    def probe(self) -> Mapping[str, Any] | None: ...
+    def head_rows(self, ids: Sequence[int]) -> Tensor: ...
+
+
+def open_model(model: str | Path, weights: str = "auto", device: torch.device | None = None) -> Source:
+    """Open a folder or hub id of either kind.
+
+    For ``weights`` "hqq8" to "hqq2" the matrices of a checkpoint are quantized on ``device`` (the CPU if None) as they
+    are read; an artifact has its own recipe and refuses another.
+    """
+    folder = resolve(model)
+    if (folder / NAME).exists():
+        artifact = Artifact(folder)
+        if weights in NAMED and artifact.recipe != Recipe.named(weights):
+            raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")
+        return artifact
+    checkpoint = Checkpoint(folder)
+    if weights in NAMED:
+        return QuantizedCheckpoint(checkpoint, Recipe.named(weights), device or torch.device("cpu"))
+    return checkpoint

@@ -1,0 +1,77 @@
+"""A checkpoint's tensors on their way into a model: read one at a time, merged, converted, or left quantized."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from slant.model.host_memory import lock, pages
+from slant.model.source import Tensors
+from slant_kernels.int8 import int8_matrix
+from slant_kernels.linear import Weight
+from slant_kernels.packed import Part, Scratch, packed
+from slant_kernels.prepacked import prepack
+
+NOT_INT8 = ("linear_attn.in_proj_a", "linear_attn.in_proj_b")  # small, and a gate's error is in every later state
+
+
+def is_int8(name: str) -> bool:
+    """Whether ``weights="int8"`` has a matrix of this canonical name in 8 bits."""
+    return not name.removesuffix(".weight").endswith(NOT_INT8)
+
+
+class Weights:
+    """Reads tensors of a source into memory of their own.
+
+    With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used;
+    else everything is dense; ``prepacked``: in the order in which a CPU multiplies, which gives the same results; and
+    with ``int8`` in 8 bits, to be multiplied by activations of 8 bits.
+    """
+
+    def __init__(
+        self,
+        source: Tensors,
+        dtype: torch.dtype,
+        device: torch.device,
+        scratch: Scratch | None = None,
+        *,
+        prepacked: bool = False,
+        int8: bool = False,
+    ) -> None:
+        self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
+        self.prepacked, self.int8 = prepacked, int8
+
+    def matrix(self, *names: str) -> Weight:
+        """The named matrices of linear layers stacked by rows, in the model's dtype or packed."""
+        if self.scratch is not None:
+            return packed([self._part(name) for name in names], self.scratch, self.device)
+        dense = self.dense(*names)
+        if self.int8 and is_int8(names[0]):
+            return int8_matrix(dense)
+        return prepack(dense) if self.prepacked else dense
+
+    def dense(self, *names: str) -> Tensor:
+        """The named matrices stacked by rows, in the model's dtype."""
+        infos = [self.source.tensors[name] for name in names]
+        rows = [info.shape[0] for info in infos]
+        merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
+        for name, part in zip(names, merged.split(rows), strict=True):
+            part.copy_(self.source.read(name))
+        return merged
+
+    def on_host(self, name: str, owner: object) -> Tensor:
+        """A matrix in the model's dtype in host memory; page-locked while the owner lives, if the device is a GPU."""
+        rows, columns = self.source.tensors[name].shape
+        memory = pages(rows * columns * self.dtype.itemsize)
+        matrix = memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name))
+        if self.device.type == "cuda":
+            lock(owner, [memory])
+        return matrix
+
+    def fp32(self, name: str) -> Tensor:
+        """A small tensor (norm, gate, convolution) that is computed in fp32."""
+        return self.source.read(name).to(device=self.device, dtype=torch.float32, copy=True)
+
+    def _part(self, name: str) -> Part:
+        matrix = self.source.quantized(name)
+        return self.source.read(name) if matrix is None else matrix

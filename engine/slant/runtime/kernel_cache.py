@@ -1,0 +1,91 @@
+"""A folder of compiled kernels: Triton's cache on disk, filled ahead on a machine that needs no GPU.
+
+A process finds them when TRITON_CACHE_DIR names the folder. Triton looks a kernel up by a hash of its code, its
+arguments, the GPU's architecture, the compiler and all of Triton: with another version of slant or Triton a kernel is
+compiled again, never used by mistake. An index beside each kernel names its files by their whole paths, so a folder
+that moved holds nothing until ``settle`` writes the paths anew.
+
+One piece cannot be made without a GPU's driver: the module through which Triton loads and launches kernels. Triton
+builds it with a C compiler when it first finds a GPU, keeps it in the same folder, and before version 3.9 adds a small
+launcher for each signature of a kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slant.errors import SlantError
+from slant.runtime.tiers import Demand
+from slant.runtime.warmup import compile_kernels
+from slant_kernels.cross import TARGETS, TargetDriver, compiling
+from slant_kernels.launch import triton
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The variants of one kernel: how many, how many of them were not in the folder before, bytes of machine code."""
+
+    name: str
+    variants: int
+    compiled: int
+    nbytes: int
+
+
+def fill(folder: Path, target: str, demand: Demand, progress: Callable[[int, int], None]) -> list[Kernels]:
+    """Compile what ``demand`` asks for into the folder; ``progress`` is called with (kernels done, all).
+
+    Kernels that the folder holds are read from it. Raises SlantError for a target that there is no compiler for.
+    """
+    check(target)
+    new: set[str] = set()
+    with _cache(folder, new), compiling(target):
+        kernels = compile_kernels(demand, progress=progress)
+    names = [kernel.name.strip("_").removesuffix("_kernel") for kernel in kernels]
+    groups = {name: [kernel for kernel, own in zip(kernels, names, strict=True) if own == name] for name in names}
+    return [
+        Kernels(name, len(group), sum(k.hash in new for k in group), sum(len(k.kernel) for k in group))
+        for name, group in sorted(groups.items())
+    ]
+
+
+def check(target: str) -> None:
+    """Raise SlantError unless kernels can be compiled for the target here."""
+    if triton is None:
+        raise SlantError("kernels are compiled by Triton, which exists for Linux only.")
+    if triton.knobs.runtime.interpret:
+        raise SlantError("TRITON_INTERPRET is set, with which kernels are not compiled; unset it.")
+    if target not in TARGETS:
+        raise SlantError(f"{target!r} is no known target; give one of {', '.join(TARGETS)}.")
+    try:
+        triton.compiler.make_backend(TargetDriver(target).target).hash()
+    except (RuntimeError, OSError, ValueError) as error:  # whatever it says of a tool that is missing or does not run
+        raise SlantError(f"Triton has no compiler for {target} here: {error}.") from None
+
+
+def settle(folder: Path, home: Path) -> None:
+    """Write the folder's indices for the path ``home``, where it is or will be."""
+    for index in folder.glob("*/__grp__*.json"):
+        names = json.loads(index.read_bytes())["child_paths"]
+        paths = {name: str(home / index.parent.name / name) for name in names}
+        partial = index.with_name(f".{index.name}.{os.getpid()}")
+        partial.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
+        partial.replace(index)
+
+
+@contextmanager
+def _cache(folder: Path, new: set[str]) -> Iterator[None]:
+    """Triton keeps kernels in the folder, machine code and no text; ``new`` fills with the hashes of those it adds."""
+
+    def note(*, metadata: dict[str, object], cache_hit: bool, **_: object) -> None:
+        if not cache_hit:
+            new.add(str(metadata["hash"]))
+
+    cache, compilation = triton.knobs.cache, triton.knobs.compilation
+    with cache.scope(), compilation.scope():
+        cache.dir, compilation.store_binary_only, compilation.listener = str(folder), True, note
+        yield

@@ -1,0 +1,187 @@
+"""A table read whole: its texts, with their gold labels where it has a column of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slant.errors import TableError
+from slant.evaluation.metrics import NO_LABEL, Labels
+from slant.scores import Score, Scores
+from slant.tables.read import Table, format_of, open_table
+
+if TYPE_CHECKING:
+    from slant.tables.bulk import Scorer
+
+WINDOW = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTexts:
+    """``texts`` are None and ``errors`` say why where a row could not be read; ``values`` are the labels as written."""
+
+    texts: tuple[object, ...]
+    errors: tuple[str | None, ...]
+    values: tuple[object, ...] | None
+
+    @classmethod
+    def read(
+        cls,
+        source: str | Path,
+        *,
+        text_column: str = "text",
+        labels_column: str | None = None,
+        input_format: str | None = None,
+        encoding: str = "utf-8",
+    ) -> LabelledTexts:
+        """Read a CSV, JSON Lines, Parquet or lines table; raises TableError if it or a column cannot be read."""
+        keep = [] if labels_column is None else [labels_column]
+        read = read_columns(source, text_column, input_format=input_format, encoding=encoding, keep=keep)
+        return cls.of(read, labels_column)
+
+    @classmethod
+    def of(cls, table: Columns, labels_column: str | None) -> LabelledTexts:
+        """The texts and labels of a table; raises TableError if it has no such column."""
+        values = None if labels_column is None else table.column(labels_column, "for the labels")
+        return cls(table.texts, table.errors, values)
+
+    def gold(self, answers: Sequence[str], names: Sequence[str]) -> Labels | None:
+        """Class indices int64 ``[n]``: a value is an answer ("3", 3 or 3.0) or a label's name; empty is -1.
+
+        Raises TableError for a value that is neither.
+        """
+        if self.values is None:
+            return None
+        known = spellings(answers, names)
+        gold = np.full(len(self.values), NO_LABEL)
+        for row, value in enumerate(self.values):
+            if self.errors[row] is not None:
+                continue
+            label = find_label(value, known)
+            if label is None:
+                listed = ", ".join(dict.fromkeys([*answers, *names]))
+                raise TableError(f"row {row + 1} has the label {value!r}; known are {listed}.")
+            gold[row] = label
+        return gold
+
+    def scored(self, engine: Scorer, progress: Callable[[int, int], None]) -> Scores:
+        """All texts answered as one window, as ``Engine.score`` has it; progress is called with (done, total)."""
+        done = 0
+
+        def count(answered: int, tokens: int) -> None:
+            nonlocal done
+            done += answered
+            progress(done, len(self.texts))
+
+        window = max(len(self.texts), 1)
+        return self.with_errors(Scores(list(engine.stream(self.texts, window=window, progress=count)), engine.labels))
+
+    def with_errors(self, scores: Scores) -> Scores:
+        """The scores, but with the reader's own words in the rows that could not be read."""
+        pairs = zip(scores, self.errors, strict=True)
+        return Scores([s if e is None else Score.failed(e, len(scores.labels)) for s, e in pairs], scores.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Of ``source``, which has the columns ``names``, some by name, and for each row its text and what was wrong."""
+
+    source: str
+    names: tuple[str, ...]
+    texts: tuple[object, ...]
+    errors: tuple[str | None, ...]
+    columns: Mapping[str, tuple[object, ...]]
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def column(self, name: str, purpose: str) -> tuple[object, ...]:
+        """The column, or a TableError that says what it was needed for."""
+        if name not in self.columns:
+            listed = ", ".join(self.names)
+            raise TableError(f"{self.source} has no column {name!r} {purpose}; its columns are: {listed}.")
+        return self.columns[name]
+
+
+def read_columns(
+    source: str | Path,
+    text_column: str | None,
+    *,
+    needed: Sequence[str] = (),
+    input_format: str | None = None,
+    encoding: str = "utf-8",
+    keep: Sequence[str] | None = None,
+) -> Columns:
+    """Read the columns ``keep`` (None: all) of a table, with texts unless ``text_column`` is None.
+
+    Without texts the table must have one of the columns ``needed``; a row of JSON Lines without the first of them that
+    the table has gets an error. Raises TableError if the table cannot be read.
+    """
+    format = format_of(source, input_format, "lines")
+    if text_column is None and format == "parquet":  # open_table wants a column of text in it
+        return _parquet(source, keep)
+    texts: list[object] = []
+    errors: list[str | None] = []
+    with ExitStack() as stack:
+        table = _first(stack, source, needed if text_column is None else [text_column], format, encoding)
+        columns: dict[str, list[object]] = {name: [] for name in table.schema.names if keep is None or name in keep}
+        for chunk in table.chunks:
+            texts += chunk.texts
+            errors += chunk.errors
+            for name, values in columns.items():
+                if isinstance(chunk.rows, pa.RecordBatch):
+                    values += chunk.rows.column(name).to_pylist()
+                else:
+                    values += [row.get(name) for row in chunk.rows]
+    found = {name: tuple(values) for name, values in columns.items()}
+    return Columns(str(source), tuple(table.schema.names), tuple(texts), tuple(errors), found)
+
+
+def _first(stack: ExitStack, source: str | Path, columns: Sequence[str], format: str, encoding: str) -> Table:
+    """The table, opened by the first of the columns that it has."""
+    problem = TableError(f"{source}: no column was asked for.")
+    for column in columns:
+        options = {"text_column": column, "encoding": encoding, "window": WINDOW, "fixed_columns": False}
+        try:
+            return stack.enter_context(open_table(source, format, **options))  # type: ignore[arg-type]
+        except TableError as error:
+            problem = error
+    # The hint is for texts, and none were asked for.
+    raise TableError(str(problem).replace("; choose one with --text-column", "")) if len(columns) > 1 else problem
+
+
+def _parquet(source: str | Path, keep: Sequence[str] | None) -> Columns:
+    try:
+        table, names = pq.read_table(source, columns=keep), tuple(pq.read_schema(source).names)
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{source} is not a readable Parquet file: {error}") from error
+    values = {name: tuple(column.to_pylist()) for name, column in zip(table.column_names, table.columns, strict=True)}
+    nothing = (None,) * len(table)
+    return Columns(str(source), names, nothing, nothing, values)
+
+
+def spellings(answers: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Class indices by the words that mean them, for ``find_label``; an answer wins over another label's name."""
+    folded = [{word.strip().casefold(): i for i, word in enumerate(words)} for words in (names, answers)]
+    return folded[0] | folded[1] | {answer: i for i, answer in enumerate(answers)}
+
+
+def find_label(value: object, known: Mapping[str, int]) -> int | None:
+    """The class index that ``value`` means, NO_LABEL if it is missing, None if it is no label."""
+    word = spelled(value)
+    whole = word.removesuffix(".0")  # how a table with gaps writes whole numbers
+    return NO_LABEL if not word else known.get(word, known.get(word.casefold(), known.get(whole)))
+
+
+def spelled(value: object) -> str:
+    """A label or an identifier as a word: 3.0, 3 and " 3" are alike; missing (None, NaN or blank) is empty."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
