@@ -19,7 +19,8 @@ from rich.console import Console
 
 from slant import __version__
 from slant.cli import app as cli
-from slant.cli import progress as show
+from slant.cli import demo as show
+from slant.cli.progress import Progress
 from slant.scores import Score
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
@@ -127,9 +128,9 @@ def test_demo_says_so_when_the_model_fails(slant, monkeypatch: pytest.MonkeyPatc
 
 
 def test_inspect(slant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    module = type(sys)("slant.cli.inspect")
+    module = type(sys)("slant.cli.inspect_report")
     module.report = lambda model, **options: f"{model} {options}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "slant.cli.inspect", module)
+    monkeypatch.setitem(sys.modules, "slant.cli.inspect_report", module)
     code, out, err = slant("inspect", "folder", "--max-tokens", "99")
     assert (code, err) == (0, "")
     assert out.split(maxsplit=1) == ["folder", "{'template': None, 'labels': None, 'max_tokens': 99}\n"]
@@ -342,8 +343,8 @@ def test_progress_shows_rates_on_a_terminal_only(
         if forced:
             monkeypatch.setenv("FORCE_COLOR", "1")
             monkeypatch.setenv("COLUMNS", "100")
-        with show.Progress() as progress:
-            progress.loaded(3, 4)
+        with Progress(keep=True) as progress:
+            progress("loading", 3, 4)
             progress.scored(Summary(rows=1234, errors=0, tokens=5000, seconds=2.0, done=1.0))
         out, err = capsys.readouterr()
         assert out == ""

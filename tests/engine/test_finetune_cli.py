@@ -9,7 +9,7 @@ import torch
 import toy
 
 from slant.cli import app as cli
-from slant.demo import passages
+from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.evaluation.reference import Reference
 from slant.training import run
@@ -54,7 +54,7 @@ def test_the_demo_finetuned_is_scored_like_transformers(capsys, tmp_path, table)
     scores = Engine.load(tmp_path / "out", weights="fp32", device="cpu").score(TEXTS[::4])
     np.testing.assert_allclose(scores.logits, truth.logits, atol=1e-4, rtol=0)
     assert scores.tokens.tolist() == truth.tokens.tolist()
-    before = Engine.load(cli.checkpoint_path("demo"), weights="fp32", device="cpu").score(TEXTS[::4])
+    before = Engine.load(FOLDER, weights="fp32", device="cpu").score(TEXTS[::4])
     assert np.abs(before.logits - scores.logits).max() > 0.01
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import tiny
-from slant.cli.inspect import human, report
+from slant.cli.inspect_report import human, report
 from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +32,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, help="For each workload, beyond the three calls that it has at least.")
     ] = 3.0,
-    weights: Annotated[Weights, typer.Option(help="As for slant score.")] = Weights.auto,
+    weights: Annotated[Weights, typer.Option(help="As for slant score.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
@@ -48,9 +47,9 @@ def bench(
     The limit is measured too, between the calls that are compared with it: the model's matrix products alone, and
     reading its weights once. Everything takes turns, so that a change of the machine's speed meets all figures alike.
     """
-    from rich.console import Console
-
-    from slant.cli.drift import Stages, check_writable, write
+    from slant.cli.drift import check_writable, write
+    from slant.cli.output import show
+    from slant.cli.progress import Progress
 
     tokens = None if lengths is None else numbers("--lengths", lengths)
     counts = numbers("--texts", texts)
@@ -71,9 +70,9 @@ def bench(
     from slant.model.checkpoint import resolve
 
     folder = resolve(checkpoint_path(model))
-    table = {"text_column": text_column, "input_format": input_format and input_format.value, "encoding": encoding}
+    table = {"text_column": text_column, "input_format": input_format, "encoding": encoding}
     own = None if source is None else read(source, rows=rows, **table)  # type: ignore[arg-type]
-    with Stages() as stages:
+    with Progress() as progress:
         report = measure(
             folder,
             lengths=tokens,
@@ -81,18 +80,17 @@ def bench(
             texts=own,
             seconds=seconds,
             imports=imports,
-            weights=weights.value,
+            weights=weights,
             device=device,
             memory=memory,
             threads=threads,
-            progress=stages,
+            progress=progress,
             **settings,
         )
     line = json.dumps(report.as_json(), allow_nan=False)
     if output is not None:
         write(output, line + "\n")
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    Console(highlight=False).print(terminal(report))
+    show(terminal(report))
     if json_output:
         print(line)
 

@@ -23,7 +23,7 @@ def compile_ahead(
     target: Annotated[list[str], typer.Option(help="A GPU's architecture, like sm_90; again for more.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the kernels; it may hold others.")],
     at: Annotated[Path | None, typer.Option(metavar="PATH", help="Where DIR will be when it is used.")] = None,
-    weights: Annotated[Weights, typer.Option(help="As for slant score; auto is bf16.")] = Weights.auto,
+    weights: Annotated[Weights, typer.Option(help="As for slant score; auto is bf16.")] = "auto",
     template: Template = None,
     labels: Labels = None,
     max_tokens: MaxTokens = 8192,
@@ -34,9 +34,8 @@ def compile_ahead(
     With TRITON_CACHE_DIR=DIR a machine with such a GPU, the same slant and the same Triton compiles none of them. Its
     Triton still builds its own driver module there once, with a C compiler; keep DIR writable for that.
     """
-    from rich.console import Console
-
-    from slant.cli.drift import Stages
+    from slant.cli.output import terminal
+    from slant.cli.progress import Progress
     from slant.runtime.kernel_cache import check, fill, settle
 
     targets = list(dict.fromkeys(target))
@@ -46,12 +45,9 @@ def compile_ahead(
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
     settle(output, output)
-    console = Console(highlight=False)
-    with Stages() as stages:
-        found = {
-            name: fill(output, name, demand, lambda done, total, name=name: stages(name, done, total))  # type: ignore[misc]
-            for name in targets
-        }
+    console = terminal()
+    with Progress() as progress:
+        found = {name: fill(output, name, demand, progress.of(name)) for name in targets}
     home = at.absolute() if at else output
     settle(output, home)
     for name, kernels in found.items():
@@ -89,7 +85,7 @@ def _demand(
     return Demand(
         config=config,
         recipe=recipe,
-        dtype=torch.float32 if weights == Weights.fp32 else torch.bfloat16,
+        dtype=torch.float32 if weights == "fp32" else torch.bfloat16,
         device_type="cuda",
         answers=len(prompt.answer_ids),
         prefix_tokens=len(prompt.prefix_ids),
@@ -101,7 +97,7 @@ def _demand(
 def _table(target: str, kernels: Sequence[Kernels]) -> Table:
     from rich.table import Table
 
-    from slant.cli.inspect import human
+    from slant.cli.inspect_report import human
 
     total = sum(kernel.variants for kernel in kernels), sum(kernel.compiled for kernel in kernels)
     table = Table("kernel", title=target, show_footer=True)

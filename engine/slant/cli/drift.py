@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,11 +20,7 @@ if TYPE_CHECKING:
 BEYOND = 1  # the exit code of a drift beyond its budgets
 
 
-class ReferenceKind(StrEnum):
-    bf16 = "bf16"
-    fp32 = "fp32"
-    transformers = "transformers"
-    transformers_fp32 = "transformers-fp32"
+ReferenceKind = Literal["bf16", "fp32", "transformers", "transformers-fp32"]
 
 
 def drift(
@@ -46,7 +40,7 @@ def drift(
     weights: Annotated[str, typer.Option(help="What is checked: auto, bf16, fp32, or a quantized setting.")] = "auto",
     reference: Annotated[
         ReferenceKind, typer.Option(help="What it is checked against; transformers needs the whole model in memory.")
-    ] = ReferenceKind.bf16,
+    ] = "bf16",
     reference_model: Annotated[
         str | None, typer.Option(help="The reference's checkpoint. Default: MODEL; an artifact needs it.")
     ] = None,
@@ -59,7 +53,7 @@ def drift(
     max_tokens: MaxTokens = 8192,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
-    ] = Truncation.head,
+    ] = "head",
     max_flip_rate: Annotated[float | None, typer.Option(help="Budget: the share of labels that differ.")] = None,
     max_weighted_flip_rate: Annotated[
         float | None, typer.Option(help="Budget: the same, weighted by the reference's margin.")
@@ -79,10 +73,10 @@ def drift(
     Exits with 1 if the drift is beyond a budget, with 0 if it is within all of them. The reference is computed layer by
     layer, so that it need not fit in memory.
     """
-    from rich.console import Console
-
     from slant.artifact.certificate import as_json
     from slant.artifact.reader import Artifact
+    from slant.cli.output import show
+    from slant.cli.progress import Progress
     from slant.evaluation.drift.budgets import Budgets
     from slant.evaluation.drift.report import terminal
     from slant.model.checkpoint import resolve
@@ -107,14 +101,14 @@ def drift(
         texts,
         text_column=text_column,
         labels_column=labels_column,
-        input_format=input_format and input_format.value,
+        input_format=input_format,
         encoding=encoding,
     )
-    with Stages() as stages:
+    with Progress() as progress:
         from slant.evaluation.drift.measure import measure
 
-        dtype = reference.value.removeprefix("transformers").strip("-") or "bf16"
-        by_transformers = reference.value.startswith("transformers")
+        dtype = reference.removeprefix("transformers").strip("-") or "bf16"
+        by_transformers = reference.startswith("transformers")
         report = measure(
             checkpoint_path(model),
             read,
@@ -124,14 +118,13 @@ def drift(
             reference_model=reference_model and checkpoint_path(reference_model),
             method="transformers" if by_transformers else "layerwise" if layerwise else "resident",
             device=device,
-            truncation=truncation.value,
+            truncation=truncation,
             budgets=budgets,
-            progress=stages,
+            progress=progress,
             **settings,
         )
     write_outputs(report, json_output, html_output)
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    Console(highlight=False).print(terminal(report))
+    show(terminal(report))
     if report.exceeded:
         raise typer.Exit(BEYOND)
     if artifact is not None:
@@ -173,30 +166,3 @@ def write(target: Path, content: str) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
-
-
-class Stages:
-    """A bar on stderr for each stage of the measurement while it is a terminal, silence otherwise."""
-
-    def __init__(self) -> None:
-        from rich import progress as bars
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn())
-        self._bars = bars.Progress(
-            *columns, bars.TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
-        )
-        self._tasks: dict[str, bars.TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slant import __version__
-from slant.cli.drift import Stages, check_writable, write
+from slant.cli.drift import check_writable, write
 from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from slant.cli.progress import Progress
     from slant.evaluation.predictions import Predictions
     from slant.tables.labelled import LabelledTexts
 
@@ -56,16 +55,14 @@ def evaluate(
         Input | None, typer.Option("--input-format", "--format", help="Of TABLE. Default: the file's ending.")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines, for example latin-1.")] = "utf-8",
-    weights: Annotated[
-        Weights, typer.Option(help="auto is bf16 where the device multiplies it natively.")
-    ] = Weights.auto,
+    weights: Annotated[Weights, typer.Option(help="auto is bf16 where the device multiplies it natively.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
     max_tokens: MaxTokens = 8192,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
-    ] = Truncation.head,
+    ] = "head",
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     min_accuracy: Annotated[
@@ -82,7 +79,8 @@ def evaluate(
     model comes first) are compared on the rows that both answered. Rows without a label or an answer are in no figure;
     how many is told.
     """
-    from rich.console import Console
+    from slant.cli.output import terminal
+    from slant.cli.progress import Progress
 
     models, given = model or [], list(predictions or ([] if model else [""]))
     if len(models) + len(given) > 2:
@@ -100,14 +98,14 @@ def evaluate(
     from slant.evaluation.metrics import NO_LABEL
     from slant.evaluation.page import html
     from slant.evaluation.predictions import locate, settle_labels
-    from slant.evaluation.show import terminal
+    from slant.evaluation.show import terminal as summary
     from slant.tables.labelled import LabelledTexts, read_columns
 
     table = read_columns(
         source,
         text_column if models else None,
         needed=[labels_column],
-        input_format=input_format and input_format.value,
+        input_format=input_format,
         encoding=encoding,
     )
     texts = LabelledTexts.of(table, labels_column)
@@ -124,9 +122,9 @@ def evaluate(
     assert gold is not None  # there is a column of them
     sides = [answers.predictions(names) for answers, _ in found]
     labelled = tuple(None if label == NO_LABEL else text for label, text in zip(gold, table.texts, strict=True))
-    options = {**settings, "weights": weights.value, "device": device, "truncation": truncation.value}
-    with Stages() as stages:
-        sides = [*(score(one, replace(texts, texts=labelled), options, stages) for one in models), *sides]
+    options = {**settings, "weights": weights, "device": device, "truncation": truncation}
+    with Progress() as progress:
+        sides = [*(score(one, replace(texts, texts=labelled), options, progress) for one in models), *sides]
     evaluation = judge(
         source,
         tuple(names.values()),
@@ -144,9 +142,8 @@ def evaluate(
         write(json_output, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     if html_output is not None:
         write(html_output, html(evaluation, date))
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    console = Console(highlight=False)
-    console.print(terminal(evaluation))
+    console = terminal()
+    console.print(summary(evaluation))
     for answers, extra in found:
         if extra:
             console.print(f"{answers.name} has {extra:,} more rows, whose ids are not in {source}.")
@@ -167,10 +164,10 @@ def labels_of(models: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str
     return found[0] if found else settings["labels"]
 
 
-def score(model: str, texts: LabelledTexts, options: Mapping[str, Any], stages: Stages) -> Predictions:
+def score(model: str, texts: LabelledTexts, options: Mapping[str, Any], progress: Progress) -> Predictions:
     """A model's answers; it is in memory no longer than that."""
     from slant.engine import Engine
     from slant.evaluation.predictions import Predictions
 
-    engine = Engine.load(checkpoint_path(model), progress=partial(stages, f"loading {model}"), **options)
-    return Predictions.of_scores(model, texts.scored(engine, partial(stages, f"scoring with {model}")))
+    engine = Engine.load(checkpoint_path(model), progress=progress.of(f"loading {model}"), **options)
+    return Predictions.of_scores(model, texts.scored(engine, progress.of(f"scoring with {model}")))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, checkpoint_path, prompt_options
 from slant.errors import SlantError
 
-
-class Schedule(StrEnum):
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant_with_warmup"
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
+Schedule = Literal["cosine", "linear", "constant_with_warmup"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 def finetune(
@@ -53,7 +43,7 @@ def finetune(
     ] = True,
     delta_net: Annotated[bool, typer.Option("--delta-net", help="Adapters on the DeltaNet projections too.")] = False,
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate after the warm-up.")] = Schedule.cosine,
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate after the warm-up.")] = "cosine",
     warmup_steps: Annotated[int, typer.Option(help="Steps until the learning rate is at its peak.")] = 20,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.01,
     max_grad_norm: Annotated[float, typer.Option(help="A step's gradient is clipped to this norm.")] = 1.0,
@@ -63,10 +53,10 @@ def finetune(
     max_tokens: MaxTokens = 8192,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
-    ] = Truncation.head,
+    ] = "head",
     validation: Annotated[float, typer.Option(help="The share of each label's rows that is held out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the split, the adapters and the order of texts.")] = 3407,
-    precision: Annotated[Precision, typer.Option(help="auto is bf16 on a GPU that has it.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option(help="auto is bf16 on a GPU that has it.")] = "auto",
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option(
@@ -84,9 +74,8 @@ def finetune(
     A tenth of the rows is held out, label by label, and the merged checkpoint is judged on it. FOLDER appears when it
     is complete; until then FOLDER.partial holds the work, and --resume goes on with it.
     """
-    from rich.console import Console
-
-    from slant.cli.drift import Stages
+    from slant.cli.output import show
+    from slant.cli.progress import Progress
     from slant.training.data import Table
     from slant.training.recipe import Recipe
     from slant.training.run import finetune as run
@@ -99,7 +88,7 @@ def finetune(
         rank_stabilized=rank_stabilized,
         delta_net=delta_net,
         learning_rate=learning_rate,
-        schedule=schedule.value,
+        schedule=schedule,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
@@ -107,10 +96,10 @@ def finetune(
         batch_size=batch_size,
         accumulation=accumulation,
         max_tokens=max_tokens,
-        truncation=truncation.value,
+        truncation=truncation,
         validation=validation,
         seed=seed,
-        precision=precision.value,
+        precision=precision,
         gradient_checkpointing=gradient_checkpointing,
         save_steps=save_steps,
     )
@@ -119,11 +108,11 @@ def finetune(
         "labels_column": _for_each(data, labels_column or ["label"], "--labels-column"),
     }
     tables = [
-        Table(path, text, label, group_column, input_format and input_format.value, encoding)
+        Table(path, text, label, group_column, input_format, encoding)
         for path, text, label in zip(data, *names.values(), strict=True)
     ]
     prompt = prompt_options(template, labels, max_tokens)
-    with Stages() as stages:
+    with Progress() as progress:
         done = run(
             checkpoint_path(base),
             tables,
@@ -134,9 +123,9 @@ def finetune(
             labels=prompt["labels"],
             skip_invalid=skip_invalid,
             resume=resume,
-            progress=stages,
+            progress=progress,
         )
-    Console(highlight=False).print(terminal(done))
+    show(terminal(done))
 
 
 def _for_each(tables: list[str], columns: list[str], option: str) -> list[str]:

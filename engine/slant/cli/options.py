@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from slant.errors import SlantError
 
-
-class Input(StrEnum):
-    csv = "csv"
-    jsonl = "jsonl"
-    parquet = "parquet"
-    lines = "lines"
-
-
-class Weights(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
-    int8 = "int8"
-    hqq8 = "hqq8"
-    hqq4 = "hqq4"
-    hqq3 = "hqq3"
-    hqq2 = "hqq2"
-
-
-class Truncation(StrEnum):
-    head = "head"
-    middle = "middle"
-    error = "error"
-
+Input = Literal["csv", "jsonl", "parquet", "lines"]
+Weights = Literal["auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2"]
+Truncation = Literal["head", "middle", "error"]
 
 Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]

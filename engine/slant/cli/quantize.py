@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,14 +15,8 @@ if TYPE_CHECKING:
     from slant.artifact.recipe import Recipe
 
 
-class By(StrEnum):
-    tensor = "tensor"
-    part = "part"
-
-
-class Reference(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+By = Literal["tensor", "part"]
+Reference = Literal["fp32", "bf16"]
 
 
 def quantize(
@@ -52,10 +45,8 @@ def quantize(
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt of TEXTS in tokens.")] = 8192,
     by: Annotated[
         By, typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster.")
-    ] = By.tensor,
-    reference: Annotated[
-        Reference, typer.Option(help="What to measure in; bf16 takes half the memory.")
-    ] = Reference.fp32,
+    ] = "tensor",
+    reference: Annotated[Reference, typer.Option(help="What to measure in; bf16 takes half the memory.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
@@ -85,7 +76,7 @@ def quantize(
             raise SlantError("name the texts to measure with: --calibration TEXTS.")
         check_target(destination, force)
         budget = {"target_bytes": target_bytes, "max_kl": max_kl}
-        measuring = {"by": by.value, "weights": reference.value, "device": device}
+        measuring = {"by": by, "weights": reference, "device": device}
         rules = _chosen(
             checkpoint_path(source), calibration, text_column, group_size, {**budget, **measuring, **prompt}
         )
@@ -98,7 +89,7 @@ def quantize(
             template=prompt["template"],
             labels=prompt["labels"],
             force=force,
-            progress=progress.quantized,
+            progress=progress.of("quantizing"),
         )
 
 
@@ -107,7 +98,7 @@ def _chosen(
 ) -> Recipe:
     """The recipe for a budget, after its figures are printed."""
     from slant.artifact.recipe import Grid
-    from slant.cli.drift import Stages
+    from slant.cli.progress import Progress
     from slant.demo import FOLDER
     from slant.quantize.sensitivity import plan
     from slant.tables.labelled import LabelledTexts
@@ -117,7 +108,7 @@ def _chosen(
         calibration, text_column = str(FOLDER / "passages.jsonl"), "text"
     texts = LabelledTexts.read(calibration, text_column=text_column).texts
     grids = None if group_size is None else [*(Grid(bits, group_size) for bits in BITS), None]
-    with Stages() as stages:
-        found = plan(source, texts, grids=grids, progress=stages, **options)
+    with Progress() as progress:
+        found = plan(source, texts, grids=grids, progress=progress, **options)
     print(found.summary())
     return found.recipe

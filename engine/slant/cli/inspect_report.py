@@ -1,0 +1,151 @@
+"""What a checkpoint is, before any of its weights are read: architecture, tensors, answers, predicted memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from slant.artifact.certificate import Certificate, parse
+from slant.artifact.recipe import Recipe
+from slant.model.checkpoint import EMBEDDING, HEAD, TensorInfo
+from slant.model.source import Source, open_model
+from slant.prompt.prompt import Prompt
+from slant.runtime.classifier import DTYPES, INT8, TOKEN_BUDGETS, check_fit
+from slant.runtime.tiers import Demand, tiers
+
+_GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
+
+
+def report(
+    model: str | Path,
+    *,
+    template: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    max_tokens: int = 8192,
+) -> RenderableType:
+    """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
+    checkpoint = open_model(model)
+    prompt = Prompt.load(checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens)
+    check_fit(checkpoint, prompt)
+    notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
+    certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]
+    parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, memory(checkpoint, prompt)]
+    return Group(*notes, *(part for table in parts for part in (Text(), table)))
+
+
+def architecture(checkpoint: Source) -> Table:
+    """The model's shape, from its configuration."""
+    c = checkpoint.config
+    kinds = Counter(c.layer_types)
+    rows = {
+        "folder": str(checkpoint.folder),
+        "architecture": c.architecture,
+        "layers": f"{c.num_hidden_layers}: {kinds['linear_attention']} Gated DeltaNet, "
+        f"{kinds['full_attention']} full attention",
+        "hidden / intermediate": f"{c.hidden_size} / {c.intermediate_size}",
+        "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key/value heads of {c.head_dim}, "
+        f"{c.rotary_dim} rotated, theta {c.rope_theta:g}",
+        "DeltaNet": f"{c.linear_num_key_heads} key heads of {c.linear_key_head_dim}, "
+        f"{c.linear_num_value_heads} value heads of {c.linear_value_head_dim}, convolution {c.linear_conv_kernel_dim}",
+        "vocabulary": f"{c.vocab_size}, head {'its own' if checkpoint.head == HEAD else 'tied to the embedding'}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), value)
+    return table
+
+
+def tensors(checkpoint: Source) -> Table:
+    """Tensors by part of the model, with parameters and bytes by dtype as stored."""
+    groups: dict[str, list[TensorInfo]] = defaultdict(list)
+    for name, info in checkpoint.tensors.items():
+        part = next((label for key, label in _GROUPS.items() if f".{key}." in name), "norms")
+        groups[{EMBEDDING: "embedding", HEAD: "head"}.get(name, part)].append(info)
+    table = Table("part", *(_right(name) for name in ("tensors", "parameters", "bytes", "stored as")), title="Tensors")
+    for part, infos in [*groups.items(), ("total", list(checkpoint.tensors.values()))]:
+        stored = ", ".join(sorted({info.dtype for info in infos}))
+        parameters = sum(math.prod(info.shape) for info in infos)
+        size = sum(info.nbytes for info in infos)
+        table.add_row(part, str(len(infos)), f"{parameters:,}", human(size), stored, end_section=part != "total")
+    table.caption = f"{len(checkpoint.skipped)} vision and multi-token-prediction tensors skipped"
+    return table
+
+
+def answers(prompt: Prompt) -> Table:
+    """The answer tokens, each checked to be one token after the prompt."""
+    table = Table(_right("class"), "answer", _right("token"), "label", title="Answers")
+    for index, (answer, token) in enumerate(zip(prompt.labels, prompt.answer_ids, strict=True)):
+        table.add_row(str(index), repr(answer), str(token), prompt.label_names[index])
+    one = len(prompt.encode(["a"])[0].ids)
+    table.caption = f"prompt of a one-letter text: {one} tokens, of which {len(prompt.prefix_ids)} are a fixed prefix"
+    return table
+
+
+def certificate(certified: Certificate) -> Table:
+    """What drift was measured, on what."""
+    figures = certified.drift.overall.figures
+    rows = {
+        "texts": f"{certified.drift.rows}, measured on {certified.date} on {certified.device}",
+        "against": f"{certified.reference}, {certified.method}",
+        "label flips": f"{figures.flips} ({figures.flip_rate:.2%})",
+        "|Δp| mean / p99 / most": f"{figures.delta.mean:.4f} / {figures.delta.p99:.4f} / {figures.delta.maximum:.4f}",
+        "KL(reference || ours)": f"{figures.kl.mean:.2e} nats",
+        "|Δ expected| mean": f"{figures.expected.mean:.4f}",
+        "stable beyond a margin of": f"{figures.gap.p99:.4f}",
+    }
+    table = Table("figure", "value", title="Certificate")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def memory(checkpoint: Source, prompt: Prompt) -> Table:
+    """Predicted bytes on the device, by device and tier: see ``slant.runtime.tiers``."""
+    table = Table("device", "weights", "tier", *(_right(name) for name in ("weights", "prefix", "batches", "peak")))
+    table.title = "Predicted memory"
+    own = checkpoint.recipe
+    recipes = {"artifact": own} if own else {"bf16": None, **{name: Recipe.named(name) for name in ("hqq8", "hqq4")}}
+    known = {"cpu": {**recipes, "fp32": None, INT8: None}, "cuda": recipes}
+    for device, weights in known.items():
+        shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
+        for name, recipe in weights.items():
+            demand = Demand(
+                checkpoint.config,
+                recipe,
+                DTYPES.get(name, torch.bfloat16),
+                device,
+                answers=len(prompt.answer_ids),
+                prefix_tokens=len(prompt.prefix_ids),
+                max_tokens=prompt.max_tokens,
+                token_budget=TOKEN_BUDGETS[device],
+                int8=name == INT8,
+            )
+            for tier in tiers(demand):
+                if (tier.name, tier.peak) not in shown:
+                    shown.add((tier.name, tier.peak))
+                    sizes = tier.weights, tier.prefix, tier.activations, tier.peak
+                    table.add_row(device, name, tier.name, *map(human, sizes))
+        table.add_section()
+    budgets = " and ".join(f"{tokens:,} tokens on {device}" for device, tokens in TOKEN_BUDGETS.items())
+    table.caption = f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; on cuda formulas, not measured"
+    return table
+
+
+def human(size: float) -> str:
+    """Bytes in decimal units: 1.23 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
