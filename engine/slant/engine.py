@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from slant.artifact import self_test as probe
-from slant.artifact.certificate import certified_margin
+from slant.artifact.certificate import PromptRecord, certified_margin
 from slant.batching.batches import Ids, Result
 from slant.model.weights import Weights
 from slant.prompt.prompt import EncodedText, Prompt
@@ -112,7 +112,7 @@ class Engine:
             token_budget=token_budget,
         )
         prompt, source, where = classifier.prompt, classifier.source, classifier.device
-        stable_margin = certified_margin(source, prompt, max_flip_rate)
+        stable_margin = certified_margin(source.certificate, source.folder, PromptRecord.of(prompt), max_flip_rate)
         needs = demand(classifier, max_tokens)
         tier = choose(needs, memory_limit(memory, where))
         runner = place(

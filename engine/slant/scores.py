@@ -18,8 +18,9 @@ class Score:
     ``logits`` and ``probabilities`` are float32 ``[n]`` over the n labels; ``margin`` is the largest probability minus
     the second; ``expected`` is the sum of i * p_i. ``tokens`` counts the prompt's tokens after truncation and
     ``tokens_dropped`` those that truncation removed from the article. With an ``error``, ``label`` is -1,
-    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds what a certificate
-    measured as drift, so that the unquantized model would give the same label; it is None without a certificate.
+    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds the 99th
+    percentile, over the certified texts, of how far two labels' probabilities drifted apart (``certified_margin``): a
+    percentile measured on those texts, not a promise. It is None without a certificate that applies.
     """
 
     label: int

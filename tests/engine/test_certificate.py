@@ -1,6 +1,7 @@
 """A certificate survives JSON, and one that contradicts itself is refused."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,10 +11,11 @@ import pytest
 from answers import random_pair
 
 from slant.artifact import certificate as certificates
+from slant.artifact.drift_record import Drift
 from slant.artifact.records import from_plain, to_plain
 from slant.demo import FOLDER
 from slant.errors import CheckpointError
-from slant.evaluation.drift.figures import Drift, compare
+from slant.evaluation.drift.figures import compare
 from slant.prompt.prompt import Prompt
 
 
@@ -98,3 +100,17 @@ def test_a_certificate_that_does_not_hold_together_is_refused(made, change, word
 def test_what_is_no_certificate_is_refused(wrong):
     with pytest.raises(CheckpointError, match="certificate"):
         certificates.parse(wrong)
+
+
+def test_the_stable_margin_is_the_99th_percentile_of_the_gap(made):
+    stored, rate = certificates.as_json(made), made.drift.overall.figures.flip_rate
+    assert rate > 0
+    margin = certificates.certified_margin(stored, "m", made.prompt, max_flip_rate=rate)
+    assert margin == made.drift.overall.figures.gap.p99
+    with pytest.raises(CheckpointError, match=r"m flips .* over the limit"):
+        certificates.certified_margin(stored, "m", made.prompt, max_flip_rate=rate * 0.99)
+    other = dataclasses.replace(made.prompt, answers=("a", "b", "c", "d", "e"))
+    for certificate, prompt in ((None, made.prompt), (stored, other)):
+        assert certificates.certified_margin(certificate, "m", prompt) is None
+        with pytest.raises(CheckpointError, match=r"m has no certificate|of m is for another prompt"):
+            certificates.certified_margin(certificate, "m", prompt, max_flip_rate=1.0)

@@ -9,11 +9,12 @@ from answers import random_pair, scores
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slant.artifact.drift_record import Tail
 from slant.errors import SlantError
 from slant.evaluation.calibration import calibrate
 from slant.evaluation.compare import differences
 from slant.evaluation.drift.budgets import Budgets, exceeded
-from slant.evaluation.drift.figures import Rows, Tail, compare
+from slant.evaluation.drift.figures import Rows, compare
 from slant.evaluation.metrics import accuracy, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 

@@ -1,4 +1,7 @@
-"""The certificate: how far a model's answers are from its reference's, on which texts, and how it was measured."""
+"""The certificate of an artifact: the drift from its reference, measured on which texts, with which versions and how.
+
+A leaf: ``slant.evaluation`` measures, an engine asks ``certified_margin``; neither is imported here.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import datetime
 import hashlib
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from slant import __version__
+from slant.artifact.drift_record import Drift, Slice
 from slant.artifact.records import from_plain, to_plain
 from slant.errors import CheckpointError
-from slant.evaluation.drift.figures import Drift, Group
-from slant.model.source import Source
 from slant.prompt.prompt import Prompt
 
 FORMAT = 1
@@ -37,12 +40,16 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class PromptRecord:
-    """The prompt that both sides answered: other templates and truncations drift otherwise."""
+    """The prompt that both sides answered; with another template or truncation the drift is another."""
 
     template_sha256: str
     answers: tuple[str, ...]
     max_tokens: int
     truncation: str
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> PromptRecord:
+        return cls(_sha256(prompt.template), tuple(prompt.labels), prompt.max_tokens, prompt.truncation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ def certificate(
             transformers=_version("transformers") if method == "transformers" else None,
             hqq=_version("hqq") if weights.startswith("hqq") else None,
         ),
-        PromptRecord(_sha256(prompt.template), tuple(prompt.labels), prompt.max_tokens, prompt.truncation),
+        PromptRecord.of(prompt),
         tuple(_sha256(text) if isinstance(text, str) else None for text in texts),
         drift,
     )
@@ -128,31 +135,42 @@ def parse(value: Any) -> Certificate:
     return made
 
 
-def certified_margin(source: Source, prompt: Prompt, max_flip_rate: float | None = None) -> float | None:
-    """The margin beyond which a label is stable: the 99th percentile of how much two labels' distance drifted.
+def certified_margin(
+    stored: Mapping[str, Any] | None, model: str | Path, prompt: PromptRecord, max_flip_rate: float | None = None
+) -> float | None:
+    """The margin above which a row is called stable: the certificate's ``gap.p99``; None without one that applies.
 
-    None without a certificate, or with one for another prompt. Raises CheckpointError if ``max_flip_rate`` is given
-    and not certified.
+    A row's gap is how far its two most drifted labels moved apart, max_i (q_i - p_i) - min_i (q_i - p_i), where p are
+    the reference's probabilities and q ours. A row with a margin larger than its own gap has the reference's label. The
+    gap of a new text is unknown, so the margin is held against the 99th percentile of the gaps of the certified texts:
+    a percentile measured on those texts, not a promise. About one text in a hundred like them drifts further, and may
+    flip if its gap exceeds its margin; texts of another kind may drift more.
+
+    stored: the certificate's JSON object, None if there is none. model: names the artifact in messages. prompt: the one
+    in use. Raises CheckpointError if ``max_flip_rate`` is given and not certified.
     """
-    made = None if source.certificate is None else parse(source.certificate)
-    applies = made is not None and (made.prompt.template_sha256, made.prompt.answers) == (
-        _sha256(prompt.template),
-        tuple(prompt.labels),
-    )
+    made = None if stored is None else parse(stored)
+    mismatch = None if made is None else _mismatch(made, prompt)
     if max_flip_rate is not None:
         if made is None:
             raise CheckpointError(
-                f"{source.folder} has no certificate, and max_flip_rate asks for one: slant drift --certify makes it."
+                f"{model} has no certificate, and max_flip_rate asks for one: slant drift --certify makes it."
             )
-        if not applies:
-            raise CheckpointError(f"the certificate of {source.folder} is for another prompt; measure the drift again.")
+        if mismatch:
+            raise CheckpointError(f"the certificate of {model} is for {mismatch}; measure the drift again.")
         rate = made.drift.overall.figures.flip_rate
         if rate > max_flip_rate:
             raise CheckpointError(
-                f"{source.folder} flips {rate:.2%} of the labels by its certificate, "
-                f"over the limit of {max_flip_rate:.2%}."
+                f"{model} flips {rate:.2%} of the labels by its certificate, over the limit of {max_flip_rate:.2%}."
             )
-    return made.drift.overall.figures.gap.p99 if made is not None and applies else None
+    return None if made is None or mismatch else made.drift.overall.figures.gap.p99
+
+
+def _mismatch(made: Certificate, prompt: PromptRecord) -> str | None:
+    """What was measured and is not what runs, so that the certificate does not apply; None if it does."""
+    if (made.prompt.template_sha256, made.prompt.answers) != (prompt.template_sha256, prompt.answers):
+        return "another prompt"
+    return None
 
 
 def _check(made: Certificate) -> None:
@@ -179,17 +197,17 @@ def _problems(made: Certificate) -> list[str]:
         "the length buckets do not add up": _adds_up(drift),
     }
     problems = [problem for problem, fine in checks.items() if not fine]
-    groups = [("overall", overall), *((f"bucket from {group.low}", group) for group in drift.buckets)]
-    return problems + [f"{problem} ({name})" for name, group in groups for problem in _group_problems(group, drift)]
+    slices = [("overall", overall), *((f"bucket from {part.low}", part) for part in drift.buckets)]
+    return problems + [f"{problem} ({name})" for name, part in slices for problem in _slice_problems(part, drift)]
 
 
 def _adds_up(drift: Drift) -> bool:
-    figures, overall = [group.figures for group in drift.buckets], drift.overall.figures
+    figures, overall = [part.figures for part in drift.buckets], drift.overall.figures
     return (sum(f.rows for f in figures), sum(f.flips for f in figures)) == (overall.rows, overall.flips)
 
 
-def _group_problems(group: Group, drift: Drift) -> list[str]:
-    figures, k = group.figures, len(drift.labels)
+def _slice_problems(part: Slice, drift: Drift) -> list[str]:
+    figures, k = part.figures, len(drift.labels)
     counts = figures.confusion
     agreed = sum(row[i] for i, row in enumerate(counts)) if all(len(row) == len(counts) for row in counts) else -1
     tails = (figures.delta, figures.kl, figures.expected, figures.gap)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.artifact.drift_record import Calibration, Matrix
 from slant.evaluation.bootstrap import RESAMPLES, SEED, Column, Estimate, Units, bootstrap
-from slant.evaluation.calibration import Calibration, brier, calibrate, nll
-from slant.evaluation.metrics import Labels, Matrix, accuracy, as_matrix, confusion, f1, macro_f1, mae, quadratic_kappa
+from slant.evaluation.calibration import brier, calibrate, nll
+from slant.evaluation.metrics import Labels, accuracy, as_matrix, confusion, f1, macro_f1, mae, quadratic_kappa
 
 FIGURES: dict[str, Callable[[NDArray], NDArray[np.float64]]] = {
     "accuracy": accuracy,

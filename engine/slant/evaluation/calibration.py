@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.artifact.drift_record import Bin, Calibration
 from slant.evaluation.metrics import Labels
 
 BINS = 10
 EDGES = np.arange(BINS + 1) / BINS
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """The ``rows`` whose confidence is in ``(low, high]``: their mean confidence and their mean outcome."""
-
-    low: float
-    high: float
-    rows: int
-    confidence: float
-    outcome: float
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """The expected calibration error, and the bins that hold any row."""
-
-    ece: float
-    bins: tuple[Bin, ...]
 
 
 def calibrate(confidence: NDArray[np.float64], outcome: NDArray[np.float64]) -> Calibration:

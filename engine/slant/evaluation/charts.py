@@ -9,8 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from slant.evaluation.calibration import Calibration
-from slant.evaluation.metrics import Matrix
+from slant.artifact.drift_record import Calibration, Matrix
 
 HOT = 0.7  # from this shade on, a cell's count is written in the colour of the paper
 LETTER = 7.3  # width of a wide letter at the charts' font size

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.artifact.drift_record import Matrix
+
 NO_LABEL = -1  # a row without a gold label
 
-Matrix = tuple[tuple[int, ...], ...]
 Labels = NDArray[np.int64]
 
 

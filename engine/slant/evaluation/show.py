@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from slant.artifact.drift_record import Calibration
 from slant.evaluation.assess import Assessment
 from slant.evaluation.bootstrap import Estimate
-from slant.evaluation.calibration import Calibration
 from slant.evaluation.evaluation import Evaluation, notes
 from slant.evaluation.words import bracketed, four, number, percent, points, signed
 

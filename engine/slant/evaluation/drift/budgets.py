@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from slant.artifact.drift_record import Drift
 from slant.errors import SlantError
-from slant.evaluation.drift.figures import Drift
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,91 +19,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slant.artifact.drift_record import (
+    Difference,
+    Drift,
+    DriftFigures,
+    Failure,
+    GoldComparison,
+    GoldMetrics,
+    Slice,
+    Tail,
+)
 from slant.errors import SlantError
-from slant.evaluation.calibration import Calibration, calibrate
-from slant.evaluation.drift.gold import Gold, judge
-from slant.evaluation.metrics import NO_LABEL, Labels, Matrix, as_matrix, confusion
+from slant.evaluation.bootstrap import RESAMPLES, SEED
+from slant.evaluation.calibration import calibrate
+from slant.evaluation.compare import differences
+from slant.evaluation.metrics import NO_LABEL, Labels, accuracy, as_matrix, confusion, macro_f1, mae
 from slant.scores import Scores
 
 EDGES = (128, 256, 512, 1024, 2048, 4096)  # the longest prompt of each length bucket but the last, in tokens
 NOT_FINITE = "the answer holds NaN or infinity."
 
 Column = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """Mean, 99th percentile and maximum over rows.
-
-    The percentile is a value that occurs: the smallest with at least 99 % of the rows at or below it (Hyndman and Fan
-    1996, definition 1). Below 100 rows it is the maximum.
-    """
-
-    mean: float
-    p99: float
-    maximum: float
-
-    @classmethod
-    def of(cls, values: Column) -> Tail:
-        p99 = np.quantile(values, 0.99, method="inverted_cdf")
-        return cls(float(values.mean()), float(p99), float(values.max()))
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What a group of rows says without gold labels.
-
-    ``weighted_flip_rate`` is the margin of the flipped rows over the margin of all rows: a flip where the reference
-    hesitated hardly counts. ``calibration`` holds our confidence against the probability that the reference gives to
-    our label, so that its ECE is 0 for identical answers; ``confusion[i][j]`` counts rows that the reference labels i
-    and we label j.
-    """
-
-    rows: int
-    flips: int
-    flip_rate: float
-    weighted_flip_rate: float
-    delta: Tail
-    kl: Tail
-    expected: Tail
-    gap: Tail
-    calibration: Calibration
-    confusion: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows whose prompts have ``low`` to ``high`` tokens (None: any number), ``gold`` where any has a gold label."""
-
-    low: int
-    high: int | None
-    figures: Figures
-    gold: Gold | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row (index from 0) that could not be compared: the error of the reference, of ours, or of both."""
-
-    row: int
-    reference: str | None
-    ours: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """The comparison of ``rows`` texts: those in ``failures`` are in no figure. ``buckets`` are those with any row."""
-
-    labels: tuple[str, ...]
-    rows: int
-    failures: tuple[Failure, ...]
-    overall: Group
-    buckets: tuple[Group, ...]
-
-    @property
-    def lost(self) -> int:
-        """Rows that the reference answered and we did not."""
-        return sum(failure.reference is None for failure in self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +103,8 @@ def compare(reference: Scores, ours: Scores, gold: Labels | None = None) -> Drif
         reference.labels,
         n,
         failures,
-        _group(1, None, rows, truth, np.full(len(rows.index), True)),
-        tuple(_group(lows[b], highs[b], rows, truth, buckets == b) for b in np.unique(buckets)),
+        _slice(1, None, rows, truth, np.full(len(rows.index), True)),
+        tuple(_slice(lows[b], highs[b], rows, truth, buckets == b) for b in np.unique(buckets)),
     )
 
 
@@ -190,24 +126,53 @@ def _log_softmax(logits: Column) -> Column:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def _group(low: int, high: int | None, rows: Rows, truth: Labels, here: NDArray[np.bool_]) -> Group:
+def _slice(low: int, high: int | None, rows: Rows, truth: Labels, here: NDArray[np.bool_]) -> Slice:
     labelled = here & (truth[rows.index] != NO_LABEL)
-    gold = judge(truth[rows.index][labelled], rows.p[labelled], rows.q[labelled]) if labelled.any() else None
-    return Group(low, high, _figures(rows, here), gold)
+    gold = _against_gold(truth[rows.index][labelled], rows.p[labelled], rows.q[labelled]) if labelled.any() else None
+    return Slice(low, high, _figures(rows, here), gold)
 
 
-def _figures(rows: Rows, here: NDArray[np.bool_]) -> Figures:
+def _figures(rows: Rows, here: NDArray[np.bool_]) -> DriftFigures:
     p, q, flip, margin = rows.p[here], rows.q[here], rows.flip[here], rows.margin[here]
     label = q.argmax(1)
-    return Figures(
+    return DriftFigures(
         rows=len(p),
         flips=int(flip.sum()),
         flip_rate=float(flip.mean()),
         weighted_flip_rate=float(margin[flip].sum() / margin.sum()) if margin.any() else 0.0,
-        delta=Tail.of(rows.delta[here]),
-        kl=Tail.of(rows.kl[here]),
-        expected=Tail.of(rows.expected[here]),
-        gap=Tail.of(rows.gap[here]),
+        delta=_tail(rows.delta[here]),
+        kl=_tail(rows.kl[here]),
+        expected=_tail(rows.expected[here]),
+        gap=_tail(rows.gap[here]),
         calibration=calibrate(q.max(1), p[np.arange(len(p)), label]),
         confusion=as_matrix(confusion(p.argmax(1), label, p.shape[1])),
+    )
+
+
+def _tail(values: Column) -> Tail:
+    p99 = np.quantile(values, 0.99, method="inverted_cdf")
+    return Tail(float(values.mean()), float(p99), float(values.max()))
+
+
+def _against_gold(gold: Labels, reference: Column, ours: Column) -> GoldComparison:
+    """Probabilities ``[n, k]`` of both models against gold labels ``[n]`` of 0 to k - 1."""
+    metrics = (accuracy, mae, macro_f1)
+    drawn = differences(gold, reference.argmax(1), ours.argmax(1), reference.shape[1], metrics)
+    changes = [Difference(*map(float, line)) for line in zip(drawn.values, *drawn.percentiles(), strict=True)]
+    return GoldComparison(
+        len(gold),
+        _metrics(gold, reference),
+        _metrics(gold, ours),
+        **dict(zip(("accuracy", "mae", "macro_f1"), changes, strict=True)),
+        resamples=RESAMPLES,
+        seed=SEED,
+    )
+
+
+def _metrics(gold: Labels, probabilities: Column) -> GoldMetrics:
+    label, confidence = probabilities.argmax(1), probabilities.max(1)
+    counts = confusion(gold, label, probabilities.shape[1])
+    calibration = calibrate(confidence, (label == gold).astype(np.float64))
+    return GoldMetrics(
+        float(accuracy(counts)), float(mae(counts)), float(macro_f1(counts)), calibration, as_matrix(counts)
     )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from slant.artifact.drift_record import GoldComparison, Matrix, Slice
 from slant.evaluation.charts import heatmap, reliability
 from slant.evaluation.drift import charts
-from slant.evaluation.drift.figures import Group
-from slant.evaluation.drift.gold import Gold
 from slant.evaluation.drift.report import FIGURES, Report, Worst, gold_rows, lengths, sides, verdict
 from slant.evaluation.markup import document, figure, legend, section, table, tiles
-from slant.evaluation.metrics import Matrix
 from slant.evaluation.words import number, percent
 
 FAILURES = 50  # shown by name
@@ -78,7 +76,7 @@ def _confusions(report: Report) -> str:
     )
 
 
-def _gold(gold: Gold) -> str:
+def _gold(gold: GoldComparison) -> str:
     head = ["", "reference", "ours", "ours − reference, 95 % interval"]
     note = f"{gold.rows:,} gold labels; paired bootstrap of {gold.resamples:,} resamples, seed {gold.seed}."
     return table(head, gold_rows(gold)) + f"<p class=note>{note}</p>"
@@ -89,12 +87,12 @@ def _scatter(report: Report) -> str:
     return charts.scatter(rows.tokens, rows.delta, rows.flip, report.drift.overall.figures.delta.p99)
 
 
-def _by_length(groups: Sequence[Group]) -> str:
+def _by_length(groups: Sequence[Slice]) -> str:
     head = ["tokens", "all", *map(lengths, groups[1:])]
     return table(head, [[name, *(figure(group.figures) for group in groups)] for name, figure in FIGURES])
 
 
-def _calibration(overall: Group) -> str:
+def _calibration(overall: Slice) -> str:
     charted = [
         (
             "Against the reference's probability",

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from slant.artifact import certificate as certificates
 from slant.artifact.certificate import Certificate
+from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison, Slice
 from slant.artifact.records import to_plain
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
-from slant.evaluation.drift.figures import Drift, Figures, Group, Rows
-from slant.evaluation.drift.gold import Gold
+from slant.evaluation.drift.figures import Rows
 from slant.evaluation.metrics import NO_LABEL, Labels
 from slant.evaluation.words import beginning, bracketed, number, percent, points, signed
 
@@ -96,7 +96,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-FIGURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+FIGURES: tuple[tuple[str, Callable[[DriftFigures], str]], ...] = (
     ("texts", lambda f: f"{f.rows:,}"),
     ("label flips", lambda f: f"{f.flips:,}"),
     ("flip rate", lambda f: percent(f.flip_rate)),
@@ -113,7 +113,7 @@ FIGURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
 )
 
 
-def gold_rows(gold: Gold) -> list[tuple[str, str, str, str]]:
+def gold_rows(gold: GoldComparison) -> list[tuple[str, str, str, str]]:
     """Name, the reference's figure, ours, and the difference with its 95 % interval."""
     a, b = gold.reference, gold.ours
     return [
@@ -124,7 +124,7 @@ def gold_rows(gold: Gold) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def lengths(group: Group) -> str:
+def lengths(group: Slice) -> str:
     """The tokens of a length bucket: "1-128"."""
     return f"{group.low}–{group.high}" if group.high else f"{group.low}+"
 
