@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-import slant.files
+import slant.artifact.shards
 import slant.model.hqq
 import slant.quantize.writer
 from slant.artifact.reader import Artifact
@@ -47,15 +47,15 @@ def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) 
             return call
 
         pieces = slant.quantize.writer.safetensors
-        slant.files.PIECE = 16384
+        slant.artifact.shards.PIECE = 16384
         slant.quantize.writer.safetensors = lambda tensors: (count() or piece for piece in pieces(tensors))
         os.fsync = counted(os.fsync)
         opened = Path.open
 
         def opening(self: Path, *arguments: Any, **options: Any) -> Any:
             file = opened(self, *arguments, **options)
-            if "wb" in arguments:
-                count()  # an existing file is empty now
+            if "xb" in arguments:
+                count()  # there is an empty file now
             return file
 
         Path.open = opening  # type: ignore[method-assign]

@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import classifier
-from slant import files as durable
-from slant.artifact import manifest
+from slant.artifact import manifest, shards
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import Artifact, QuantizedInfo
 from slant.artifact.recipe import NAMED, Grid, Recipe
+from slant.artifact.shards import safetensors
 from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import CheckpointError, RecipeError, SlantError
-from slant.files import safetensors, sha256, write_whole
+from slant.files import sha256, write_whole
 from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.source import open_model
@@ -478,7 +478,7 @@ def test_kill_9_at_every_moment_loses_nothing(checkpoint, tmp_path):
 
 
 def test_safetensors_written_in_pieces_are_those_of_the_library(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "PIECE", 10)
+    monkeypatch.setattr(shards, "PIECE", 10)
     tensors = {
         "b": torch.randn(3, 5).bfloat16(),
         "a": torch.arange(7, dtype=torch.uint8),

@@ -488,3 +488,18 @@ def test_an_engine_that_loses_a_text_is_found_out(table: Path) -> None:
 
     with pytest.raises(RuntimeError, match="fewer"):
         run(table, engine=Losing())
+
+
+def test_what_a_killed_container_left_stops_no_later_run(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in every container
+    left = table.with_name(".out.csv.1.part")
+    left.write_text("half")
+    assert len(run(table, "csv")) == 10
+
+
+def test_a_pipe_that_the_shell_names(table: Path) -> None:
+    reading, writing = os.pipe()
+    score_table(Engine(), table, f"/dev/fd/{writing}", output_format="csv")
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        assert len(list(csv.DictReader(file))) == 10

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +11,7 @@ import typer
 
 from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, checkpoint_path, prompt_options
 from slant.errors import SlantError
+from slant.files import write_whole
 
 if TYPE_CHECKING:
     from slant.evaluation.drift.report import Report
@@ -154,15 +153,5 @@ def check_writable(target: Path, texts: str | None) -> None:
 
 def write(target: Path, content: str) -> None:
     """Replace the file at once, so that a reader finds the old one or the new one whole."""
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        # Lone surrogates of an input text must not keep the report from being written.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(partial).chmod(0o666 & ~umask)
-        Path(partial).replace(target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    # Lone surrogates of an input text must not keep the report from being written.
+    write_whole(target, content.encode(errors="replace"))

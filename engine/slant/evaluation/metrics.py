@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Matrix
-
-NO_LABEL = -1  # a row without a gold label
+from slant.tables.labelled import NO_LABEL as NO_LABEL
 
 Labels = NDArray[np.int64]
 

@@ -27,9 +27,10 @@ from slant.artifact import self_test as probe
 from slant.artifact.manifest import NAME, FileInfo, Manifest
 from slant.artifact.reader import OPTIONAL_FILES, PARTS, Artifact, shard_tensors
 from slant.artifact.recipe import Recipe
+from slant.artifact.shards import safetensors
 from slant.engine import Engine
 from slant.errors import CheckpointError
-from slant.files import safetensors, sha256, sync_folder, write_whole
+from slant.files import remove_unfinished, sha256, sync_folder, write_whole
 from slant.model.checkpoint import HEAD, Checkpoint, resolve
 from slant.model.hqq import QuantizedCheckpoint, solver
 from slant.prompt.prompt import Prompt
@@ -133,6 +134,7 @@ class Journal:
             shutil.rmtree(folder)
             lines = []
         folder.mkdir(exist_ok=True)
+        remove_unfinished(folder)
         noted = {line["file"]: FileInfo(line["bytes"], line["sha256"]) for line in lines[1:] if line.keys() == _NOTE}
         self.files = {name: info for name, info in noted.items() if _is(folder / name, info)}
         content = [first, *({"file": name, **vars(info)} for name, info in self.files.items())]

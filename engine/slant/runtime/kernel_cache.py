@@ -13,13 +13,13 @@ launcher for each signature of a kernel.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from slant.errors import SlantError
+from slant.files import write_whole
 from slant.runtime.tiers import Demand
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import TARGETS, TargetDriver, compiling
@@ -72,9 +72,7 @@ def settle(folder: Path, home: Path) -> None:
     for index in folder.glob("*/__grp__*.json"):
         names = json.loads(index.read_bytes())["child_paths"]
         paths = {name: str(home / index.parent.name / name) for name in names}
-        partial = index.with_name(f".{index.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
-        partial.replace(index)
+        write_whole(index, json.dumps({"child_paths": paths}).encode())
 
 
 @contextmanager

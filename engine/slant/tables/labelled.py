@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.evaluation.metrics import NO_LABEL, Labels
 from slant.scores import Score, Scores
 from slant.tables.read import Table, format_of, open_table
 
 if TYPE_CHECKING:
     from slant.tables.bulk import Scorer
 
+NO_LABEL = -1  # the class index of a row without a gold label
 WINDOW = 1024
 
 
@@ -52,7 +53,7 @@ class LabelledTexts:
         values = None if labels_column is None else table.column(labels_column, "for the labels")
         return cls(table.texts, table.errors, values)
 
-    def gold(self, answers: Sequence[str], names: Sequence[str]) -> Labels | None:
+    def gold(self, answers: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:
         """Class indices int64 ``[n]``: a value is an answer ("3", 3 or 3.0) or a label's name; empty is -1.
 
         Raises TableError for a value that is neither.

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slant.errors import TableError
+from slant.files import replacing
 from slant.tables.read import STANDARD, Row
 
 ROW_GROUP = 64 << 20  # bytes of Arrow data gathered for one Parquet row group
@@ -95,21 +96,8 @@ def _open_bytes(target: str | Path) -> Iterator[IO[bytes]]:
         with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as file:
             yield file
         return
-    final = Path(target).resolve()  # a link stays, the file it names is replaced
-    if final.exists() and not final.is_file():  # a device or a pipe, which nothing may be renamed over
-        with final.open("wb") as file:
-            yield file
-        return
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(final)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        yield file
 
 
 class JsonWriter:

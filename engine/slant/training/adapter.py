@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slant.files import safetensors, write_whole
+from slant.artifact.shards import safetensors
+from slant.files import write_whole
 from slant.model.checkpoint import Checkpoint
 
 # where the text model is in transformers' classes, and the head

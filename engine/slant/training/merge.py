@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slant.artifact.shards import safetensors
 from slant.errors import CheckpointError
-from slant.files import safetensors, write_whole
+from slant.files import write_whole
 from slant.model.checkpoint import EMBEDDING, HEAD, ITEMSIZE, Checkpoint, opened
 
 INDEX = "model.safetensors.index.json"

@@ -16,7 +16,7 @@ import torch
 
 from slant import __version__
 from slant.errors import CheckpointError
-from slant.files import sha256, write_whole
+from slant.files import remove_unfinished, sha256, write_whole
 from slant.model.checkpoint import Checkpoint
 from slant.prompt.prompt import Prompt
 from slant.training.data import Table
@@ -73,6 +73,7 @@ def begin(partial: Path, plan: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{partial} is in the way and not of slant's making; remove it.")
     else:
         write_json(path, plan)
+    remove_unfinished(partial)
 
 
 def write_json(path: Path, content: Any) -> None:
