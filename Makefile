@@ -19,7 +19,7 @@ lint: $(STAMP)                 ## formatting, lints and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, and write the figures into README.md
+bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, and write the figures into docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks/cpu -vv --benchmark-enable --benchmark-group-by=func \
 		--benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python benchmarks/report.py

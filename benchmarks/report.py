@@ -1,7 +1,7 @@
-"""Writes the README's figures from the newest result rows, so that none is typed.
+"""Writes the figures of docs/benchmarks.md from the newest result rows, so that none is typed.
 
-    python benchmarks/report.py            the part of README.md between the markers, and the pictures it shows
-    python benchmarks/report.py --check    exit 1 if the README is not what the rows give
+    python benchmarks/report.py            the part of docs/benchmarks.md between the markers, and the pictures it shows
+    python benchmarks/report.py --check    exit 1 if the page is not what the rows give
 
 The rows are those of results/peers.jsonl (the newest of each system and workload on the newest row's machine),
 results/cpu.jsonl and results/growth.jsonl (the newest whole run). Of files that are not there nothing is said.
@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 RESULTS = Path(__file__).with_name("results")
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 WORKLOADS = ("1x128", "1x1024", "8x128", "posts", "speeches")  # of the peers, in the table
 BASE = "slant bf16"  # what the ratios refer to
@@ -92,7 +92,7 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
             " prompt's prefix with each text, as the other systems do."
         )
         yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        yield "![Tokens a second against length, by system](benchmarks/results/peers.svg)"
+        yield "![Tokens a second against length, by system](../benchmarks/results/peers.svg)"
     if absent:
         yield listed(absent)
     yield made(rows)
@@ -123,7 +123,7 @@ def suite(rows: Sequence[Row]) -> Iterator[str]:
     limit = next(row for row in rows if row["group"] == "limit")
     fastest = max(models, key=lambda row: row["tokens_per_second"])
     longest = max(models, key=lambda row: row["shape"][1])
-    yield "![Tokens a second against length, and the measured limit](benchmarks/results/cpu.svg)"
+    yield "![Tokens a second against length, and the measured limit](../benchmarks/results/cpu.svg)"
     lines = [f"{texts(*row['shape'])}: {took(row)}" for row in (models[0], longest)]
     lines += [
         f"most tokens a second: {number(fastest['tokens_per_second'])}, with {texts(*fastest['shape'])}, "
@@ -143,7 +143,7 @@ def growth(rows: Sequence[Row]) -> Iterator[str]:
     """The exponents, the flatness and the padding, each beside its aim, and the picture."""
     if not rows:
         return
-    yield "![Seconds against length and against the number of texts](benchmarks/results/growth.svg)"
+    yield "![Seconds against length and against the number of texts](../benchmarks/results/growth.svg)"
     lines = []
     for row in rows:
         if row["kind"] == "slope" and row["part"] != "one batch":
@@ -211,11 +211,11 @@ def listed(lines: Iterable[str]) -> str:
 
 
 def updated(readme: str, figures: str) -> str:
-    """The README with figures between the markers; raises ValueError unless they are there once, in order."""
+    """The page with figures between the markers; raises ValueError unless they are there once, in order."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"{README.name} must hold {BEGIN} and then {END}, once each.")
+        raise ValueError(f"{PAGE.name} must hold {BEGIN} and then {END}, once each.")
     return f"{before}{BEGIN}\n{figures}\n{END}{after}"
 
 
@@ -234,9 +234,9 @@ def draw(results: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the README is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--readme", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
     old = options.readme.read_text(encoding="utf-8")
     try:

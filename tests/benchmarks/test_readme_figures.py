@@ -1,4 +1,4 @@
-"""The README's figures: those of the newest rows and of no others, and never typed."""
+"""The figures of docs/benchmarks.md: those of the newest rows and of no others, and never typed."""
 
 import json
 import sys
@@ -74,7 +74,7 @@ def written(tmp_path):
     return say
 
 
-def test_the_readme_is_what_the_rows_give():
+def test_the_page_is_what_the_rows_give():
     assert report.main(["--check"]) == 0, "run python benchmarks/report.py"
 
 
