@@ -1,7 +1,6 @@
 """Shared fixtures: two threads, tiny checkpoints saved once a session, the Triton path."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +10,21 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
-sys.path.insert(0, str(Path(__file__).parent))
 import interpreter
 import tiny
 from slant_kernels import launch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For a module of tiny models: a second thread would only wait, and on a busy machine for long."""
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(2)
 
 

@@ -1,12 +1,11 @@
 """Importing does nothing: no CUDA, no Triton driver, no process, and no library that only some commands need."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import child
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ("compile_kernels", "environment", "gpu.dry_run", "gpu.tune", "gpu_suite")
@@ -60,14 +59,8 @@ except Exception:
 """
 
 
-def run(child, *modules):
-    """What the child prints, from a process without the interpreter that this one may have asked for."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "benchmarks"), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", child, *modules]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+def run(script, *modules):
+    return json.loads(child.python("-c", script, *modules).stdout.splitlines()[-1])
 
 
 def test_imports_initialise_nothing():

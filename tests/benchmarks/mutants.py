@@ -4,12 +4,9 @@ Prints what is said of each, as JSON by name.
 """
 
 import json
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import compiled
 from compile_kernels import TABLE, check, survey
 from gpu.case import Case

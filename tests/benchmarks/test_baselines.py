@@ -4,14 +4,11 @@ import base64
 import hashlib
 import io
 import os
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import classifier
 from baselines.data import Labelled, Task
 from baselines.features import FinalPosition, Kept, final_positions

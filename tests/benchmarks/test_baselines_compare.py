@@ -1,13 +1,10 @@
 """The baselines as systems: what is fitted and kept, what their rows say, and the command on one's own tables."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import classifier
 from baselines import quality, systems, timing
 from baselines.compare import main, reason

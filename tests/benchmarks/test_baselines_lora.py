@@ -1,8 +1,6 @@
 """The encoder that is tuned with LoRA: what is trained, that batches may be computed in parts, and what is saved."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from baselines import lora
 from baselines.data import Labelled
 from baselines.lora import Tuning, load, tune

@@ -1,9 +1,6 @@
 """The table of compiled kernels is what the code compiles to, and the bounds hold. No GPU is needed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ import pytest
 pytest.importorskip("triton")
 import triton
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import child
 import compile_kernels
 import compiled
 
@@ -20,31 +17,21 @@ SCRIPT = BENCHMARKS / "compile_kernels.py"
 TABLE = BENCHMARKS / "results" / "compiled_kernels.jsonl"
 
 
-def run(*command):
-    """A Python process whose kernels compile: this one may have asked for Triton's interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def mutants():
-    result = run(Path(__file__).with_name("mutants.py"))
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return json.loads(child.python(Path(__file__).with_name("mutants.py")).stdout)
 
 
 def test_the_table_is_current_and_within_the_bounds():
     rows = compiled.read(TABLE).values()
     if {row["triton"] for row in rows} != {triton.__version__}:
         pytest.skip(f"the table was made with another Triton than {triton.__version__}")
-    result = run(SCRIPT, "--check", "--target", "sm_90", "--sample")
-    assert result.returncode == 0, result.stdout + result.stderr
+    child.python(SCRIPT, "--check", "--target", "sm_90", "--sample")
 
 
 @pytest.mark.slow
 def test_every_row_compiles_to_what_it_says():
-    result = run(SCRIPT, "--check")
-    assert result.returncode == 0, result.stdout + result.stderr
+    child.python(SCRIPT, "--check")
 
 
 def test_wrong_tables_are_caught(mutants):

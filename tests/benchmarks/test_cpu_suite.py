@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import Tokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import environment
 import random_model
 import texts

@@ -1,6 +1,5 @@
 """The demo's base: what its examples teach, that no answer is among it, and what is saved; and its card's figures."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import demo_base
 from demo_base import TEMPLATE, batches, losses, make_example, new_model, pretrain, save
 from demo_card import judge, table

@@ -1,13 +1,11 @@
 """The demo's task: who is on which side, what a passage is and what its label, and the files."""
 
-import sys
 from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import demo_task
 from demo_task import LABELS, Passage, Task, draw, partisan, read, write, write_all
 from phrases import PhraseIndex

@@ -5,10 +5,8 @@ import importlib
 import json
 import math
 import pkgutil
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ import torch
 from rich.console import Console
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu_suite
 import mixtures
 import slant_kernels
@@ -38,18 +35,11 @@ from slant.model.checkpoint import expected_shapes
 from slant_kernels.packed import Packed
 from slant_kernels.quantized import dequantize
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 LIMITS = Limits(bytes_per_s=1e12, flops_per_s=1e14)
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Straw(model_dry_run.NoGpu):

@@ -5,15 +5,12 @@ import itertools
 import json
 import math
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu_suite
 from gpu import dry_run, kernel_cases, linear_cases, timing, tune
 from gpu import run as gpu_run

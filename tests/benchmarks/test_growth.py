@@ -1,15 +1,12 @@
 """How cost grows: the fits on synthetic seconds, what stops in time, and the command at the demo's size."""
 
 import json
-import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import environment
 from cpu import growth, workload
 from cpu.slopes import fit, flatness

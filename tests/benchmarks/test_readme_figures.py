@@ -1,12 +1,9 @@
 """The figures of docs/benchmarks.md: those of the newest rows and of no others, and never typed."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import report
 
 ABOUT = {

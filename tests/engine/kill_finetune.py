@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import toy
 import transformers
 from peft import PeftModel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import toy
 
 from slant.training.data import Table
 from slant.training.run import finetune

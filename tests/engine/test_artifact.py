@@ -5,8 +5,6 @@ import math
 import os
 import random
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import child
 import classifier
 from slant.artifact import manifest, shards
 from slant.artifact.manifest import FileInfo, Manifest
@@ -32,18 +31,11 @@ from slant.model.source import open_model
 from slant.quantize import writer
 from slant.quantize.writer import quantize_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [passage["text"] for passage in passages()][:4]
 DATA = Path(__file__).parents[1] / "data"
 KILL = Path(__file__).with_name("kill_quantize.py")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """The models here are too small for more, and threads that wait for each other are slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +152,7 @@ def test_an_artifact_loads_without_hqq_and_without_its_source(tmp_path):
     made = quantize_checkpoint(source, tmp_path / "made", Recipe.of(4), device="cpu")
     scores = Engine.load(made, device="cpu").score(classifier.TEXTS)
     shutil.rmtree(source)
-    command = [sys.executable, "-c", WITHOUT_HQQ, made, json.dumps(classifier.TEXTS)]
-    logits, refusal = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    logits, refusal = child.python("-c", WITHOUT_HQQ, made, json.dumps(classifier.TEXTS)).stdout.splitlines()
     np.testing.assert_array_equal(np.float32(json.loads(logits)), scores.logits)
     assert "pip install hqq" in refusal
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
@@ -458,11 +449,7 @@ def test_a_foreign_partial_folder_is_left_alone(checkpoint, tmp_path):
 
 
 def kill(checkpoint, tmp_path, stride):
-    done = subprocess.run(
-        [sys.executable, KILL, checkpoint, tmp_path, str(stride)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
+    for line in child.python(KILL, checkpoint, tmp_path, stride).stdout.splitlines():
         assert all(kind in line for kind in ("begun", "shards", "finished"))
 
 

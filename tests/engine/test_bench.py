@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import count, pairwise
@@ -16,6 +15,7 @@ from rich.console import Console
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import child
 from slant.batching.costs import forward_flops
 from slant.bench import machine, roofline, subject
 from slant.bench.card import terminal
@@ -35,18 +35,11 @@ from slant.runtime.memory import activation_bytes, merged_shapes
 from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.prepacked import can_prepack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TICK = 2**-10  # seconds
 CONFIG = ModelConfig.read(FOLDER / "config.json")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -468,7 +461,7 @@ def test_bad_options_are_one_sentence(slant, tmp_path, arguments, sentence):
 
 def test_help_imports_nothing_heavy():
     script = "import sys; from slant.cli import app; app.run(['bench', '--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = child.python("-c", script)
     assert "--lengths" in done.stdout
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "slant.cli.bench" in loaded

@@ -15,16 +15,9 @@ from slant.evaluation.drift.measure import measure
 from slant.prompt.prompt import Prompt
 from slant.tables.labelled import LabelledTexts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [passage["text"] for passage in passages()][::6]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

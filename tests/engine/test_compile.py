@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+import child
 import tiny
 from slant.artifact.recipe import ROLES, Grid, Recipe
 from slant.cli import app as cli
@@ -26,7 +23,6 @@ from slant.runtime import kernel_cache as kernel_folder
 from slant.runtime.layers import tensors
 from slant_kernels.packed import Scratch
 
-TESTS = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 MIXED = {
     **{role: Grid(4, 32) for role in ROLES},
@@ -37,18 +33,9 @@ MIXED = {
 }
 
 
-def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python process in which kernels compile: this one may have asked for Triton's interpreter."""
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "benchmarks")])}
-    variables.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, env=variables | environment, capture_output=True, text=True)
-
-
 def answer(script: str, *arguments: object, **environment: str):  # type: ignore[no-untyped-def]
     """What the script printed last, as JSON."""
-    result = run(script, *arguments, **environment)
-    assert result.returncode == 0, result.stderr
+    result = child.python("-c", script, *arguments, **environment)
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -83,7 +70,7 @@ def test_a_reduced_model_has_a_block_of_each_kind_and_the_last():
 
 EVERY_SHAPE = """
 import json, sys
-import tiny, torch, random_model
+import published, tiny, torch
 from slant.runtime import warmup as variants
 from slant.batching.buckets import MOST_ROWS, bucket_lengths
 from slant.model.config import ModelConfig
@@ -93,7 +80,7 @@ from slant_kernels.cross import compiling, rehearsing
 
 target, real, max_tokens, token_budget, every = json.loads(sys.argv[1])
 if real:
-    config, recipe = ModelConfig.parse(random_model.SHAPES["4b"]), Recipe.named("hqq4")
+    config, recipe = published.large(), Recipe.named("hqq4")
 else:
     many_heads = {"linear_num_value_heads": 40, "num_hidden_layers": 4}
     config = ModelConfig.parse(tiny.text_config("grouped").to_dict() | many_heads)
@@ -193,7 +180,7 @@ def test_a_folder_of_kernels_serves_another_process(tmp_path):
     """Compiled by the command for where the folder will be; then nothing compiles there."""
     pytest.importorskip("triton")
     built, home = tmp_path / "built", tmp_path / "home"
-    result = run(COMPILE, "demo", "--target", "sm_90", "--output", built, "--at", home)
+    result = child.python("-c", COMPILE, "demo", "--target", "sm_90", "--output", built, "--at", home)
     assert result.returncode == 0, result.stderr
     assert f"TRITON_CACHE_DIR={home}" in result.stdout
     shutil.copytree(built, home)
@@ -214,7 +201,7 @@ def test_a_folder_of_kernels_serves_another_process(tmp_path):
 
     # A folder that moved holds nothing until it is settled.
     moved = home.rename(tmp_path / "moved")
-    assert "compiled" in run(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(moved)).stderr
+    assert "compiled" in child.python("-c", LAUNCH, "sm_90", check=False, TRITON_CACHE_DIR=str(moved)).stderr
     kernel_folder.settle(moved, moved)
     assert answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(moved)) == said
 

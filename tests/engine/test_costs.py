@@ -1,29 +1,17 @@
 """Predicted seconds: the shape's FLOPs, defaults near what was measured, tables that interpolate and never fall."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import published
 from slant.batching.costs import RATES, Formula, Table, default_costs, forward_flops
 from slant.errors import SlantError
-from slant.model.checkpoint import Checkpoint
-from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
-from slant.model.weights import Weights
-from slant.runtime.execution import Head
-from slant.runtime.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from batch_costs import ANSWERS, measure, shapes
-from random_model import SHAPES
-
-SMALL, LARGE = ModelConfig.parse(SHAPES["0.8b"]), ModelConfig.parse(SHAPES["4b"])
+SMALL, LARGE = published.small(), published.large()
 POINTS = st.dictionaries(
     st.tuples(st.integers(1, 64), st.integers(1, 4096)), st.floats(1e-6, 1e3), min_size=1, max_size=20
 )
@@ -172,18 +160,3 @@ def test_a_file_that_is_no_table(tmp_path, content):
 def test_a_missing_table(tmp_path):
     with pytest.raises(SlantError, match="cannot be read"):
         Table.read(tmp_path / "costs.json")
-
-
-def test_measured_shapes_are_buckets_within_the_budget():
-    wanted = list(shapes(longest=100, limit=500, token_budget=130))
-    assert wanted == [(1, 112), (2, 64), (1, 64), (4, 32), (2, 32), (1, 32), (8, 16), (4, 16), (2, 16), (1, 16)]
-
-
-def test_measuring_gives_each_shape_a_time(tiny_checkpoint):
-    checkpoint = Checkpoint.open(tiny_checkpoint("grouped"))
-    model = Model(Weights(checkpoint, torch.float32, torch.device("cpu")), 128)
-    head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(ANSWERS).float(), 1e-6)
-    wanted = list(shapes(longest=32, limit=120, token_budget=64))
-    measured = measure(Runner(model, head, [1, 2, 3], max_tokens=128, token_budget=1), wanted, repetitions=1, batches=2)
-    assert measured.keys() == set(wanted)
-    assert table(measured).seconds(4, 16) > 0

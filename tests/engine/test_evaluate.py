@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 from webpage import stands_alone
 
@@ -30,19 +29,13 @@ from slant.prompt.prompt import DEFAULT_LABELS
 from slant.tables.labelled import read_columns
 from slant.tables.read import ENDINGS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = tuple(DEFAULT_LABELS.values())
 RNG = np.random.default_rng(0)
 GOLD = RNG.integers(0, 5, 40)
 P = np.round(RNG.dirichlet(np.ones(5), 40) * 0.6 + 0.4 * np.eye(5)[GOLD], 4)
 Q = np.round(RNG.dirichlet(np.ones(5), 40) * 0.9 + 0.1 * np.eye(5)[GOLD], 4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

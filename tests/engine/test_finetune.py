@@ -28,6 +28,8 @@ from slant.training.recipe import DELTA_NET, PROJECTIONS
 from slant.training.run import finetune
 from slant.training.train import steps_of, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TEXTS = [text for text, _ in toy.rows(24, seed=9)]
 # how the base is made, and saved: its own head, a tied one in shards, a multimodal checkpoint with a tied head
@@ -37,15 +39,6 @@ BASES = {
     "multimodal in bf16": {"shape": tiny.MULTIMODAL, "dtype": torch.bfloat16},
 }
 LEARNABLE = "own head"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 import toy
 
 from slant.cli import app as cli
@@ -14,15 +13,9 @@ from slant.engine import Engine
 from slant.evaluation.reference import Reference
 from slant.training import run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [passage["text"] for passage in passages()]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A training that was killed goes on to the same bytes, and is neither overwritten nor mixed with another."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import toy
 
+import child
 from slant.errors import SlantError
 from slant.training.run import finetune
 
@@ -20,12 +19,7 @@ def base(tmp_path):
 
 
 def kill(base, folder, *places):
-    script = Path(__file__).with_name("kill_finetune.py")
-    result = subprocess.run(
-        [sys.executable, script, base, folder, *places], capture_output=True, text=True, timeout=600
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.split()
+    return child.python(Path(__file__).with_name("kill_finetune.py"), base, folder, *places).stdout.split()
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(base, tmp_path):

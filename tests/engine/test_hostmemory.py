@@ -1,11 +1,10 @@
 """Freed memory is kept for the next batch, unless the environment says otherwise. Each in a process of its own."""
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
+
+import child
 
 MAPPED = """
 import ctypes, sys, torch
@@ -27,9 +26,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a set
 
 def run(how, **variables):
     """Whether memory is kept, and whether a block of 16 MB was mapped, to be given back when it is freed."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", MAPPED, how]
-    printed = subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True).stdout
+    printed = child.python("-c", MAPPED, how, without=("MALLOC_", "GLIBC_"), **variables).stdout
     return tuple(word == "True" for word in printed.split())
 
 

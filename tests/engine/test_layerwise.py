@@ -1,7 +1,5 @@
 """Layer by layer gives the very bits of the whole model, in the memory of one layer."""
 
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -9,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import child
+import published
 import tiny
 from slant import Engine
 from slant.demo import FOLDER, passages
@@ -23,22 +23,12 @@ from slant.runtime.layerwise import LayerwiseRunner
 from slant.runtime.memory import weight_bytes
 from slant.runtime.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import random_model
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 TEXTS = [passage["text"] for passage in passages()]
 MAX_TOKENS, BUDGET = 256, 300
 PREFIX = tuple(range(5, 12))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def runners(folder, dtype, prefix):
@@ -155,16 +145,14 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
-def test_peak_memory_is_far_below_the_model(tmp_path, monkeypatch):
+def test_peak_memory_is_far_below_the_model(tmp_path):
     settings = {"vocab_size": 64, "num_hidden_layers": 32, "hidden_size": 256, "intermediate_size": 1536}
-    monkeypatch.setitem(random_model.SHAPES, "deep", random_model.SHAPES["0.8b"] | settings)
-    folder = random_model.write("deep", tmp_path)
+    folder = published.write_small(tmp_path, **settings)
     config = ModelConfig.read(folder / "config.json")
     whole = weight_bytes(config, 4, answers=0)
 
     def peak(way):
-        done = subprocess.run([sys.executable, "-c", RUN, str(folder), way], capture_output=True, text=True, check=True)
-        return int(done.stdout)
+        return int(child.python("-c", RUN, folder, way).stdout)
 
     assert peak("resident") > 0.95 * whole, "the measurement sees the weights"
     assert peak("layerwise") < whole / 4, "of which most is the libraries' own first use"

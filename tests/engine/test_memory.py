@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import child
+import published
 from peak import PeakBytes
 from slant.demo import FOLDER
 from slant.model.checkpoint import Checkpoint
@@ -17,13 +16,6 @@ from slant.model.config import ModelConfig
 from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime.memory import activation_bytes, prefix_bytes, weight_bytes
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import random_model
-
-
-def shrunk(shape: str, **settings) -> dict:
-    return random_model.SHAPES[shape] | {"vocab_size": 64, "num_hidden_layers": 2} | settings
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +25,9 @@ def models(tmp_path_factory):
     def model(shape, kind, dtype):
         key = shape, kind, dtype
         if key not in made:
-            name = f"{shape} {kind}"
-            wider = {"intermediate_size": 9216} if shape == "wide" else {}
-            random_model.SHAPES[name] = shrunk("0.8b", layer_types=[kind, kind], **wider)
-            folder = random_model.write(name, tmp_path_factory.mktemp("model"))
+            changes = {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
+            changes |= {"intermediate_size": 9216} if shape == "wide" else {}
+            folder = published.write_small(tmp_path_factory.mktemp("model"), **changes)
             weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), prepacked=True)
             made[key] = Model(weights, 2048)
         return made[key]
@@ -68,8 +59,7 @@ GPU = """
 import json, sys
 import torch
 from peak import PeakBytes
-from random_model import SHAPES
-from slant.model.config import ModelConfig
+from published import large
 from slant.runtime.memory import activation_bytes
 from slant.model.qwen3_5 import Model
 from slant.model.outline import META, Outline
@@ -78,8 +68,7 @@ from slant_kernels.cross import compiling, rehearsing
 
 def case(kind, inner, rows, length):
     # Three blocks, because the first has no residual yet and the last works for one position.
-    layers = {"num_hidden_layers": 3, "layer_types": 3 * [kind], "intermediate_size": inner}
-    config = ModelConfig.parse(SHAPES["4b"] | layers)
+    config = large(num_hidden_layers=3, layer_types=3 * [kind], intermediate_size=inner)
     model = Model(Weights(Outline(config), torch.bfloat16, META), length)
     ids = torch.empty(rows, length, dtype=torch.int64, device=META)
     with PeakBytes() as peak:
@@ -97,13 +86,8 @@ def test_activations_on_a_gpu_are_predicted():
     batches = ((1, 8192), (128, 128), (16, 1024), (1, 128), (3, 100))
     kinds = ("linear_attention", "full_attention")
     cases = [(kind, inner, *batch) for kind in kinds for inner in (512, 9216) for batch in batches]
-    folders = Path(__file__).parents[1], Path(random_model.__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", GPU, json.dumps(cases)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    for case, (held, predicted) in zip(cases, json.loads(run.stdout), strict=True):
+    found = json.loads(child.python("-c", GPU, json.dumps(cases)).stdout)
+    for case, (held, predicted) in zip(cases, found, strict=True):
         assert predicted == pytest.approx(held, rel=0.01), case
 
 
@@ -150,10 +134,8 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_loading_holds_the_result_and_at_most_one_layer(tmp_path):
-    random_model.SHAPES["load"] = shrunk("0.8b", num_hidden_layers=12)
-    folder = random_model.write("load", tmp_path)
+    folder = published.write_small(tmp_path, vocab_size=64, num_hidden_layers=12)
     config = ModelConfig.read(folder / "config.json")
     result = weight_bytes(config, 2, answers=0)
     layer = result / config.num_hidden_layers
-    run = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=True)
-    assert result * 0.95 <= int(run.stdout) <= result + layer
+    assert result * 0.95 <= int(child.python("-c", LOAD, folder).stdout) <= result + layer

@@ -24,18 +24,11 @@ from slant.quantize.sensitivity import Chooser, plan
 from slant.quantize.writer import quantize_checkpoint
 from slant.runtime.runner import Runner
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)
 SHAPES = ["grouped", "attention first and last", "linear last", "tied"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """The models here are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=SHAPES)

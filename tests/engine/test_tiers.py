@@ -1,20 +1,18 @@
 """Memory tiers: predicted bytes against held ones, the choice among them, and the same scores from each."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import published
 import tiny
 from peak import PeakBytes
 from slant import Engine
 from slant.artifact.recipe import Recipe
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.model.config import ModelConfig
 from slant.runtime.classifier import Classifier
 from slant.runtime.layerwise import LayerwiseRunner
 from slant.runtime.memory import activation_bytes, merged_shapes, weight_bytes
@@ -22,13 +20,10 @@ from slant.runtime.placement import demand, place
 from slant.runtime.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
 from slant_kernels.quantized import QuantizedMatrix, layout
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import random_model
-
 CPU = torch.device("cpu")
 TEXTS = [passage["text"] for passage in passages()][:6]
 BILLIONS_4 = Demand(
-    ModelConfig.parse(random_model.SHAPES["4b"]),
+    published.large(),
     Recipe.named("hqq4"),
     torch.bfloat16,
     "cuda",
@@ -135,13 +130,8 @@ def folders(tmp_path_factory):
     """Models of the 0.8B shape with three layers of one kind, and the demo's tokenizer."""
     made = {}
     for kind in ("linear_attention", "full_attention"):
-        name = f"tiers {kind}"
-        random_model.SHAPES[name] = random_model.SHAPES["0.8b"] | {
-            "vocab_size": 4096,
-            "num_hidden_layers": 3,
-            "layer_types": [kind] * 3,
-        }
-        made[kind] = random_model.write(name, tmp_path_factory.mktemp("model"))
+        changes = {"vocab_size": 4096, "num_hidden_layers": 3, "layer_types": [kind] * 3}
+        made[kind] = published.write_small(tmp_path_factory.mktemp("model"), **changes)
         (made[kind] / "tokenizer.json").write_bytes((FOLDER / "tokenizer.json").read_bytes())
     return made
 

@@ -4,13 +4,9 @@ The dry run has the same body, with a stand-in for CUDA graphs and for a GPU's m
 says little about the GPU.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from slant.runtime.execution import capture_on
 
 NEEDED = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -27,12 +23,8 @@ def device(request):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """For tensors as small as these a second thread only waits, and on a busy machine for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _threads(one_thread):
+    """None of these needs a second one."""
 
 
 @pytest.fixture

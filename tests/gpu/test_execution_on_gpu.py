@@ -12,20 +12,16 @@ from gpu.model_dry_run import NoGpu
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from mixtures import PREFIX, prompts
-from random_model import SHAPES
-from slant.model.config import ModelConfig
+from published import large
 from slant.runtime.memory import activation_bytes
 from slant.runtime.tiers import Demand
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import no_compilation
 
 # Of the real width, so that workspaces of libraries are small beside it, and few blocks.
-WIDE = ModelConfig.parse(SHAPES["4b"] | {"vocab_size": 4096, "num_hidden_layers": 4})
-NARROW = ModelConfig.parse(
-    SHAPES["4b"]
-    | {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2}
-    | {"num_key_value_heads": 1, "head_dim": 32, "linear_num_key_heads": 1, "linear_num_value_heads": 2}
-)
+WIDE = large(vocab_size=4096, num_hidden_layers=4)
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "linear_num_key_heads": 1, "linear_num_value_heads": 2}
+NARROW = large(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=4, head_dim=32, **HEADS)
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq4"])

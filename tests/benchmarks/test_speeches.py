@@ -1,17 +1,12 @@
 """The engine against transformers on real speeches, which are fetched: slow, and skipped without a package index."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import texts
 from slant import Engine
 from slant.demo import FOLDER
 from slant.evaluation.reference import Reference
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import texts
 
 pytestmark = pytest.mark.slow
 
