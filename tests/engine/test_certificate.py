@@ -15,14 +15,14 @@ from slant.artifact.drift_record import Drift
 from slant.artifact.records import from_plain, to_plain
 from slant.demo import FOLDER
 from slant.errors import CheckpointError
-from slant.evaluation.drift.figures import compare
+from slant.evaluation.drift.figures import drift_between
 from slant.prompt.prompt import Prompt
 
 
 @pytest.fixture(scope="module")
 def made():
     a, b = random_pair(40)
-    drift = compare(a, b, np.arange(40) % 5)
+    drift = drift_between(a, b, np.arange(40) % 5)
     return certificates.certificate(
         drift,
         texts=[f"text {i}" for i in range(39)] + [None],

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from slant.artifact.drift_record import Tail
 from slant.errors import SlantError
+from slant.evaluation.bootstrap import Estimate
 from slant.evaluation.calibration import calibrate
 from slant.evaluation.compare import differences
 from slant.evaluation.drift.budgets import Budgets, exceeded
-from slant.evaluation.drift.figures import Rows, compare
+from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.metrics import accuracy, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 
@@ -25,7 +26,7 @@ OURS = [[0.25, 0.5, 0.25], [0.5, 0.5, 0.0], [0.25, 0.25, 0.5], [0.0, 1.0, 0.0]]
 def test_hand_computed():
     tiny = 1e-30  # a probability whose logarithm exists
     p, q = (np.maximum(np.array(rows), tiny) for rows in (HAND, OURS))
-    f = compare(scores(p), scores(q)).overall.figures
+    f = drift_between(scores(p), scores(q)).overall.figures
     assert (f.rows, f.flips, f.flip_rate) == (4, 1, 0.25)
     # margins 0.25, 0.2, 0.625 and 1; row 0 flips
     assert f.weighted_flip_rate == pytest.approx(0.25 / 2.075)
@@ -50,7 +51,7 @@ def test_hand_computed():
 def test_brute_force():
     """Every figure, overall and by length bucket, from plain loops over rows."""
     a, b = random_pair(400)
-    drift = compare(a, b)
+    drift = drift_between(a, b)
     assert sum(group.figures.rows for group in drift.buckets) == 400
     assert [(group.low, group.high) for group in drift.buckets][:2] == [(1, 128), (129, 256)]
     assert drift.buckets[-1].low == 4097
@@ -84,7 +85,7 @@ def check_by_loops(f, reference, ours):
 
 def test_the_same_answers_have_no_drift():
     a, _ = random_pair(50)
-    f = compare(a, a).overall.figures
+    f = drift_between(a, a).overall.figures
     assert (f.flips, f.weighted_flip_rate, f.calibration.ece) == (0, 0, pytest.approx(0, abs=1e-12))
     assert f.delta == f.kl == f.expected == f.gap == Tail(0, 0, 0)
 
@@ -92,21 +93,21 @@ def test_the_same_answers_have_no_drift():
 def test_the_direction_of_the_divergence():
     """A label that we all but rule out costs much where the reference gives it weight, not the other way round."""
     sharp, even = scores([[0.999998, 1e-6, 1e-6]]), scores([[1 / 3] * 3])
-    assert compare(even, sharp).overall.figures.kl.mean > 5 * compare(sharp, even).overall.figures.kl.mean
+    assert drift_between(even, sharp).overall.figures.kl.mean > 5 * drift_between(sharp, even).overall.figures.kl.mean
 
 
 def test_divergence_is_finite_where_a_probability_underflows():
     logits = np.array([0.0, -200.0], dtype=np.float32)
     p = np.array([1, 0], dtype=np.float32)
     ours = Scores([Score.of(logits, p, "ab", tokens=9, dropped=0)], "ab")
-    kl = compare(scores([[0.5, 0.5]]), ours).overall.figures.kl.mean
+    kl = drift_between(scores([[0.5, 0.5]]), ours).overall.figures.kl.mean
     assert kl == pytest.approx(0.5 * math.log(0.5) + 0.5 * (math.log(0.5) + 200))
 
 
 @given(st.integers(0, 10_000))
 def test_a_margin_beyond_the_gap_cannot_flip(seed):
     a, b = random_pair(30, seed=seed)
-    rows = Rows.of(a, b)
+    rows = RowDrift.of(a, b)
     assert not rows.flip[b.margin > rows.gap + 1e-6].any()
 
 
@@ -131,7 +132,7 @@ def test_rows_with_an_error_are_named_and_counted():
     a = scores(p, errors=[None, "empty.", "empty.", None, None])
     b = scores(p, errors=[None, "empty.", None, "NaN.", None])
     b._rows[4] = Score.of(np.full(2, np.nan, np.float32), np.full(2, np.nan, np.float32), "ab", tokens=9, dropped=0)
-    drift = compare(a, b)
+    drift = drift_between(a, b)
     assert drift.rows == 5
     assert drift.overall.figures.rows == 1
     assert [(f.row, f.reference, f.ours) for f in drift.failures][:3] == [
@@ -148,23 +149,23 @@ def test_rows_with_an_error_are_named_and_counted():
 def test_buckets_are_closed_above_and_follow_the_compared_rows():
     tokens = [5000, 128, 129, 256, 257]
     a = scores([[0.7, 0.3]] * 5, tokens, errors=["empty.", None, None, None, None])
-    drift = compare(a, a)
+    drift = drift_between(a, a)
     assert [(g.low, g.high, g.figures.rows) for g in drift.buckets] == [(1, 128, 1), (129, 256, 2), (257, 512, 1)]
 
 
 def test_nothing_to_compare_is_refused():
     good, bad = scores([[0.7, 0.3]]), scores([[0.7, 0.3]], errors=["NaN everywhere."])
     with pytest.raises(SlantError, match="NaN everywhere"):
-        compare(good, bad)
+        drift_between(good, bad)
     with pytest.raises(SlantError, match="no texts"):
-        compare(good[:0], good[:0])
+        drift_between(good[:0], good[:0])
     with pytest.raises(ValueError, match="cannot be compared"):
-        compare(good, scores([[0.7, 0.3]] * 2))
+        drift_between(good, scores([[0.7, 0.3]] * 2))
     with pytest.raises(ValueError, match="cannot be compared"):
-        compare(good, scores([[0.7, 0.2, 0.1]]))
+        drift_between(good, scores([[0.7, 0.2, 0.1]]))
     for gold in ([5], [-2], [0, 1]):
         with pytest.raises(ValueError, match="gold"):
-            compare(good, good, np.array(gold))
+            drift_between(good, good, np.array(gold))
 
 
 def test_gold_figures_by_hand():
@@ -180,7 +181,7 @@ def test_gold_of_some_rows():
     a, b = random_pair(200)
     rng = np.random.default_rng(1)
     gold = rng.integers(-1, 5, 200)
-    drift = compare(a, b, gold)
+    drift = drift_between(a, b, gold)
     found, some = drift.overall.gold, gold >= 0
     assert found.rows == some.sum() == sum(group.gold.rows for group in drift.buckets)
     for quality, side in ((found.reference, a), (found.ours, b)):
@@ -209,14 +210,12 @@ def test_bootstrap_is_that_of_resampled_rows():
         rows = rng.integers(0, 80, 80)
         one, other = (confusion(gold[rows], side[rows], 3) for side in (a, b))
         draws.append([figure(other) - figure(one) for figure in figures])
-    np.testing.assert_allclose(drawn.percentiles(), np.quantile(draws, [0.025, 0.975], axis=0), atol=0.015)
-    again = differences(gold, a, b, 3, figures, resamples=8000)
-    assert np.array_equal(drawn.drawn, again.drawn), "the seed is fixed"
-    same = differences(gold, a, a, 3, figures)
-    assert not same.values.any()
-    assert not same.drawn.any()
+    limits = np.array([[estimate.low, estimate.high] for estimate in drawn]).T
+    np.testing.assert_allclose(limits, np.quantile(draws, [0.025, 0.975], axis=0), atol=0.015)
+    assert drawn == differences(gold, a, b, 3, figures, resamples=8000), "the seed is fixed"
+    assert differences(gold, a, a, 3, figures) == [Estimate(0, 0, 0)] * 3
     one, other = (confusion(gold, side, 3) for side in (a, b))
-    assert drawn.values.tolist() == [figure(other) - figure(one) for figure in figures]
+    assert [estimate.value for estimate in drawn] == [figure(other) - figure(one) for figure in figures]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_bootstrap_is_that_of_resampled_rows():
     ],
 )
 def test_budgets(budget, figure):
-    drift = compare(*random_pair(300))
+    drift = drift_between(*random_pair(300))
     value = figure(drift.overall.figures)
     assert not exceeded(drift, Budgets(**{budget: value})), "equal is within"
     (beyond,) = exceeded(drift, Budgets(**{budget: value * 0.999}))

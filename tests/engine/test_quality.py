@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slant.evaluation import metrics
-from slant.evaluation.assess import FIGURES, Baseline, ClassFigures, Estimate, assess, of_confusion
+from slant.evaluation.assess import METRICS, Baseline, ClassMetrics, Estimate, assess, of_confusion
 from slant.evaluation.bootstrap import CONFIDENCE, Units, bootstrap
 from slant.evaluation.calibration import brier, nll
 from slant.evaluation.compare import compare, differences, mcnemar
@@ -35,9 +35,9 @@ def test_by_hand():
     found = assess(GOLD, LABELS)
     assert found.confidence is None
     assert found.classes == (
-        ClassFigures(2, 3, 2 / 3, 1.0, pytest.approx(0.8)),
-        ClassFigures(2, 2, 0.0, 0.0, 0.0),
-        ClassFigures(2, 1, 0.0, 0.0, 0.0),
+        ClassMetrics(2, 3, 2 / 3, 1.0, pytest.approx(0.8)),
+        ClassMetrics(2, 2, 0.0, 0.0, 0.0),
+        ClassMetrics(2, 1, 0.0, 0.0, 0.0),
     )
     assert found.baseline == Baseline(0, 2 / 6, pytest.approx(1.0), pytest.approx(0.5 / 3))
 
@@ -91,7 +91,7 @@ def test_the_bootstrap_is_that_of_resampled_rows(grouped):
         losses = [brier(gold[rows], p[rows]).mean(), nll(gold[rows], p[rows]).mean()]
         draws.append([*of_confusion(metrics.confusion(gold[rows], p[rows].argmax(1), 3)), *losses])
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    estimates = [*(getattr(found, name) for name in FIGURES), found.confidence.brier, found.confidence.nll]
+    estimates = [*(getattr(found, name) for name in METRICS), found.confidence.brier, found.confidence.nll]
     assert [e.low for e in estimates] == pytest.approx(low, abs=0.025)
     assert [e.high for e in estimates] == pytest.approx(high, abs=0.025)
     assert all(e.low < e.value < e.high for e in estimates)
@@ -128,12 +128,13 @@ def test_groups_of_any_kind_and_size():
 
 
 def test_blocks_are_one_sequence(monkeypatch):
-    units = Units(np.arange(20.0)[:, None])
-    whole = bootstrap(units, lambda sums: sums, 50)
+    units, drawn = Units(np.arange(20.0)[:, None]), []
+    whole = bootstrap(units, lambda sums: drawn.append(sums) or sums, 50)
     monkeypatch.setattr("slant.evaluation.bootstrap.BLOCK", 100)
-    assert np.array_equal(bootstrap(units, lambda sums: sums, 50).drawn, whole.drawn)
-    assert whole.values.tolist() == [190]
-    assert len(whole.drawn) == 50
+    assert bootstrap(units, lambda sums: drawn.append(sums) or sums, 50) == whole
+    assert whole[0].value == 190
+    assert [len(sums) for sums in drawn] == [50, 1, *[5] * 10, 1], "the sample itself comes last"
+    assert np.array_equal(np.concatenate(drawn[2:-1]), drawn[0])
 
 
 @pytest.mark.parametrize(("grouped", "least"), [(False, 0.92), (True, 0.9)])
@@ -159,7 +160,7 @@ def test_a_comparison_is_of_pairs():
     gold, p = sample(200)
     _, q = sample(200, seed=5)
     found, one, two = compare(gold, p, q), assess(gold, p), assess(gold, q)
-    for name in FIGURES:
+    for name in METRICS:
         assert getattr(found, name).value == pytest.approx(getattr(two, name).value - getattr(one, name).value)
     for name in ("brier", "nll"):
         first, second = (getattr(a.confidence, name).value for a in (one, two))
@@ -182,12 +183,12 @@ def test_a_comparison_with_groups_or_without_probabilities():
     grouped = compare(gold, p, labels, groups=groups)
     assert (grouped.groups, grouped.mcnemar) == (12, None)
     assert grouped.accuracy.low != found.accuracy.low
-    drawn = differences(gold, p.argmax(1), labels, 5, [metrics.accuracy], groups)
+    (found,) = differences(gold, p.argmax(1), labels, 5, [metrics.accuracy], groups)
     rng, draws = np.random.default_rng(3), []
     for _ in range(3000):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 12, 12)])
         draws.append((labels == gold)[rows].mean() - (p.argmax(1) == gold)[rows].mean())
-    assert drawn.percentiles()[:, 0] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
+    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_kappa_is_undefined_where_no_disagreement_is_expected():
     found = assess(np.ones(8, int), np.ones(8, int), classes=3)
     assert found.quadratic_kappa is None
     assert found.accuracy == Estimate(1, 1, 1)
-    assert found.classes[0] == ClassFigures(0, 0, None, None, None)
+    assert found.classes[0] == ClassMetrics(0, 0, None, None, None)
     assert (found.macro_f1.value, found.baseline.label) == (1, 1)
     few = assess(np.array([0, 1]), np.array([0, 1])).quadratic_kappa
     assert (few.value, few.low, few.high) == (1, 1, 1)

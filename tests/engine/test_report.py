@@ -15,7 +15,7 @@ from slant.evaluation.calibration import calibrate
 from slant.evaluation.charts import heatmap, reliability
 from slant.evaluation.drift import charts, page, report
 from slant.evaluation.drift.budgets import Budgets
-from slant.evaluation.drift.figures import Rows, compare
+from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.words import BEGINNING, percent
 from slant.prompt.prompt import Prompt
 from slant.scores import Score, Scores
@@ -37,7 +37,7 @@ def made(n=30, k=5, *, gold=True, name="model", failures=True, budgets=None):
         sides.append(Scores(rows, names))
     labels = np.arange(n) % k if gold else None
     certificate = certificates.certificate(
-        compare(*sides, labels),
+        drift_between(*sides, labels),
         texts=[HOSTILE] * n,
         prompt=Prompt.load(FOLDER, labels={str(i): name for i, name in enumerate(names)}),
         weights="hqq4",
@@ -46,7 +46,7 @@ def made(n=30, k=5, *, gold=True, name="model", failures=True, budgets=None):
         device="cpu",
         date="2026-01-31",
     )
-    return report.Report(name, certificate, budgets or Budgets(), Rows.of(*sides), [HOSTILE] * n, labels)
+    return report.DriftReport(name, certificate, budgets or Budgets(), RowDrift.of(*sides), [HOSTILE] * n, labels)
 
 
 @pytest.mark.parametrize("gold", [True, False])

@@ -14,7 +14,7 @@ from slant.errors import SlantError
 from slant.files import write_whole
 
 if TYPE_CHECKING:
-    from slant.evaluation.drift.report import Report
+    from slant.evaluation.drift.report import DriftReport
 
 BEYOND = 1  # the exit code of a drift beyond its budgets
 
@@ -130,7 +130,7 @@ def drift(
         artifact.annotate(certificate=as_json(report.certificate))
 
 
-def write_outputs(report: Report, json_output: Path | None, html_output: Path | None) -> None:
+def write_outputs(report: DriftReport, json_output: Path | None, html_output: Path | None) -> None:
     from slant.evaluation.drift.page import html
     from slant.evaluation.drift.report import as_json
 

@@ -1,4 +1,4 @@
-"""One model against gold labels: every figure with its 95 % interval."""
+"""One model against gold labels: every metric with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Calibration, Matrix
-from slant.evaluation.bootstrap import RESAMPLES, SEED, Column, Estimate, Units, bootstrap
+from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate, Units, bootstrap
 from slant.evaluation.calibration import brier, calibrate, nll
-from slant.evaluation.metrics import Labels, accuracy, as_matrix, confusion, f1, macro_f1, mae, quadratic_kappa
+from slant.evaluation.metrics import Floats, Labels, accuracy, as_matrix, confusion, f1, macro_f1, mae, quadratic_kappa
 
-FIGURES: dict[str, Callable[[NDArray], NDArray[np.float64]]] = {
+METRICS: dict[str, Callable[[NDArray], Floats]] = {
     "accuracy": accuracy,
     "mae": mae,
     "quadratic_kappa": quadratic_kappa,
@@ -23,8 +23,8 @@ SUM_TOLERANCE = 0.01  # probabilities written with two or three decimals miss 1 
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
-    """One label: how many rows have it as gold and as prediction; a figure is None where it would be 0 / 0."""
+class ClassMetrics:
+    """One label: how many rows have it as gold and as prediction; a metric is None where it would be 0 / 0."""
 
     gold: int
     predicted: int
@@ -35,7 +35,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the answer ``label``, the most frequent gold label, would get on all rows; its kappa is 0."""
+    """The majority-class baseline: ``label``, the most frequent gold label, given to every row; its kappa is 0."""
 
     label: int
     accuracy: float
@@ -45,11 +45,11 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How good the probabilities are, as given: ``off_one`` rows do not sum to 1 within 0.01, ``farthest`` the worst.
+    """How good the probabilities are, unscaled: ``off_one`` rows miss the sum 1 by over 0.01, ``farthest`` at most.
 
     ``calibration`` is of the chosen label's probability. ``nll`` is None where ``impossible`` rows give their gold
     label the probability 0. The expected calibration error has no interval: resamples are less calibrated than the
-    sample, so that their percentiles lie too high.
+    sample, so that their percentiles are biased upwards.
     """
 
     calibration: Calibration
@@ -62,7 +62,7 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """``rows`` answers over k labels in ``groups`` (None: each row for itself) against their gold labels.
+    """Metrics of ``rows`` answers over k labels in ``groups`` (None: rows are independent) against gold labels.
 
     ``quadratic_kappa`` is None where all rows have the same label, gold and predicted. ``confusion[i][j]`` counts rows
     of gold label i that got the label j. ``confidence`` is None for labels without probabilities.
@@ -74,7 +74,7 @@ class Assessment:
     mae: Estimate
     quadratic_kappa: Estimate | None
     macro_f1: Estimate
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     confusion: Matrix
     baseline: Baseline
     confidence: Confidence | None
@@ -91,25 +91,22 @@ def assess(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Assessment:
-    """Judge answers by gold labels int64 ``[n]`` of 0 to k - 1.
+    """Evaluate answers by gold labels int64 ``[n]`` of 0 to k - 1.
 
     answers: probabilities ``[n, k]``, of which the largest is the label, or labels ``[n]`` of 0 to k - 1. classes: k,
     for labels; by default the largest label that occurs, plus 1. groups: ``[n]``, numbers or strings; rows of a group
-    are drawn together.
+    are resampled together.
 
     Raises ValueError for shapes that do not match, no rows, labels out of range, and probabilities not of 0 to 1.
     """
-    probabilities, labels, k = checked(gold, answers, classes)
-    if groups is not None and groups.shape != gold.shape:
-        raise ValueError(f"{len(groups)} groups for {len(gold)} rows.")
+    probabilities, labels, k = checked(gold, answers, classes, groups)
     units = Units.of_cells((gold * k + labels)[:, None], k * k, groups)
-    drawn = bootstrap(units, lambda sums: of_confusion(sums.reshape(*sums.shape[:-1], k, k)), resamples, seed)
-    found = dict(zip(FIGURES, drawn.estimates(), strict=True))
+    found = bootstrap(units, lambda sums: of_confusion(sums.reshape(*sums.shape[:-1], k, k)), resamples, seed)
     counts = confusion(gold, labels, k)
     return Assessment(
         len(gold),
         None if groups is None else len(units),
-        **found,  # type: ignore[arg-type]
+        **dict(zip(METRICS, found, strict=True)),  # type: ignore[arg-type]
         classes=tuple(_by_class(counts)),
         confusion=as_matrix(counts),
         baseline=_baseline(gold, k),
@@ -119,11 +116,15 @@ def assess(
     )
 
 
-def checked(gold: Labels, answers: NDArray, classes: int | None = None) -> tuple[Column | None, Labels, int]:
+def checked(
+    gold: Labels, answers: NDArray, classes: int | None = None, groups: NDArray | None = None
+) -> tuple[Floats | None, Labels, int]:
     """Probabilities (None for labels), labels and k of ``assess``'s arguments; raises ValueError as it says."""
     n = len(gold)
     if not n or gold.shape != (n,) or len(answers) != n or answers.ndim not in (1, 2):
-        raise ValueError(f"answers of shape {answers.shape} cannot be judged by gold labels of shape {gold.shape}.")
+        raise ValueError(f"answers of shape {answers.shape} do not match gold labels of shape {gold.shape}.")
+    if groups is not None and groups.shape != gold.shape:
+        raise ValueError(f"{len(groups)} groups for {n} rows.")
     probabilities = answers.astype(np.float64) if answers.ndim == 2 else None
     if probabilities is not None:
         if not ((probabilities >= 0) & (probabilities <= 1)).all():  # NaN neither
@@ -137,15 +138,22 @@ def checked(gold: Labels, answers: NDArray, classes: int | None = None) -> tuple
     return probabilities, labels, k
 
 
-def of_confusion(counts: NDArray) -> Column:
-    """``FIGURES`` of counts ``[..., k, k]`` as ``[..., 4]``."""
-    return np.stack([figure(counts) for figure in FIGURES.values()], -1)
+def of_confusion(counts: NDArray) -> Floats:
+    """``METRICS`` of counts ``[..., k, k]`` as ``[..., 4]``."""
+    return np.stack([metric(counts) for metric in METRICS.values()], -1)
 
 
-def _by_class(counts: Labels) -> list[ClassFigures]:
+def mean_estimates(scores: Floats, groups: NDArray | None, resamples: int, seed: int) -> list[Estimate | None]:
+    """The means of scores ``[n, f]`` by row; None for one that is not finite."""
+    known = np.where(np.isfinite(scores), scores, np.nan)
+    units = Units.of_values(np.column_stack([known, np.ones(len(scores))]), groups)  # groups differ in size
+    return bootstrap(units, lambda sums: sums[..., :-1] / sums[..., -1:], resamples, seed)
+
+
+def _by_class(counts: Labels) -> list[ClassMetrics]:
     gold, predicted, hits = counts.sum(1).tolist(), counts.sum(0).tolist(), np.diagonal(counts).tolist()
     return [
-        ClassFigures(g, p, h / p if p else None, h / g if g else None, one if g or p else None)
+        ClassMetrics(g, p, h / p if p else None, h / g if g else None, one if g or p else None)
         for g, p, h, one in zip(gold, predicted, hits, f1(counts).tolist(), strict=True)
     ]
 
@@ -156,28 +164,16 @@ def _baseline(gold: Labels, k: int) -> Baseline:
     return Baseline(label, float(accuracy(counts)), float(mae(counts)), float(macro_f1(counts)))
 
 
-def _confidence(gold: Labels, probabilities: Column, groups: NDArray | None, resamples: int, seed: int) -> Confidence:
+def _confidence(gold: Labels, probabilities: Floats, groups: NDArray | None, resamples: int, seed: int) -> Confidence:
     scores = np.stack([brier(gold, probabilities), nll(gold, probabilities)], 1)
-    impossible = int(np.isinf(scores[:, 1]).sum())
-    found = mean_estimates(scores, groups, resamples, seed)
+    mean_brier, mean_nll = mean_estimates(scores, groups, resamples, seed)
+    assert mean_brier is not None  # it is at most 2 in each row
     off = abs(probabilities.sum(1) - 1)
-    right = (probabilities.argmax(1) == gold).astype(np.float64)
     return Confidence(
-        calibrate(probabilities.max(1), right),
-        found[0],  # type: ignore[arg-type]
-        found[1],
-        impossible,
-        int((off > SUM_TOLERANCE).sum()),
-        float(off.max()),
+        calibrate(probabilities.max(1), (probabilities.argmax(1) == gold).astype(np.float64)),
+        mean_brier,
+        mean_nll,
+        impossible=int(np.isinf(scores[:, 1]).sum()),
+        off_one=int((off > SUM_TOLERANCE).sum()),
+        farthest=float(off.max()),
     )
-
-
-def mean_estimates(scores: Column, groups: NDArray | None, resamples: int, seed: int) -> list[Estimate | None]:
-    """The means of scores ``[n, f]`` by row; None for one that is not finite."""
-    known = np.where(np.isfinite(scores), scores, np.nan)
-    units = Units.of_values(np.column_stack([known, np.ones(len(scores))]), groups)  # groups differ in size
-
-    def means(sums: Column) -> Column:
-        return sums[..., :-1] / sums[..., -1:]
-
-    return bootstrap(units, means, resamples, seed).estimates()

@@ -1,18 +1,17 @@
-"""Calibration: does a model that says 80 % turn out right in 80 % of the cases?"""
+"""Calibration (reliability diagram and expected calibration error) and proper scores (Brier, NLL) of probabilities."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Bin, Calibration
-from slant.evaluation.metrics import Labels
+from slant.evaluation.metrics import Floats, Labels
 
 BINS = 10
-EDGES = np.arange(BINS + 1) / BINS
+BIN_EDGES = np.arange(BINS + 1) / BINS
 
 
-def calibrate(confidence: NDArray[np.float64], outcome: NDArray[np.float64]) -> Calibration:
+def calibrate(confidence: Floats, outcome: Floats) -> Calibration:
     """Calibration of ``confidence`` ``[n]``, the probability of the label a model chose, against ``outcome`` ``[n]``.
 
     The outcome is 1 where the label is right and 0 where it is wrong, or a probability of its being right.
@@ -22,24 +21,17 @@ def calibrate(confidence: NDArray[np.float64], outcome: NDArray[np.float64]) -> 
     over ``BINS`` = 10 bins of equal width, ``((b - 1) / 10, b / 10]``. Guo, Pleiss, Sun and Weinberger 2017, "On
     calibration of modern neural networks" (arXiv 1706.04599), equation 3; there 15 bins.
     """
-    place = np.searchsorted(EDGES[1:-1], confidence, side="left")
+    place = np.searchsorted(BIN_EDGES[1:-1], confidence, side="left")
     bins = []
     for b in np.unique(place):
         here = place == b
-        bins.append(
-            Bin(
-                float(EDGES[b]),
-                float(EDGES[b + 1]),
-                int(here.sum()),
-                float(confidence[here].mean()),
-                float(outcome[here].mean()),
-            )
-        )
+        means = float(confidence[here].mean()), float(outcome[here].mean())
+        bins.append(Bin(float(BIN_EDGES[b]), float(BIN_EDGES[b + 1]), int(here.sum()), *means))
     ece = sum(b.rows * abs(b.outcome - b.confidence) for b in bins) / max(len(confidence), 1)
     return Calibration(ece, tuple(bins))
 
 
-def brier(gold: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def brier(gold: Labels, probabilities: Floats) -> Floats:
     """``[n]``: sum over labels j of (p_j - [j is gold])^2, from 0 (certain and right) to 2 (certain and wrong).
 
     Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1).
@@ -47,7 +39,7 @@ def brier(gold: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.float6
     return ((probabilities - np.eye(probabilities.shape[1])[gold]) ** 2).sum(1)
 
 
-def nll(gold: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def nll(gold: Labels, probabilities: Floats) -> Floats:
     """``[n]``: minus the logarithm of the gold label's probability, in nats; infinite where that is 0."""
     with np.errstate(divide="ignore"):
         return -np.log(probabilities[np.arange(len(gold)), gold])

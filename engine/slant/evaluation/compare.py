@@ -1,4 +1,4 @@
-"""Two models on the same rows: how much the second is better, with its uncertainty."""
+"""Two models on the same rows: their difference in each metric, by the paired bootstrap, and McNemar's test."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.evaluation.assess import FIGURES, checked, mean_estimates
-from slant.evaluation.bootstrap import RESAMPLES, SEED, Column, Estimate, Resampled, Units, bootstrap
+from slant.evaluation.assess import METRICS, checked, mean_estimates
+from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate, Units, bootstrap
 from slant.evaluation.calibration import brier, nll
-from slant.evaluation.metrics import Labels
+from slant.evaluation.metrics import Floats, Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class McNemar:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The second model's figures minus the first's on the same ``rows``, by the paired bootstrap.
+    """The second model's metrics minus the first's on the same ``rows``, by the paired bootstrap.
 
     A positive difference is better in accuracy, kappa and macro-F1 and worse in the others. Those of probabilities are
     None unless both models have them; ``mcnemar`` is None with ``groups``, whose rows are not independent.
@@ -66,13 +66,10 @@ def compare(
     """
     if classes is None:
         classes = max(checked(gold, answers)[2] for answers in (first, second))
-    (p, one, k), (q, other, width) = (checked(gold, answers, classes) for answers in (first, second))
+    (p, one, k), (q, other, width) = (checked(gold, answers, classes, groups) for answers in (first, second))
     if k != width:
         raise ValueError(f"{k} labels cannot be compared with {width}.")
-    if groups is not None and groups.shape != gold.shape:
-        raise ValueError(f"{len(groups)} groups for {len(gold)} rows.")
-    drawn = differences(gold, one, other, k, list(FIGURES.values()), groups, resamples, seed)
-    found = dict(zip(FIGURES, drawn.estimates(), strict=True))
+    changes = differences(gold, one, other, k, list(METRICS.values()), groups, resamples, seed)
     scores: list[Estimate | None] = [None, None]
     if p is not None and q is not None:
         with np.errstate(invalid="ignore"):  # infinity minus infinity
@@ -80,8 +77,8 @@ def compare(
         scores = mean_estimates(change, groups, resamples, seed)
     return Comparison(
         len(gold),
-        None if groups is None else drawn.units,
-        **found,  # type: ignore[arg-type]
+        None if groups is None else len(np.unique(groups)),
+        **dict(zip(METRICS, changes, strict=True)),  # type: ignore[arg-type]
         brier=scores[0],
         nll=scores[1],
         mcnemar=mcnemar(one == gold, other == gold) if groups is None else None,
@@ -95,16 +92,16 @@ def differences(
     first: Labels,
     second: Labels,
     k: int,
-    figures: Sequence[Callable[[NDArray], Column]],
+    metrics: Sequence[Callable[[NDArray], Floats]],
     groups: NDArray | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Resampled:
-    """The second labels' figures of the confusion matrix minus the first's, f of them."""
+) -> list[Estimate | None]:
+    """The second labels' metrics of the confusion matrix minus the first's."""
 
-    def change(sums: Column) -> Column:
+    def change(sums: Floats) -> Floats:
         counts = sums.reshape(*sums.shape[:-1], 2, k, k)
-        found = np.stack([figure(counts) for figure in figures], -1)
+        found = np.stack([metric(counts) for metric in metrics], -1)
         return found[..., 1, :] - found[..., 0, :]
 
     units = Units.of_cells(np.stack([gold * k + first, gold * k + second], 1), k * k, groups)

@@ -1,4 +1,4 @@
-"""Figures of a confusion matrix. Each takes counts ``[..., k, k]``, rows gold and columns predicted, many at once."""
+"""Metrics of a confusion matrix. Each takes counts ``[..., k, k]``, rows gold and columns predicted, many at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from slant.artifact.drift_record import Matrix
 from slant.tables.labelled import NO_LABEL as NO_LABEL
 
 Labels = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def confusion(rows: Labels, columns: Labels, k: int) -> Labels:
@@ -20,17 +21,17 @@ def as_matrix(counts: Labels) -> Matrix:
     return tuple(tuple(int(count) for count in row) for row in counts)
 
 
-def accuracy(counts: NDArray) -> NDArray[np.float64]:
+def accuracy(counts: NDArray) -> Floats:
     """The share of the diagonal."""
     return np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
 
 
-def mae(counts: NDArray) -> NDArray[np.float64]:
+def mae(counts: NDArray) -> Floats:
     """The mean of |i - j|: the labels are ordered and equally spaced."""
     return (counts * abs(_steps(counts))).sum((-2, -1)) / counts.sum((-2, -1))
 
 
-def quadratic_kappa(counts: NDArray) -> NDArray[np.float64]:
+def quadratic_kappa(counts: NDArray) -> Floats:
     """Cohen's kappa with quadratic weights: 1 - sum (i - j)^2 n_ij / sum (i - j)^2 n_i. n_.j / n.
 
     1 is perfect, 0 what labels drawn at random with the same frequencies get. NaN where all rows have one label, gold
@@ -42,14 +43,14 @@ def quadratic_kappa(counts: NDArray) -> NDArray[np.float64]:
         return 1 - (counts * weights).sum((-2, -1)) / (expected * weights).sum((-2, -1))
 
 
-def f1(counts: NDArray) -> NDArray[np.float64]:
+def f1(counts: NDArray) -> Floats:
     """``[..., k]``: F1 = 2 TP / (2 TP + FP + FN) of each label, NaN for one that is neither gold nor predicted."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     seen = counts.sum(-1) + counts.sum(-2)
     return np.where(seen > 0, 2 * hits / np.maximum(seen, 1), np.nan)
 
 
-def macro_f1(counts: NDArray) -> NDArray[np.float64]:
+def macro_f1(counts: NDArray) -> Floats:
     """The unweighted mean of the labels' F1.
 
     Over the labels that are gold or predicted somewhere, as ``sklearn.metrics.f1_score(average="macro")`` has it.
@@ -58,6 +59,6 @@ def macro_f1(counts: NDArray) -> NDArray[np.float64]:
     return np.nansum(each, -1) / (~np.isnan(each)).sum(-1)
 
 
-def _steps(counts: NDArray) -> NDArray[np.int64]:
+def _steps(counts: NDArray) -> Labels:
     labels = np.arange(counts.shape[-1])
     return labels[:, None] - labels

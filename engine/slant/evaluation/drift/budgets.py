@@ -1,4 +1,4 @@
-"""Budgets: how much drift is acceptable, and what of it was exceeded."""
+"""Budgets: limits on drift, and which of them a measured drift exceeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Budgets:
 
     ``max_flip_rate`` and ``max_weighted_flip_rate`` are shares, ``max_kl`` limits the mean of KL(reference || ours) in
     nats, ``max_p99_delta`` and ``max_p99_expected`` the 99th percentiles of |Δp| and |Δ expected|. ``max_lost`` limits
-    the rows that the reference answered and we did not; by default none, since they are in no other figure.
+    the rows that the reference answered and we did not: by default 0, since no other figure includes them.
     """
 
     max_flip_rate: float | None = None

@@ -1,6 +1,6 @@
 """Measure a model's drift: our scores, the reference's scores of the same texts, and a report of their difference.
 
-One model is in memory at a time: ours is scored and dropped before the reference is read.
+One model is in memory at a time: ours is released before the reference is read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from slant.artifact.manifest import NAME
 from slant.engine import Engine
 from slant.errors import SlantError
 from slant.evaluation.drift.budgets import Budgets
-from slant.evaluation.drift.figures import Rows, compare
-from slant.evaluation.drift.report import Report
+from slant.evaluation.drift.figures import RowDrift, drift_between
+from slant.evaluation.drift.report import DriftReport
 from slant.evaluation.reference import Reference
 from slant.model.checkpoint import resolve
 from slant.prompt.prompt import Prompt
@@ -28,10 +28,6 @@ from slant.scores import Scores
 from slant.tables.labelled import LabelledTexts
 
 Progress = Callable[[str, int, int], None]
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 def measure(
@@ -49,8 +45,8 @@ def measure(
     max_tokens: int = 8192,
     truncation: str = "head",
     budgets: Budgets | None = None,
-    progress: Progress = silent,
-) -> Report:
+    progress: Progress = lambda stage, done, total: None,
+) -> DriftReport:
     """Score ``texts`` with ``model`` and with its reference, and compare.
 
     date: ISO 8601, for the certificate. weights, device, template, labels, max_tokens, truncation: as for
@@ -85,7 +81,7 @@ def measure(
     elif weights == "auto":
         weights = next(name for name, dtype in DTYPES.items() if dtype == choose_dtype(weights, where))
     made = certificate(
-        compare(theirs, ours, gold),
+        drift_between(theirs, ours, gold),
         texts=texts.texts,
         prompt=prompt,
         weights=weights,
@@ -95,7 +91,7 @@ def measure(
         date=date,
     )
     name = resolve(model).resolve().name if Path(model).is_dir() else str(model)
-    return Report(name, made, budgets or Budgets(), Rows.of(theirs, ours), texts.texts, gold)
+    return DriftReport(name, made, budgets or Budgets(), RowDrift.of(theirs, ours), texts.texts, gold)
 
 
 def check_tokens(ours: Prompt, theirs: Prompt, texts: LabelledTexts) -> None:
@@ -133,7 +129,7 @@ def _reference(
         return texts.with_errors(loaded.score(texts.texts))  # type: ignore[arg-type]
     options = {**options, "weights": weights, "device": device}
     if method == "layerwise":
-        # Its own progress, not that of the batches: they are all answered at the very end.
+        # The progress of layers, not of texts: these are all answered at the very end.
         engine = Engine.layerwise(source, **options, progress=partial(progress, "reference, layer by layer"))
         return texts.with_errors(engine.score(texts.texts))
     engine = Engine.load(source, **options, progress=partial(progress, "loading the reference"))

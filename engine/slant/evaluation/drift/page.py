@@ -8,14 +8,14 @@ from html import escape
 from slant.artifact.drift_record import GoldComparison, Matrix, Slice
 from slant.evaluation.charts import heatmap, reliability
 from slant.evaluation.drift import charts
-from slant.evaluation.drift.report import FIGURES, Report, Worst, gold_rows, lengths, sides, verdict
+from slant.evaluation.drift.report import FIGURES, DriftReport, Worst, gold_rows, lengths, sides, verdict
 from slant.evaluation.markup import document, figure, legend, section, table, tiles
 from slant.evaluation.words import number, percent
 
 FAILURES = 50  # shown by name
 
 
-def html(report: Report) -> str:
+def html(report: DriftReport) -> str:
     """The whole document."""
     drift, made = report.drift, report.certificate
     reference, ours = sides(report)
@@ -46,7 +46,7 @@ def html(report: Report) -> str:
     return document(f"Drift of {ours}", body)
 
 
-def _tiles(report: Report) -> str:
+def _tiles(report: DriftReport) -> str:
     f = report.drift.overall.figures
     shown = [
         ("Label flips", percent(f.flip_rate), f"{f.flips:,} of {f.rows:,} texts"),
@@ -61,7 +61,7 @@ def _tiles(report: Report) -> str:
     return tiles(shown)
 
 
-def _confusions(report: Report) -> str:
+def _confusions(report: DriftReport) -> str:
     overall, labels = report.drift.overall, report.drift.labels
     pairs: list[tuple[Matrix, str, str]] = [(overall.figures.confusion, "reference", "ours")]
     if overall.gold:
@@ -82,7 +82,7 @@ def _gold(gold: GoldComparison) -> str:
     return table(head, gold_rows(gold)) + f"<p class=note>{note}</p>"
 
 
-def _scatter(report: Report) -> str:
+def _scatter(report: DriftReport) -> str:
     rows = report.rows
     return charts.scatter(rows.tokens, rows.delta, rows.flip, report.drift.overall.figures.delta.p99)
 
@@ -137,7 +137,7 @@ def _worst(rows: Iterable[Worst], labels: Sequence[str]) -> str:
     return f"<div class=scroll><table class=full><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _failures(report: Report) -> str:
+def _failures(report: DriftReport) -> str:
     found = report.drift.failures
     if not found:
         return ""
@@ -147,7 +147,7 @@ def _failures(report: Report) -> str:
     return section("Rows not compared", note, table(["row", "reference", "ours"], rows, words=True), more)
 
 
-def _about(report: Report) -> str:
+def _about(report: DriftReport) -> str:
     made = report.certificate
     versions = made.versions
     facts = {

@@ -17,7 +17,7 @@ from slant.artifact.certificate import Certificate
 from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison, Slice
 from slant.artifact.records import to_plain
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
-from slant.evaluation.drift.figures import Rows
+from slant.evaluation.drift.figures import RowDrift
 from slant.evaluation.metrics import NO_LABEL, Labels
 from slant.evaluation.words import beginning, bracketed, number, percent, points, signed
 
@@ -42,13 +42,13 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Report:
+class DriftReport:
     """All that a report shows. ``rows`` are the compared rows; ``texts`` and ``gold`` are of all rows."""
 
     model: str
     certificate: Certificate
     budgets: Budgets
-    rows: Rows
+    rows: RowDrift
     texts: Sequence[object]
     gold: Labels | None
 
@@ -85,7 +85,7 @@ class Report:
         return shown
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: DriftReport) -> dict[str, Any]:
     """The certificate, the budgets with those exceeded, and the worst rows with the beginnings of their texts."""
     return {
         "model": report.model,
@@ -129,14 +129,14 @@ def lengths(group: Slice) -> str:
     return f"{group.low}–{group.high}" if group.high else f"{group.low}+"
 
 
-def sides(report: Report) -> tuple[str, str]:
+def sides(report: DriftReport) -> tuple[str, str]:
     """What is compared, in words: the reference, and ours."""
     made = report.certificate
     how = {"transformers": "by transformers", "layerwise": "layer by layer", "resident": "resident"}[made.method]
     return f"{made.reference} {how}", f"{report.model}, weights {made.weights}"
 
 
-def verdict(report: Report) -> tuple[bool, str]:
+def verdict(report: DriftReport) -> tuple[bool, str]:
     """Whether the drift is within its budgets, and a sentence."""
     limits = [limit for name, limit in to_plain(report.budgets).items() if name != "max_lost"]
     if report.exceeded:
@@ -144,7 +144,7 @@ def verdict(report: Report) -> tuple[bool, str]:
     return True, "Within the budgets." if any(limit is not None for limit in limits) else "No budgets were set."
 
 
-def terminal(report: Report) -> RenderableType:
+def terminal(report: DriftReport) -> RenderableType:
     """The report for a terminal."""
     drift = report.drift
     reference, ours = sides(report)
