@@ -21,7 +21,7 @@ lint: $(STAMP)                 ## formatting, lints and types
 
 bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, and write the figures into docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks/cpu -vv --benchmark-enable --benchmark-group-by=func \
-		--benchmark-columns=min,median,iqr,rounds
+		--benchmark-max-time=2 --benchmark-min-rounds=3 --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python benchmarks/report.py
 
 # The constraints pin the versions the suite was run with; pip resolves the rest.

@@ -28,9 +28,9 @@ from rich.console import Console
 
 import slant_kernels
 from compiled import LIMITS, Row, fault, fingerprint, read, summary, variant, write
-from environment import RESULTS
 from gpu.case import Case
 from gpu.kernel_cases import cases
+from harness.rows import RESULTS
 from slant_kernels.cross import compiling, hooked
 from slant_kernels.launch import Config, Table, triton
 

@@ -11,19 +11,18 @@ Run ``python benchmarks/mixed_bits.py`` (a few minutes).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from environment import RESULTS, append, environment
+import pictures
+from harness.rows import RESULTS, Row, append, environment
+from harness.tables import field, rich_table
 from slant.artifact.recipe import NAMED, ROLES, Grid, Recipe
 from slant.demo import FOLDER, passages
 from slant.quantize.gauge import Gauge, Sensitivity, groups
@@ -34,14 +33,6 @@ from texts import Speech, sentences, speeches, split
 
 FEWEST_WORDS = 12
 SEED = 3
-COLOURS = {"uniform": "#8a8a8a", "named": "#e08214", "own group size": "#b2abd2", "all group sizes": "#5e3c99"}
-NAMES = {
-    "uniform": "the same bits and groups everywhere",
-    "named": "hqq8, hqq4, hqq3, hqq2",
-    "own group size": "chosen bits, at most as large",
-    "all group sizes": "chosen bits and groups",
-}
-MARKERS = {"uniform": "s", "named": "D", "own group size": "o", "all group sizes": "o"}
 
 
 def drawn(from_: Sequence[Speech], number: int, rng: np.random.Generator) -> list[str]:
@@ -119,39 +110,18 @@ def main() -> None:
             choice = chooser.within_bytes(fixed + nbytes)
             row = {"kind": kind, "against": name, "matrix_bytes": choice.size} | bench.row(chooser.recipe(choice))
             rows.append(row | {"predicted_kl": float(f"{choice.cost:.4g}")})
+    rows = [run | {"fixed_bytes": fixed} | row for row in rows]
     for row in rows:
-        append("mixed_bits", run | {"fixed_bytes": fixed} | row)
-    show(rows)
-    draw(run["time"])
+        append("mixed_bits", row)
+    columns: dict[str, Any] = {"recipe": name_of, "bytes": field("matrix_bytes", ",")}
+    keys = {"KL calibration": "calibration_kl", "predicted": "predicted_kl", "KL held out": "held_out_kl"}
+    columns |= {title: field(key, ".2e") for title, key in keys.items()} | {"flips": field("held_out_flips")}
+    Console(width=110).print(rich_table(rows, columns))
+    pictures.mixed_bits(rows, RESULTS / "mixed_bits.svg")
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table("recipe", "bytes", "KL calibration", "predicted", "KL held out", "flips")
-    for row in rows:
-        name = row["against"] if row["kind"] in ("uniform", "named") else f"  chosen, {row['kind']}"
-        figures = [f"{row[key]:.2e}" if key in row else "" for key in ("calibration_kl", "predicted_kl", "held_out_kl")]
-        table.add_row(name, f"{row['matrix_bytes']:,}", *figures, str(row["held_out_flips"]))
-    Console(width=110).print(table)
-
-
-def draw(time: str) -> None:
-    """The rows of one run as ``results/mixed_bits.svg``."""
-    lines = (RESULTS / "mixed_bits.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["time"] == time]
-    plt.rcParams |= {"svg.hashsalt": "slant", "font.family": "sans-serif", "font.size": 10}
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for kind, colour in COLOURS.items():
-        points = sorted({(row["matrix_bytes"], row["held_out_kl"]) for row in rows if row["kind"] == kind})
-        x, y = zip(*points, strict=True)
-        line = "-" if kind == "all group sizes" else ""
-        axes.plot(x, y, MARKERS[kind], color=colour, label=NAMES[kind], ls=line, ms=5, lw=1.2)
-    axes.set(yscale="log", xlabel="bytes of the quantized matrices", ylabel="mean KL on held-out texts (nats)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f} kB")
-    axes.set_title(f"The demo checkpoint, {rows[0]['held_out_texts']} texts not calibrated with", loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(RESULTS / "mixed_bits.svg", metadata={"Date": None})
+def name_of(row: Row) -> str:
+    return row["against"] if row["kind"] in ("uniform", "named") else f"  chosen, {row['kind']}"
 
 
 if __name__ == "__main__":

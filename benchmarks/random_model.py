@@ -1,20 +1,30 @@
-"""Writes a random checkpoint of a published shape: speed does not depend on the weights' values.
+"""Random weights of a published shape, in memory or as a checkpoint: speed and memory do not depend on their values.
 
-Run ``python benchmarks/random_model.py 0.8b FOLDER``.
+    python benchmarks/random_model.py 0.8b FOLDER
+
+Matrices have the standard deviation of an ordinary initialization, so that activations keep an ordinary size through
+all blocks. Quantized matrices are random codes in the real layout, of the same deviation; no solver made them.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from slant.model.checkpoint import expected_shapes
+from slant.artifact.recipe import Recipe
+from slant.model.checkpoint import EMBEDDING, TensorInfo, expected_shapes
 from slant.model.config import ModelConfig
+from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
+
+STD = 0.02
 
 _COMMON: dict[str, Any] = {
     "architectures": ["Qwen3_5ForCausalLM"],
@@ -51,27 +61,65 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def write(shape: str, folder: Path, seed: int = 0) -> Path:
-    """Write config.json and a bf16 model.safetensors (A_log and norms fp32) unless they are there."""
+class RandomSource:
+    """A source as ``slant.model.source.Source`` describes it. What a tensor holds depends on its name only."""
+
+    folder, head, certificate, probe = Path(), EMBEDDING, None, None
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, config: ModelConfig, device: torch.device, recipe: Recipe | None = None) -> None:
+        self.config, self.device, self.recipe = config, device, recipe
+        self.skipped: list[str] = []
+        shapes = expected_shapes(config)
+        self.tensors = {name: TensorInfo(Path(), name, shape, "BF16") for name, shape in shapes.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor on the device, dense: A_log and vectors fp32, all else bf16."""
+        if (matrix := self.quantized(name)) is not None:
+            return dequantize(matrix, torch.bfloat16)
+        shape, random = self.tensors[name].shape, self._random(name)
+        if name.endswith("A_log"):
+            return torch.empty(shape, device=self.device).uniform_(0.01, 16, generator=random).log()
+        if len(shape) == 1:
+            value = 1.0 if name.endswith(("dt_bias", "linear_attn.norm.weight")) else 0.0
+            return torch.full(shape, value, device=self.device)
+        return torch.empty(shape, dtype=torch.bfloat16, device=self.device).normal_(std=STD, generator=random)
+
+    def quantized(self, name: str) -> QuantizedMatrix | None:
+        """Random codes, and scales that give the dequantized matrix the deviation of a dense one."""
+        grid = self.recipe.grid(name) if self.recipe else None
+        if grid is None:
+            return None
+        rows, columns = self.tensors[name].shape
+        codes, groups = layout((rows, columns), grid.bits, grid.group_size)
+        random = self._random(name)
+        values = torch.randint(256, codes, dtype=torch.uint8, device=self.device, generator=random)
+        step = STD * 12**0.5 / 2**grid.bits
+        scales = step * (0.75 + 0.5 * torch.rand(groups, device=self.device, generator=random))
+        zeros = torch.rand(groups, device=self.device, generator=random) - 0.5
+        return QuantizedMatrix(values, scales.half(), zeros.half(), grid.bits, grid.group_size, (rows, columns))
+
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor:
+        return self.read(name)[list(ids)]
+
+    def head_rows(self, ids: Sequence[int]) -> Tensor:
+        return self.rows(self.head, ids)
+
+    def _random(self, name: str) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(crc32(name.encode()))
+
+
+def write(shape: str, folder: Path) -> Path:
+    """Write config.json and a bf16 model.safetensors (A_log and norms fp32) unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(SHAPES[shape], indent=2))
     path = folder / "model.safetensors"
-    if path.exists():
-        return folder
-    config = ModelConfig.parse(SHAPES[shape])
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, size in expected_shapes(config).items():
-        if name.endswith("A_log"):
-            tensor = torch.empty(size).uniform_(0.01, 16, generator=generator).log()
-        elif len(size) == 1:
-            tensor = torch.ones(size) if name.endswith(("dt_bias", "linear_attn.norm.weight")) else torch.zeros(size)
-        else:
-            tensor = torch.empty(size, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
-        tensors["model." + name] = tensor
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.rename(path)
+    if not path.exists():
+        source = RandomSource(ModelConfig.parse(SHAPES[shape]), torch.device("cpu"))
+        partial = path.with_suffix(".partial")
+        tensors = {f"model.{name}": source.read(name) for name in source.tensors}
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.rename(path)
     return folder
 
 

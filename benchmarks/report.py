@@ -1,44 +1,31 @@
-"""Writes the figures of docs/benchmarks.md from the newest result rows, so that none is typed.
+"""Writes the figures of docs/benchmarks.md from the newest result rows, so that none is typed, and draws all pictures.
 
-    python benchmarks/report.py            the part of docs/benchmarks.md between the markers, and the pictures it shows
+    python benchmarks/report.py            the part of the page between the markers, and benchmarks/results/*.svg
     python benchmarks/report.py --check    exit 1 if the page is not what the rows give
 
-The rows are those of results/peers.jsonl (the newest of each system and workload on the newest row's machine),
-results/cpu.jsonl and results/growth.jsonl (the newest whole run). Of files that are not there nothing is said.
+The figures are of results/peers.jsonl (the newest row of each system and workload on the newest row's machine), and of
+results/cpu.jsonl and results/growth.jsonl (the newest whole run). A file that is not there is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from harness.rows import BENCHMARKS, RESULTS, Row, newest_run, read
+from harness.tables import markdown
 
-RESULTS = Path(__file__).with_name("results")
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 WORKLOADS = ("1x128", "1x1024", "8x128", "posts", "speeches")  # of the peers, in the table
 BASE = "slant bf16"  # what the ratios refer to
 NOTHING = "Nothing was measured yet: `make bench` does it."
-Row = dict[str, Any]
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a result file, oldest first; none if it is not there. ValueError for a line that is no JSON."""
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: no JSON; remove it.") from None
-    return rows
+PICTURES = "../benchmarks/results"  # from the page
 
 
 def section(results: Path) -> str:
@@ -48,12 +35,6 @@ def section(results: Path) -> str:
     grown = newest_run(read(results / "growth.jsonl"), "kind", "point")
     parts = [*peers(compared), *suite(measured), *growth(grown)]
     return "\n\n".join(parts or [NOTHING])
-
-
-def newest_run(rows: Sequence[Row], key: str, needed: str) -> list[Row]:
-    """The rows of the newest run among whose rows is one with ``needed`` under a key; a run is one time."""
-    time = next((row["time"] for row in reversed(rows) if row[key] == needed), None)
-    return [row for row in rows if row["time"] == time]
 
 
 def newest_peers(rows: Sequence[Row]) -> list[Row]:
@@ -74,7 +55,7 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         variants[family(row["system"])].append(row)
     workloads = [name for name in WORKLOADS if any(row["workload"] == name for row in rows)]
-    lines, absent = [["", *workloads, "peak memory"], ["---", *["---:"] * (len(workloads) + 1)]], []
+    lines, absent = [], []
     for system in sorted(variants, key=lambda name: not name.startswith("slant")):
         done = [row for row in variants[system] if row.get("tokens_per_second")]
         if not done:
@@ -84,15 +65,15 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
         memory = max((row["peak_rss"] or 0 for row in best.values()), default=0)
         cells = [rate(best[name]) if name in best else "" for name in workloads]
         lines.append([system, *cells, f"{memory / 1e9:.1f} GB" if memory else ""])
-    if len(lines) > 2:
+    if lines:
         yield paragraph(
-            "Tokens a second, all systems in turn on the same texts, each with the best of its batch sizes; in brackets"
-            " how many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these:"
-            " systems were measured in groups, and the machine's own speed changes between them. Whole computes the"
-            " prompt's prefix with each text, as the other systems do."
+            "Tokens/s, all systems in turn on the same texts, each with the best of its batch sizes. In brackets: how "
+            "many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these: systems "
+            "were measured in groups, and the machine's own speed changes between them. Whole computes the prompt's "
+            "prefix with each text, as the other systems do."
         )
-        yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        yield "![Tokens a second against length, by system](../benchmarks/results/peers.svg)"
+        yield markdown(["", *workloads, "peak memory"], lines, numbers=True)
+        yield f"![Tokens/s against the length of a text, by system]({PICTURES}/peers.svg)"
     if absent:
         yield listed(absent)
     yield made(rows)
@@ -123,16 +104,16 @@ def suite(rows: Sequence[Row]) -> Iterator[str]:
     limit = next(row for row in rows if row["group"] == "limit")
     fastest = max(models, key=lambda row: row["tokens_per_second"])
     longest = max(models, key=lambda row: row["shape"][1])
-    yield "![Tokens a second against length, and the measured limit](../benchmarks/results/cpu.svg)"
+    yield f"![Tokens/s against the length of a text, and the measured roofline]({PICTURES}/cpu.svg)"
     lines = [f"{texts(*row['shape'])}: {took(row)}" for row in (models[0], longest)]
     lines += [
-        f"most tokens a second: {number(fastest['tokens_per_second'])}, with {texts(*fastest['shape'])}, "
-        f"{fastest['of_limit']:.0%} of the limit: what its matrix products take at {limit['flops_per_s'] / 1e9:.0f} "
+        f"most tokens/s: {number(fastest['tokens_per_second'])}, with {texts(*fastest['shape'])}, "
+        f"{fastest['of_limit']:.0%} of the roofline: what its matrix products take at {limit['flops_per_s'] / 1e9:.0f} "
         f"GFLOP/s, or reading its weights at {limit['bytes_per_s'] / 1e9:.0f} GB/s, as measured in the same session"
     ]
     for row in rows:
         if row["group"] == "tokenization":
-            lines.append(f"tokenizing {row['workload']}: {number(row['texts_per_second'])} texts a second")
+            lines.append(f"tokenizing {row['workload']}: {number(row['texts_per_second'])} texts/s")
         elif row["group"] == "cold_start":
             lines.append(f"a new process for `{row['workload']}`: {took(row)}")
     yield listed(lines)
@@ -141,25 +122,27 @@ def suite(rows: Sequence[Row]) -> Iterator[str]:
 
 def growth(rows: Sequence[Row]) -> Iterator[str]:
     """The exponents, the flatness and the padding, each beside its aim, and the picture."""
-    if not rows:
-        return
-    yield "![Seconds against length and against the number of texts](../benchmarks/results/growth.svg)"
-    lines = []
+    if rows:
+        yield f"![Seconds against length and against the number of texts]({PICTURES}/growth.svg)"
+        yield listed(growth_lines(rows))
+        yield made(rows)
+
+
+def growth_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence for each slope, flatness and padding."""
     for row in rows:
         if row["kind"] == "slope" and row["part"] != "one batch":
             unit = "tokens of a text" if row["grows"] == "length" else "texts of 128 tokens"
             power = f"{row['exponent']:.2f} (95 % of resampled rounds: {row['low']:.2f} to {row['high']:.2f})"
-            lines.append(f"from {row['first']} to {row['last']} {unit}, time grows to the power {power}")
+            yield f"from {row['first']} to {row['last']} {unit}, time grows to the power {power}"
         elif row["kind"] == "flatness":
             found, limit = row["best_over_worst"], row["aim"]
             line = f"1 to {row['to']} texts of {row['length']} tokens: the best rate is {found:.2f} times the worst"
-            lines.append(line + aim(f"at most {limit:.2f}", found <= limit))
+            yield line + aim(f"at most {limit:.2f}", found <= limit)
         elif row["kind"] == "padding":
             drawn = "" if row["real"] else " of drawn lengths"
             line = f"{row['texts']} {row['workload']}{drawn}: {row['fill']:.1%} of the computed tokens are real"
-            lines.append(line + aim(f"at least {row['aim']:.0%}", row["fill"] >= row["aim"]))
-    yield listed(lines)
-    yield made(rows)
+            yield line + aim(f"at least {row['aim']:.0%}", row["fill"] >= row["aim"])
 
 
 def made(rows: Sequence[Row]) -> str:
@@ -199,56 +182,60 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def paragraph(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+def paragraph(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def listed(lines: Iterable[str]) -> str:
     """A list of sentences."""
-    found = [f"* {line[0].upper()}{line[1:]}." for line in lines]
-    options: Any = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.fill(line, 120, **options) for line in found)
+    return "\n".join(paragraph(f"* {line[0].upper()}{line[1:]}.", "  ") for line in lines)
 
 
-def updated(readme: str, figures: str) -> str:
+def updated(page: str, figures: str) -> str:
     """The page with figures between the markers; raises ValueError unless they are there once, in order."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"{PAGE.name} must hold {BEGIN} and then {END}, once each.")
-    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"the page needs {BEGIN} and {END} once each, in this order.")
+    return page.partition(BEGIN)[0] + f"{BEGIN}\n{figures}\n{END}" + page.partition(END)[2]
 
 
 def draw(results: Path) -> None:
-    """The pictures that the section shows."""
-    from cpu import plots
-    from peers import table
+    """All pictures of which there are rows."""
+    import pictures
+    from compare_baselines import newest as newest_baselines
+    from sweep_lora import newest as newest_sweep
 
-    if rows := newest_peers(read(results / "peers.jsonl")):
-        table.plot(rows, results / "peers.svg")
-    if rows := newest_run(read(results / "cpu.jsonl"), "group", "model"):
-        plots.rate(rows, results / "cpu.svg")
-    if rows := newest_run(read(results / "growth.jsonl"), "kind", "point"):
-        plots.growth(rows, results / "growth.svg")
+    found = {path.stem: read(path) for path in results.glob("*.jsonl")}
+    chosen = {
+        "peers": newest_peers(found.get("peers", [])),
+        "cpu": newest_run(found.get("cpu", []), "group", "model"),
+        "growth": newest_run(found.get("growth", []), "kind", "point"),
+        "mixed_bits": newest_run(found.get("mixed_bits", []), "kind", "uniform"),
+        "lora_sweep": newest_sweep(found["lora_sweep"], found["lora_sweep"][-1]) if "lora_sweep" in found else [],
+    }
+    for name, rows in chosen.items():
+        if rows:
+            getattr(pictures, name)(rows, results / f"{name}.svg")
+    if "baselines" in found:
+        pictures.baselines(*newest_baselines(found["baselines"]), results / "baselines.svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
-    old = options.readme.read_text(encoding="utf-8")
+    old = options.page.read_text(encoding="utf-8")
     try:
         new = updated(old, section(options.results))
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"{options.page} was left alone: {error}", file=sys.stderr)
         return 2
     if options.check:
         if new != old:
-            print(f"{options.readme} is not what the rows give; run python benchmarks/report.py.", file=sys.stderr)
+            print(f"{options.page} is not what the rows give; run python benchmarks/report.py.", file=sys.stderr)
         return int(new != old)
-    options.readme.write_text(new, encoding="utf-8")
+    options.page.write_text(new, encoding="utf-8")
     draw(options.results)
     return 0
 

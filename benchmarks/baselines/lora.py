@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.data import Labelled
-from peers.batching import by_length
+from harness.batching import by_length
 from slant.runtime.classifier import choose_dtype
 
 MAX_TOKENS = 256

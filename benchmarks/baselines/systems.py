@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,13 @@ from baselines.data import Labelled, digest
 from baselines.features import Embedding, Features, FinalPosition, Kept, fingerprint
 from baselines.lora import Tuning
 from baselines.packaged import MINILM, MPNET, Packaged
-from baselines.ridge import Ridge
 from slant.engine import Engine
 from slant.errors import SlantError
+from slant.evaluation.metrics import Labels
 from slant.prompt.prompt import Prompt
+
+ALPHAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+FOLDS = 5
 
 Predict = Callable[[Sequence[str]], NDArray[np.float64]]
 """Numbers ``[n, k]`` for texts; a row's largest is its label."""
@@ -27,34 +31,36 @@ Predict = Callable[[Sequence[str]], NDArray[np.float64]]
 Progress = Callable[[int, int], None]
 
 
-class System(Protocol):
-    """``key`` says all that a fitted system depends on but the data; ``note`` what a reader of the table should know;
-    ``costs`` the name of the system that takes the same time and memory, mostly its own.
+@dataclass(frozen=True)
+class System(ABC):
+    """``note`` is what a reader of the table should know; ``costs`` the system that takes the same time and memory.
 
-    ``fit`` writes what ``load`` needs into a folder and tells facts about it. ``cache`` is a folder that all share, out
-    of which a system may take what it knows of a text. Both raise SlantError where the system cannot be had.
+    ``key`` says all that a fitted system depends on but the data. ``fit`` writes what ``load`` needs into a folder and
+    gives facts about it. ``cache`` is a folder that all share, out of which a system may take what it knows of a text.
+    Both raise SlantError where the system cannot be had.
     """
 
+    name: str
+    note: str = ""
+    costs: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "costs", self.costs or self.name)
+
     @property
-    def name(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def costs(self) -> str: ...
-    @property
+    @abstractmethod
     def key(self) -> str: ...
+    @abstractmethod
     def fit(self, train: Labelled, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]: ...
+    @abstractmethod
     def load(self, folder: Path, names: Sequence[str], cache: Path | None = None) -> Predict: ...
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(System):
     """The most frequent label of training, whatever the text."""
 
-    name: str = "majority"
-    note: str = "always the most frequent label of training; its memory is that of the libraries"
-    key: str = "majority"
-    costs: str = "majority"
+    key: str = "majority"  # type: ignore[misc]
 
     def fit(self, train: Labelled, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
         np.save(folder / "counts.npy", np.bincount(train.labels, minlength=len(train.names)).astype(np.float64))
@@ -66,63 +72,72 @@ class Majority:
 
 
 @dataclass(frozen=True)
-class Linear:
-    """Ridge on features; see ``Ridge.fit`` for ``scaled`` and ``by_group``, which needs groups to be known."""
+class Linear(System):
+    """Ridge on features: scikit-learn's StandardScaler and RidgeClassifierCV.
 
-    plain: str
-    features: Features
-    about: str
+    The penalty is chosen by leave-one-out; ``by_group`` by leaving out groups. Where training texts overlap, or come
+    from few authors, a left-out text's neighbours stay in, and too small a penalty looks best.
+
+    ``scaled=False`` is a mistake that is easily made, kept to be measured: the scaler is fitted and the classifier then
+    trained on the features as they were, while those to be classified are scaled.
+    """
+
+    features: Features = field(kw_only=True)
     scaled: bool = True
     by_group: bool = False
 
     @property
-    def name(self) -> str:
-        return self.plain + ("" if self.scaled else "-unscaled") + ("-by-group" if self.by_group else "")
-
-    @property
-    def note(self) -> str:
-        parts = ["" if self.scaled else "trained unscaled, tested scaled"]
-        parts.append("the penalty chosen by left-out groups" if self.by_group else "")
-        return "; ".join(filter(None, [self.about, *parts]))
-
-    @property
-    def costs(self) -> str:
-        return self.plain
-
-    @property
     def key(self) -> str:
-        return digest(["ridge", self.features.key, self.scaled, self.by_group])
+        return digest(["ridge pipeline", self.features.key, self.scaled, self.by_group])
 
     def fit(self, train: Labelled, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
+        import joblib
+
         if self.by_group and train.groups is None:
             raise SlantError("the texts have no groups; name their column with --group.")
         vectors = Kept(self.features, cache, progress)(train.texts)
-        groups = train.groups if self.by_group else None
-        ridge = Ridge.fit(vectors, train.labels, scaled=self.scaled, groups=groups)
-        ridge.save(folder / "ridge.npz")
-        return {"alpha": ridge.alpha, "features": vectors.shape[1]}
+        pipeline = ridge(vectors, train.labels, scaled=self.scaled, groups=train.groups if self.by_group else None)
+        joblib.dump(pipeline, folder / "ridge.joblib")
+        return {"alpha": float(pipeline[-1].alpha_), "features": vectors.shape[1]}
 
     def load(self, folder: Path, names: Sequence[str], cache: Path | None = None) -> Predict:
-        ridge = Ridge.load(folder / "ridge.npz")
+        import joblib
+
+        pipeline = joblib.load(folder / "ridge.joblib")
         read = self.features.load() if cache is None else Kept(self.features, cache)
-        return lambda texts: ridge(read(texts))
+        return lambda texts: decisions(pipeline, read(texts))
+
+
+def ridge(features: NDArray, labels: Labels, *, scaled: bool = True, groups: NDArray[np.str_] | None = None) -> Any:
+    """A fitted scikit-learn pipeline for features ``[n, d]`` and labels ``[n]``; see ``Linear``."""
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, folds = np.asarray(features, dtype=np.float64), None
+    if groups is not None:
+        splits = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))))
+        folds = list(splits.split(np.zeros(len(labels)), labels, groups))
+    scaler = StandardScaler().fit(features)
+    classifier = RidgeClassifierCV(alphas=ALPHAS, cv=folds).fit(
+        scaler.transform(features) if scaled else features, labels
+    )
+    return Pipeline([("scaler", scaler), ("ridge", classifier)])
+
+
+def decisions(pipeline: Any, features: NDArray) -> NDArray[np.float64]:
+    """Decision values ``[n, k]`` of a pipeline: two labels have one value there, of the second."""
+    values = pipeline.decision_function(np.asarray(features, dtype=np.float64))
+    return values if values.ndim == 2 else np.stack([-values, values], -1)
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(System):
     """A packaged encoder tuned with LoRA."""
 
-    name: str
     model: Packaged = MINILM
     tuning: Tuning = field(default_factory=Tuning)
-
-    @property
-    def note(self) -> str:
-        return f"{self.model.model} tuned with LoRA, rank {self.tuning.rank}, alpha {self.tuning.alpha}"
-
-    @property
-    def costs(self) -> str:
-        return self.name
 
     @property
     def key(self) -> str:
@@ -135,26 +150,24 @@ class Tuned:
         return lora.load(folder)
 
 
+def tuned(name: str, tuning: Tuning | None = None) -> Tuned:
+    """MiniLM with these or the default settings."""
+    tuning = tuning or Tuning()
+    note = f"{MINILM.model} tuned with LoRA, rank {tuning.rank}, alpha {tuning.alpha}"
+    return Tuned(name, note, tuning=tuning)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(System):
     """A checkpoint in slant's engine, as it is: nothing is fitted.
 
     ``tuned=False`` asks a model that was never tuned for these labels: it answers with one digit a label, in their
     order. Otherwise its own labels, or their numbers from 0, must be the data's.
     """
 
-    name: str
-    checkpoint: Path
-    weights: str
+    checkpoint: Path = field(kw_only=True)
+    weights: str = "bf16"
     tuned: bool = True
-
-    @property
-    def note(self) -> str:
-        return "" if self.tuned else "not tuned for these labels"
-
-    @property
-    def costs(self) -> str:
-        return self.name
 
     @property
     def key(self) -> str:
@@ -188,23 +201,31 @@ class Checkpoint:
         raise SlantError(f"{self.name} answers {', '.join(own)}, and the data's labels are {', '.join(names)}.")
 
 
-def systems(models: Mapping[str, Path], bases: Mapping[str, Path], weights: Sequence[str]) -> list[System]:
+def systems(models: Mapping[str, Path], bases: Mapping[str, Path], weights: Sequence[str]) -> Iterator[System]:
     """All systems: those without a checkpoint, and for each checkpoint the engine's answers and ridge on its state.
 
     models and bases are checkpoints by name, tuned for the labels and not, all of different names; weights are what
     ``Engine.load`` takes.
     """
-    found: list[System] = [Majority()]
+    yield Majority("majority", "always the most frequent label of training; its memory is that of the libraries")
     for name, model in (("minilm", MINILM), ("mpnet", MPNET)):
-        plain = Linear(f"{name}-ridge", Embedding(model), f"sentence embeddings by {model.model}")
-        found += [plain, replace(plain, by_group=True), replace(plain, scaled=False)]
-    found.append(Tuned("minilm-lora"))
+        about, features = f"sentence embeddings by {model.model}", Embedding(model)
+        yield from _ridges(f"{name}-ridge", features, about)
+        note = f"{about}; trained unscaled, tested scaled"
+        yield Linear(f"{name}-ridge-unscaled", note, f"{name}-ridge", features=features, scaled=False)
+    yield tuned("minilm-lora")
     for name, path in {**bases, **models}.items():
-        found += [Checkpoint(f"slant-{name}-{kind}", path, kind, tuned=name in models) for kind in weights]
-        state = FinalPosition(path, weights[0])
-        plain = Linear(f"{name}-state-ridge", state, f"on the last hidden state of slant-{name}-{weights[0]}")
-        found += [plain, replace(plain, by_group=True)]
-    return found
+        note = "" if name in models else "not tuned for these labels"
+        for kind in weights:
+            yield Checkpoint(f"slant-{name}-{kind}", note, checkpoint=path, weights=kind, tuned=name in models)
+        about = f"on the last hidden state of slant-{name}-{weights[0]}"
+        yield from _ridges(f"{name}-state-ridge", FinalPosition(path, weights[0]), about)
+
+
+def _ridges(name: str, features: Features, about: str) -> Iterator[Linear]:
+    yield Linear(name, about, features=features)
+    note = f"{about}; the penalty chosen by left-out groups"
+    yield Linear(f"{name}-by-group", note, name, features=features, by_group=True)
 
 
 def fitted(system: System, train: Labelled, cache: Path, progress: Progress = lambda done, total: None) -> Path:
@@ -218,5 +239,5 @@ def fitted(system: System, train: Labelled, cache: Path, progress: Progress = la
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """What fitting told."""
+    """What fitting gave."""
     return json.loads((folder / "facts.json").read_text(encoding="utf-8"))

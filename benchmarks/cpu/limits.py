@@ -1,25 +1,17 @@
-"""What the processor can do at best: the rates that the suite's figures are held against, measured in the same session.
-
-FLOPs: the product at the model's own shapes, over the layers in turn, so that the weights come from memory as they
-do in a forward. Bytes: the faster of a copy and a sum of an array that no cache holds.
-"""
+"""What the processor can do at best, by ``slant.bench.roofline``: what the suite's figures are held against."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from itertools import cycle
 from statistics import median
 
-import torch
+from cpu.workload import weight_bytes
+from slant.bench import roofline
+from slant.bench.turns import Watch, calls, take_turns
+from slant.runtime.runner import Runner
 
-from cpu.workload import matrices
-from slant.model.qwen3_5 import Model
-from slant_kernels.linear import linear
-
-ROWS = (1024, 2048)  # tokens of a full batch
-ARRAY = 256 << 20  # bytes
+TOKENS = 1024  # of a full batch
 
 
 @dataclass(frozen=True)
@@ -36,30 +28,21 @@ class Limits:
         return max(flops / self.flops_per_s, size / self.bytes_per_s)
 
 
-def measure(model: Model, seconds: float = 0.5) -> Limits:
-    """Both limits, with about so many seconds for each product and each array."""
-    products, moves = {}, {}
-    for name, layers in matrices(model).items():
-        for rows in ROWS if layers else ():
-            (N, K), turn = layers[0].shape, cycle(layers)
-            x = torch.randn(rows, K).to(model.dtype)
-            took = _median(lambda x=x, turn=turn: linear(x, next(turn)), seconds)
-            products[f"{name} x {rows}"] = 2 * rows * N * K / took
-    array = torch.ones(ARRAY // 4)
-    other = torch.empty_like(array)
-    moves["copy"] = 2 * ARRAY / _median(lambda: other.copy_(array), seconds)
-    moves["sum"] = ARRAY / _median(array.sum, seconds)
-    flops_by, bytes_by = max(products, key=products.__getitem__), max(moves, key=moves.__getitem__)
-    return Limits(products[flops_by], moves[bytes_by], flops_by, bytes_by)
-
-
-@torch.inference_mode()
-def _median(run: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a call; the first one is not counted, at least three are."""
-    run()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
+def measure(runner: Runner, seconds: float = 0.5) -> Limits:
+    """Both limits, in turn, with about so many seconds for each way to multiply and to read."""
+    config, dtype, device = runner.model.config, runner.model.dtype, runner.device
+    ways, watch = roofline.ways(dtype, device, int8=False), Watch(device)
+    products = roofline.Products(config, dtype, device, ways)
+    runs = {("flops", way): (products.run(way, TOKENS), products.flops(TOKENS)) for way in ways}
+    runs |= {("bytes", way): run for way, run in roofline.reads(math.ceil(weight_bytes(runner)), device).items()}
+    repeated = {key: roofline.repeated(run, watch) for key, (run, _) in runs.items()}
+    planned = {key: calls(first, seconds) for key, (_, _, first) in repeated.items()}
+    contenders = {key: run for key, (run, _, _) in repeated.items()}
+    samples = take_turns(contenders, planned, dict.fromkeys(planned, seconds), watch)
+    best = {}
+    for kind in ("flops", "bytes"):
+        mine = [way for k, way in runs if k == kind]
+        amounts = {way: repeated[kind, way][1] * runs[kind, way][1] for way in mine}
+        best[kind] = roofline.Rate.best(amounts, {way: median(samples[kind, way]) for way in mine})
+    flops, size = best["flops"], best["bytes"]
+    return Limits(flops.per_second, size.per_second, flops.way, size.way)

@@ -110,6 +110,7 @@ def test_op(
         pytest.skip(f"the model calls no {name}")
     call = forward(rows, length)[name]
     facts = {"workload": name, "shape": [rows, length], "dtype": workload.dtype(runner), "calls": call.calls}
+    facts["group"] = "ops"
     if count := flops(name, runner, rows, length):
         facts["flops"] = count
     measure(call.run, **facts, bytes=moved(call.arguments, call.run(), looked_up=name == "embedding"))
@@ -125,6 +126,7 @@ def test_linear(name: str, rows: int, length: int, runner: Runner, measure: Call
     x = torch.randn(rows, length, K).to(runner.model.dtype)
     out = measure(
         lambda: linear(x, next(turn)),
+        group="ops",
         workload=f"linear {name}",
         shape=[rows, length],
         matrix=[N, K],
@@ -143,6 +145,7 @@ def test_dequantize(bits: int, runner: Runner, measure: Callable[..., Any]) -> N
     out = torch.empty(shape, dtype=runner.model.dtype)
     measure(
         lambda: dequantize(matrix, out.dtype, out),
+        group="ops",
         workload=f"dequantize Block.gate_up {bits}/{GROUP}",
         matrix=list(shape),
         dtype=workload.dtype(runner),

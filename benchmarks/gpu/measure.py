@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from environment import percentiles
 from gpu.case import Case
 from gpu.timing import Arguments, Clock, Limits, Sample, input_sets, turns
+from harness.rows import percentiles
 
 OURS = "slant"
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from environment import RESULTS, append, gpu
 from gpu import cold_start, model_peer
 from gpu.device import Gpu
 from gpu.kernel_cases import MODEL
@@ -24,6 +23,7 @@ from gpu.model_measures import Bench, Row, Scope
 from gpu.model_tables import tables
 from gpu.model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
 from gpu.run import found
+from harness.rows import RESULTS, append, gpu
 from random_model import SHAPES
 from slant.errors import SlantError
 

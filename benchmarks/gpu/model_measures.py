@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from environment import percentiles
 from gpu.device import Device
 from gpu.model_tiers import BF16_RESIDENT, Loaded, predicted
 from gpu.timing import Limits
 from gpu.waterfall import waterfall
-from mixtures import MIXTURES, PREFIX, mixture, prompts
+from harness.rows import percentiles
+from harness.workloads import MIXTURES, PREFIX, mixture, prompts
 from slant.artifact.recipe import Recipe
 from slant.batching.batches import Ids, StaticBatch
 from slant.batching.costs import Costs, default_costs, forward_flops
@@ -120,7 +120,7 @@ class Bench:
             costs["tokens"] = None
         runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
         for name in MIXTURES:
-            texts = mixture(name, scope.texts[name], scope.config.vocab_size, scope.max_tokens)
+            texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
             timed: dict[str, list[float]] = {kind: [] for kind in runners}
             computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
             for _ in range(scope.rounds):

@@ -15,7 +15,7 @@ import torch
 
 from gpu.model_measures import Bench, Row, answers
 from gpu.model_tiers import Loaded
-from mixtures import ANSWERS, MIXTURES, mixture
+from harness.workloads import ANSWERS, MIXTURES, mixture, prompts
 from slant.batching.batches import Ids
 from slant.batching.costs import default_costs
 from slant.evaluation.reference import last_logits
@@ -48,7 +48,7 @@ def mixtures(bench: Bench, loaded: Loaded, model: Any) -> Iterator[tuple[str, It
     scope = bench.scope
     runner = loaded.runner(scope.token_budget, default_costs(scope.config, "cuda", 2))
     for name in MIXTURES:
-        texts = mixture(name, scope.texts[name], scope.config.vocab_size, scope.max_tokens)
+        texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
         yield name, beside(bench, name, texts, {OURS: partial(answers, runner), THEIRS: partial(run, model)})
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gpu.random_source import RandomSource
-from mixtures import ANSWERS, prefix
+from harness.workloads import ANSWERS, random_prefix
+from random_model import RandomSource
 from slant.artifact.recipe import Recipe
 from slant.batching.costs import Costs
 from slant.model.config import ModelConfig
@@ -60,7 +60,7 @@ class Loaded:
         self, token_budget: int, costs: Costs | None = None, capture: Capture | None = None
     ) -> Runner | LayerwiseRunner:
         """Starts from the prefix of all prompts. What is streamed has one runner, set anew; it cannot be captured."""
-        ids, limits = prefix(self.weights.source.config.vocab_size).tolist(), {"max_tokens": self.max_tokens}
+        ids, limits = random_prefix(self.weights.source.config.vocab_size).tolist(), {"max_tokens": self.max_tokens}
         if self.model is not None:
             limits |= {"token_budget": token_budget}
             return Runner(self.model, self.head, ids, **limits, costs=costs, capture=capture)
@@ -88,6 +88,6 @@ def load(way: Way, config: ModelConfig, place: torch.device, max_tokens: int) ->
 def predicted(way: Way, config: ModelConfig, max_tokens: int, token_budget: int) -> tiers.Tier:
     """What the engine reckons with on a GPU."""
     recipe = Recipe.named(way.recipe) if way.recipe else None
-    ids = len(prefix(config.vocab_size))
+    ids = len(random_prefix(config.vocab_size))
     demand = tiers.Demand(config, recipe, BF16, "cuda", len(ANSWERS), ids, max_tokens, token_budget)
     return next(tier for tier in tiers.tiers(demand) if tier.name == way.kind)

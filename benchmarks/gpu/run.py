@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from environment import RESULTS, append, environment, gpu
 from gpu import tune
 from gpu.case import Case
 from gpu.kernel_cases import cases
 from gpu.measure import Bench, add, table
 from gpu.timing import GpuClock, Limits
+from harness.rows import RESULTS, append, environment, gpu
 
 NAME = "gpu_kernels"
 

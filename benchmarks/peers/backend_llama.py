@@ -13,7 +13,7 @@ from typing import Any
 
 import llama_cpp as ll
 
-from peers.batching import by_length
+from harness.batching import by_length
 
 PACKAGES = ("llama_cpp_python",)
 CELLS = 256  # llama.cpp rounds a sequence's cells up to a multiple of this

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from peers.batching import unpadded
+from harness.batching import by_length
 
 PACKAGES = ("onnxruntime",)
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
@@ -44,4 +44,4 @@ def load(options: dict[str, Any]) -> Callable[[list[list[int]], int], list[list[
         (logits,) = session.run(["logits"], feed)
         return logits[:, -1, answers].tolist()
 
-    return partial(unpadded, batch)
+    return partial(by_length, batch, padded=False)

@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from peers.batching import unpadded
+from harness.batching import by_length
 
 PACKAGES = ("openvino",)
 
@@ -48,7 +48,7 @@ def load(options: dict[str, Any]) -> Callable[[list[list[int]], int], list[list[
         )
         return result["logits"][:, -1, answers].tolist()
 
-    return partial(unpadded, batch)
+    return partial(by_length, batch, padded=False)
 
 
 def last_position_only(model: ov.Model) -> None:

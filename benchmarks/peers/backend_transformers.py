@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from peers.batching import by_length
+from harness.batching import by_length
 from slant.evaluation.reference import DTYPES, last_logits, load_model
 
 PACKAGES = ("transformers", "torch")

@@ -51,10 +51,6 @@ def slant(name: str, model: str = CHECKPOINT, note: str = PREFIX_KEPT, **options
     return System(f"slant-{name}", "slant", model, options, batch=0, note=note)
 
 
-def transformers(weights: str, batch: int) -> System:
-    return System(f"transformers-{weights}-{batch}", "transformers", CHECKPOINT, {"weights": weights}, batch)
-
-
 def llama(kind: str, batch: int, keep_prefix: bool = False) -> System:
     options = {"sequences": batch, "keep_prefix": keep_prefix, "ubatch": 512}
     name = f"llama-{kind}-{'prefix' if keep_prefix else batch}"
@@ -78,10 +74,11 @@ SYSTEMS: tuple[System, ...] = (
     slant("int8", weights="int8"),
     slant("hqq4-packed", ARTIFACT, "its weights stay quantized; " + PREFIX_KEPT, weights="auto", tier="packed"),
     slant("bf16-whole", note="computes the prefix with each text, as the peers do", weights="bf16", keep_prefix=False),
-    transformers("bf16", 1),
-    transformers("bf16", 8),
-    transformers("fp32", 1),
-    transformers("fp32", 8),
+    *(
+        System(f"transformers-{weights}-{batch}", "transformers", CHECKPOINT, {"weights": weights}, batch)
+        for weights in ("bf16", "fp32")
+        for batch in (1, 8)
+    ),
     llama("bf16", 1),
     llama("bf16", 8),
     llama("bf16", 1, keep_prefix=True),

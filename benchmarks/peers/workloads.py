@@ -1,8 +1,7 @@
-"""What the systems answer for: token sequences that all begin with the prompt's prefix, and real texts where there are.
+"""What the peers answer for: token sequences that all begin with the prompt's prefix, and real texts where there are.
 
-A workload ``1x128`` is one text of 128 tokens after the prefix, ``8x128`` eight. Their tokens are random, since speed
-does not depend on them; posts and speeches are real texts in the whole prompt, or random tokens of their lengths where
-the speeches cannot be fetched.
+A workload ``1x128`` is one text of 128 tokens after the prefix, ``8x128`` eight. Their tokens are random; posts and
+speeches are real texts in the whole prompt, or random tokens of their lengths where the speeches cannot be fetched.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixtures import MIXTURES
+from harness.workloads import MIXTURES, sequences
 from slant.prompt.prompt import Prompt
 from texts import Speech, TextsError, sentences, speeches
 
@@ -44,15 +43,14 @@ def workloads(prompt: Prompt, wanted: Callable[[str], bool] = lambda name: True)
     return sorted(made, key=lambda workload: workload.tokens)
 
 
-def calibration(prompt: Prompt) -> Workload:
-    """A short text that a system is asked for before anything is measured."""
-    return Workload("calibration", random(prompt, [128]), ["A text of a few words."])
-
-
 def random(prompt: Prompt, lengths: Sequence[int]) -> list[list[int]]:
     """The prefix and this many random tokens after it."""
-    rng, known = np.random.default_rng(0), prompt.tokenizer.get_vocab_size()
-    return [[*prompt.prefix_ids, *rng.integers(0, known, length).tolist()] for length in lengths]
+    return [ids.tolist() for ids in sequences(prompt.prefix_ids, lengths, prompt.tokenizer.get_vocab_size())]
+
+
+def warm_up(prompt: Prompt) -> Workload:
+    """A short text that a system is asked for before anything is measured."""
+    return Workload("warm-up", random(prompt, [128]), ["A text of a few words."])
 
 
 def mixed(name: str, prompt: Prompt) -> Workload:

@@ -13,7 +13,7 @@ import classifier
 from baselines.data import Labelled, Task
 from baselines.features import FinalPosition, Kept, final_positions
 from baselines.packaged import ModelAbsent, Packaged
-from baselines.ridge import ALPHAS, Ridge
+from baselines.systems import ALPHAS, Linear, decisions, fitted, ridge
 from slant.engine import Engine
 from slant.errors import SlantError, TableError
 
@@ -103,37 +103,25 @@ def clouds():
 
 
 @pytest.mark.parametrize("classes", [3, 2])
-def test_ridge_is_scikit_learns_pipeline(clouds, classes, tmp_path):
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features, labels = clouds[0].astype(np.float64), np.minimum(clouds[1], classes - 1)
-    ours = Ridge.fit(features[:300], labels[:300])
-    theirs = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=ALPHAS)).fit(features[:300], labels[:300])
-    values, expected = ours(features[300:]), theirs.decision_function(features[300:])
+def test_ridge_decides_by_a_value_a_label(clouds, classes):
+    features, labels = clouds[0], np.minimum(clouds[1], classes - 1)
+    found = ridge(features[:300], labels[:300])
+    values = decisions(found, features[300:])
     assert values.shape == (100, classes)
-    np.testing.assert_allclose(values if classes > 2 else values[:, 1], expected, atol=1e-6)
-    assert (values.argmax(-1) == theirs.predict(features[300:])).all()
-    assert ours.alpha == theirs[-1].alpha_
-    ours.save(tmp_path / "ridge.npz")
-    assert (Ridge.load(tmp_path / "ridge.npz")(features) == ours(features)).all()
-    assert Ridge.load(tmp_path / "ridge.npz").alpha == ours.alpha
+    assert (values.argmax(-1) == found.predict(features[300:].astype(np.float64))).all()
 
 
 def test_unscaled_is_trained_on_what_it_is_not_tested_on(clouds):
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.preprocessing import StandardScaler
 
-    features, labels = clouds
-    ours = Ridge.fit(features[:300], labels[:300], scaled=False)
-    seen = features[:300].astype(np.float64)
-    scaler = StandardScaler().fit(seen)
-    theirs = RidgeClassifierCV(alphas=ALPHAS).fit(seen, labels[:300])
-    tested = scaler.transform(features[300:].astype(np.float64))
-    np.testing.assert_allclose(ours(features[300:]), theirs.decision_function(tested), rtol=1e-6, atol=1e-8)
-    right = Ridge.fit(features[:300], labels[:300])
-    accuracy = [(each(features[300:]).argmax(-1) == labels[300:]).mean() for each in (right, ours)]
+    features, labels = clouds[0].astype(np.float64), clouds[1]
+    wrong = decisions(ridge(features[:300], labels[:300], scaled=False), features[300:])
+    scaler = StandardScaler().fit(features[:300])
+    theirs = RidgeClassifierCV(alphas=ALPHAS).fit(features[:300], labels[:300])
+    np.testing.assert_allclose(wrong, theirs.decision_function(scaler.transform(features[300:])), rtol=1e-6, atol=1e-8)
+    right = decisions(ridge(features[:300], labels[:300]), features[300:])
+    accuracy = [(each.argmax(-1) == labels[300:]).mean() for each in (right, wrong)]
     assert accuracy[0] > 0.7 > accuracy[1] + 0.1
 
 
@@ -145,8 +133,17 @@ def test_leaving_out_groups_chooses_a_larger_penalty_where_groups_repeat_themsel
     # Every person is a point of his own, seen ten times almost alike, and the label a weak direction beside it.
     features = rng.normal(size=(40, 60))[people] + 0.1 * rng.normal(size=(400, 60))
     features[:, 0] += 0.5 * labels
-    alone, grouped = Ridge.fit(features, labels), Ridge.fit(features, labels, groups=people.astype(str))
-    assert grouped.alpha > 10 * alone.alpha
+    alone, grouped = ridge(features, labels), ridge(features, labels, groups=people.astype(str))
+    assert grouped[-1].alpha_ > 10 * alone[-1].alpha_
+
+
+def test_ridge_answers_alike_from_its_folder(tmp_path):
+    pytest.importorskip("sklearn")
+    train, system = labelled(), Linear("lengths", features=Counting())
+    folder = fitted(system, train, tmp_path)
+    values = system.load(folder, train.names)(train.texts)
+    assert values.shape == (60, 3)
+    np.testing.assert_array_equal(system.load(folder, train.names, tmp_path)(train.texts), values)
 
 
 class Counting:

@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 
 import classifier
-from baselines import quality, systems, timing
-from baselines.compare import main, reason
+import compare_baselines
+from baselines import systems
 from baselines.data import Labelled
 from baselines.features import FinalPosition
 from baselines.packaged import ModelAbsent
-from baselines.ridge import ALPHAS
-from baselines.systems import Checkpoint, Linear, Majority, fitted
-from baselines.table import table
-from report import read
+from baselines.systems import ALPHAS, Checkpoint, Linear, Majority, fitted
+from compare_baselines import main, reason, table
+from harness.rows import read
 from slant import demo
 from slant.engine import Engine
 from slant.errors import SlantError
@@ -30,13 +30,13 @@ def test_a_checkpoint_answers_in_the_order_of_the_datas_labels(tmp_path):
     folder = classifier.write(tmp_path)  # labels left, middle, right
     texts = ["One.", "Another text.", "A third one, longer."]
     expected = Engine.load(folder, weights="fp32", device="cpu").score(texts)
-    system = Checkpoint("tiny", folder, "fp32")
+    system = Checkpoint("tiny", checkpoint=folder, weights="fp32")
     for names, order in ((("Right", "left", "middle"), [2, 0, 1]), (("2", "0", "1"), [2, 0, 1])):
         answers = system.load(tmp_path, names)(texts)
         np.testing.assert_array_equal(answers, expected.probabilities[:, order].astype(np.float64))
     with pytest.raises(SlantError, match=r"answers left, middle, right, and the data's labels are yes, no"):
         system.load(tmp_path, ("yes", "no"))
-    base = Checkpoint("tiny", folder, "fp32", tuned=False).load(tmp_path, ("yes", "no"))(texts)
+    base = Checkpoint("tiny", checkpoint=folder, weights="fp32", tuned=False).load(tmp_path, ("yes", "no"))(texts)
     no = 1 / (1 + np.exp(expected.logits[:, 0] - expected.logits[:, 1]))
     np.testing.assert_allclose(base[:, 1], no, atol=1e-6)
 
@@ -53,13 +53,13 @@ def test_a_system_is_fitted_once_and_an_interrupted_fit_does_not_count(tmp_path)
 
     train = labelled()
     with pytest.raises(KeyboardInterrupt):
-        fitted(Fitting(), train, tmp_path)
-    folder = fitted(Fitting(), train, tmp_path)
-    assert fitted(Fitting(), train, tmp_path) == folder
+        fitted(Fitting("majority"), train, tmp_path)
+    folder = fitted(Fitting("majority"), train, tmp_path)
+    assert fitted(Fitting("majority"), train, tmp_path) == folder
     assert systems.facts(folder) == {"fits": 2}
-    assert fitted(Fitting(), labelled(seed=1), tmp_path) != folder
-    assert fitted(Fitting(key="other"), train, tmp_path) != folder
-    counts = Majority().load(folder, train.names)(["x", "y"])
+    assert fitted(Fitting("majority"), labelled(seed=1), tmp_path) != folder
+    assert fitted(Fitting("majority", key="other"), train, tmp_path) != folder
+    counts = Majority("majority").load(folder, train.names)(["x", "y"])
     assert counts.argmax(-1).tolist() == [np.bincount(train.labels).argmax()] * 2
 
 
@@ -67,7 +67,7 @@ def test_by_group_needs_groups(tmp_path):
     data = labelled()
     alone = Labelled(data.texts, data.labels, data.names)
     with pytest.raises(SlantError, match="name their column with --group"):
-        fitted(Linear("x", FinalPosition(tmp_path, "fp32"), "", by_group=True), alone, tmp_path)
+        fitted(Linear("x", features=FinalPosition(tmp_path, "fp32"), by_group=True), alone, tmp_path)
 
 
 def quality_row(system, accuracy, **values):
@@ -120,13 +120,13 @@ def test_the_table_holds_the_newest_rows_of_the_newest_data():
 
 def test_quality_figures_are_by_group_and_only_ordered_labels_have_distances():
     test = Labelled(tuple("abcdef"), np.array([0, 1, 2, 0, 1, 2]), ("0", "1", "2"), np.array(list("xxyyzz")))
-    row = quality.figures(test, np.array([0, 1, 2, 2, 1, 1]))
+    row = compare_baselines.figures(test, np.array([0, 1, 2, 2, 1, 1]))
     assert row["accuracy"][0] == pytest.approx(4 / 6, abs=1e-6)
     assert row["mae"][0] == pytest.approx(0.5)
     assert row["accuracy"][1] == 0.5  # the worst group is half right, whatever its rows
     words = Labelled(test.texts, test.labels, ("x", "y", "z"), test.groups)
-    assert quality.figures(words, test.labels)["mae"] is None
-    change = quality.difference(test, test.labels, np.array([0, 1, 2, 2, 1, 1]))
+    assert compare_baselines.figures(words, test.labels)["mae"] is None
+    change = compare_baselines.difference(test, test.labels, np.array([0, 1, 2, 2, 1, 1]))
     assert change[0] == pytest.approx(-2 / 6, abs=1e-6)
 
 
@@ -161,12 +161,26 @@ def test_one_command_compares_on_ones_own_tables(tmp_path, capsys):
     assert "are both called demo" in capsys.readouterr().err
 
 
-def test_a_system_that_cannot_be_loaded_is_a_row_that_says_so(tmp_path):
-    load = timing.Load(f"{tmp_path}/python", 1, ("a", "b"), {}, {}, ("fp32",))
-    (row,) = timing.rows(load, {"majority": tmp_path}, ["x", "y"], rounds=1, max_seconds=10)
-    assert row["system"] == "majority"
-    assert row["status"].startswith("failed: ")
-    assert "No such file" in row["status"]
+def test_a_system_that_cannot_be_loaded_is_a_row_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_baselines, "fitted", lambda system, *_: tmp_path)  # where nothing is
+    options = arguments(tmp_path, "--systems", "majority", "--rounds", "1")
+    (row,) = compare_baselines.timings([Majority("majority")], labelled(), labelled(), options, Progress(disable=True))
+    assert (row["kind"], row["system"], row["texts_per_second"]) == ("timing", "majority", None)
+    assert row["status"].startswith("failed: FileNotFoundError")
+
+
+def test_a_message_is_not_broken_at_the_terminals_width(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,x\nb,y\n")
+    files = ["--train", f"{tmp_path}/train.csv", "--test", f"{tmp_path}/test.csv"]
+    assert main([*files, "--label", "nothing"]) == 2
+    assert "has no column 'nothing' for the labels; its columns are: text, label." in capsys.readouterr().out
+
+
+def arguments(folder, *more):
+    files = ["--train", f"{folder}/train.jsonl", "--test", f"{folder}/test.jsonl"]
+    return compare_baselines.arguments([*files, "--cache", f"{folder}/cache", "--threads", "1", *more])
 
 
 def test_what_is_missing_is_said_with_what_to_do():

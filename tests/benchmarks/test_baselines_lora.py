@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
 
+import pictures
 from baselines import lora
 from baselines.data import Labelled
 from baselines.lora import Tuning, load, tune
-from baselines.plots import heatmap
-from baselines.sweep import newest
+from sweep_lora import newest
 
 pytest.importorskip("peft")
 
@@ -120,9 +120,9 @@ def test_the_sweeps_picture_is_of_the_newest_cells_alike_and_the_same_each_time(
         (4, 16, 0.6),
         (8, 8, 0.55),
     ]
-    pictures = []
+    drawn = []
     for name in ("one.svg", "two.svg"):
-        heatmap(chosen, tmp_path / name)
-        pictures.append((tmp_path / name).read_bytes())
-    assert pictures[0] == pictures[1]
-    assert b"0.512" in pictures[0]
+        pictures.lora_sweep(chosen, tmp_path / name)
+        drawn.append((tmp_path / name).read_bytes())
+    assert drawn[0] == drawn[1]
+    assert b"rank 4: 0.600" in drawn[0]

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import Tokenizer
 
-import environment
 import random_model
 import texts
-from cpu import checkpoint, limits, padding, test_ops, workload
+from cpu import limits, padding, test_engine, test_ops, workload
 from cpu.limits import Limits
+from harness.rows import environment
 from slant import demo
 from slant.batching.costs import forward_flops
 from slant.errors import SlantError
@@ -41,7 +41,15 @@ def suite(*options):
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "found.jsonl"
-    suite("--benchmark-enable", "--seconds", "0", "--rows", str(path), "-k", "not new_process or import")
+    suite(
+        "--benchmark-enable",
+        "--benchmark-max-time=0",
+        "--benchmark-min-rounds=3",
+        "--rows",
+        str(path),
+        "-k",
+        "not new_process or import",
+    )
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -50,21 +58,28 @@ def test_a_row_for_every_benchmark(rows):
     ops = sum(map(len, test_ops.OPS.values())) - 1  # the demo's only attention is the last block's
     shapes = len(test_ops.SHAPES)
     of_ops = shapes * (ops + len(workload.MATRICES)) + 4
-    assert counts == {"limit": 1, "ops": of_ops, "model": 10, "batching": 4, "tokenization": 2, "cold_start": 1}
+    assert counts == {
+        "limit": 1,
+        "ops": of_ops,
+        "model": len(test_engine.SHAPES),
+        "batching": 4,
+        "tokenization": 2,
+        "cold_start": 1,
+    }
     keys = [(row["group"], row["workload"], str(row.get("shape"))) for row in rows]
     assert len(set(keys)) == len(keys)
     assert {row["workload"] for row in rows if row["group"] == "cold_start"} == {"import slant"}
 
 
 def test_rows_say_what_was_measured_and_with_what(rows):
-    about = environment.environment() | {"model": "demo"}
+    about = environment() | {"model": "demo"}
     assert len({row["time"] for row in rows}) == 1
     for row in rows:
         assert row.keys() > about.keys()
         if row["group"] == "limit":
             continue
         assert 0 < row["seconds"]["p20"] <= row["seconds"]["p50"] <= row["seconds"]["p80"]
-        assert row["rounds"] == 3
+        assert row["rounds"] >= 3
         assert row["group"] not in ("ops", "model") or {"dtype", "gb_per_s", "limit_s", "of_limit"} <= row.keys()
 
 
@@ -115,13 +130,12 @@ def test_without_the_flag_everything_runs_once_and_no_row_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_limits_bound_by_the_slower_of_the_two(runner, monkeypatch):
-    known = workload.matrices(runner.model) | {"Attention.out": []}  # as of a model without attention
-    monkeypatch.setattr(limits, "matrices", lambda model: known)
-    found = limits.measure(runner.model, seconds=0)
-    assert found.flops_per_s > 0
+def test_limits_bound_by_the_slower_of_the_two(runner):
+    found = limits.measure(runner, seconds=0)
+    assert found.flops_per_s > 1e8
     assert found.bytes_per_s > 1e8
-    assert found.flops_by.split(" x ")[0] in workload.MATRICES
+    assert found.flops_by in ("torch", "prepacked")
+    assert found.bytes_by in ("sum", "copy")
     assert (LIMITS.seconds(1e12, 1), LIMITS.seconds(1, 1e10), LIMITS.seconds(2e12, 1e10)) == (1, 1, 2)
 
 
@@ -160,7 +174,7 @@ def test_padding_of_drawn_lengths_meets_its_aims(runner):
 
 
 def test_fill_is_real_over_computed(runner):
-    tokens = tuple([100] * 7)
+    tokens = [100] * 7
     (batch,) = runner.batches(workload.texts(runner, tokens))
     row = padding.row(padding.Lengths("posts", tokens, real=False), runner)
     assert row["fill"] == round(100 / batch.ids.shape[1], 4) < 1
@@ -187,14 +201,14 @@ def test_speeches_are_measured_where_they_and_the_vocabulary_are_at_hand(monkeyp
 
 def test_a_checkpoint_is_taken_as_it_is(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    assert checkpoint.ensure(tmp_path) == tmp_path
+    assert workload.checkpoint(tmp_path) == tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3e9))
+    monkeypatch.setattr(workload.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3e9))
     with pytest.raises(SlantError, match=r"1\.5 GB does not fit .* 3\.0 GB free"):
-        checkpoint.ensure(tmp_path)
+        workload.checkpoint(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -202,16 +216,16 @@ def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch, tmp
 def test_the_checkpoint_is_written_once_into_the_cache(known, monkeypatch, tmp_path):
     small = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "linear_num_value_heads": 16}
-    monkeypatch.setitem(random_model.SHAPES, checkpoint.SHAPE, random_model.SHAPES["4b"] | small | heads)
+    monkeypatch.setitem(random_model.SHAPES, workload.SHAPE, random_model.SHAPES["4b"] | small | heads)
     bundled = Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
-    monkeypatch.setattr(checkpoint, "qwen_tokenizer", lambda: bundled if known else None)
+    monkeypatch.setattr(workload, "qwen_tokenizer", lambda: bundled if known else None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said = []
-    folder = checkpoint.ensure(None, said.append)
+    folder = workload.checkpoint(None, said.append)
     assert folder == tmp_path / "slant" / "random-0.8b"
     assert "GB free" in said[0]
     assert workload.load(folder).model.config.hidden_size == 64
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert checkpoint.ensure(None, said.append) == folder
+    assert workload.checkpoint(None, said.append) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert len(said) == 1

@@ -15,7 +15,6 @@ from rich.console import Console
 
 pytest.importorskip("triton")
 import gpu_suite
-import mixtures
 import slant_kernels
 from gpu import cold_start, model_dry_run, model_measures, model_peer
 from gpu import model as gpu_model
@@ -25,9 +24,10 @@ from gpu.kernel_cases import MODEL
 from gpu.model_measures import Bench, Scope, full_batch, tail
 from gpu.model_tables import tables
 from gpu.model_tiers import WAYS, load, predicted
-from gpu.random_source import STD, RandomSource
 from gpu.timing import Limits
 from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
+from harness import workloads as mixtures
+from random_model import STD, RandomSource
 from slant.artifact.recipe import Recipe
 from slant.batching.costs import Formula, forward_flops
 from slant.model import qwen3_5 as model
@@ -276,13 +276,13 @@ def test_random_weights_have_an_ordinary_size_and_are_the_same_again(recipe):
 
 @pytest.mark.parametrize("name", list(mixtures.MIXTURES))
 def test_mixtures_are_prompts_with_one_prefix(name):
-    texts = mixtures.mixture(name, 200, 1000, 8192)
-    assert all(np.array_equal(text[: mixtures.PREFIX], mixtures.prefix(1000)) for text in texts)
+    texts = mixtures.prompts(mixtures.mixture(name, 200, 8192), 1000)
+    assert all(np.array_equal(text[: mixtures.PREFIX], mixtures.random_prefix(1000)) for text in texts)
     assert max(map(len, texts)) <= 8192
     bodies = np.array([len(text) for text in texts]) - mixtures.PREFIX - mixtures.SUFFIX
     low, high = {"posts": (45, 65), "speeches": (600, 800), "articles": (1200, 1900)}[name]
     assert low < np.median(bodies) < high
-    again = mixtures.mixture(name, 200, 1000, 8192)
+    again = mixtures.prompts(mixtures.mixture(name, 200, 8192), 1000)
     assert all(np.array_equal(one, other) for one, other in zip(texts, again, strict=True))
 
 

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-import environment
-from cpu import growth, workload
-from cpu.slopes import fit, flatness
+import growth
+from cpu import workload
+from growth import fit, flatness
+from harness.rows import environment
 from slant import demo
 
 
@@ -138,9 +139,9 @@ def test_the_command_appends_rows_and_draws(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "growth.jsonl").read_text().splitlines()]
     kinds = Counter(row["kind"] for row in rows)
     assert kinds == {"point": 3 + 2 + 2, "slope": 3, "flatness": 2, "padding": 2}
-    assert all(row.keys() > environment.environment().keys() for row in rows)
+    assert all(row.keys() > environment().keys() for row in rows)
     assert (tmp_path / "growth.svg").read_text().startswith("<?xml")
-    assert "to the power" in capsys.readouterr().out
+    assert "time grows to the power" in capsys.readouterr().out
 
 
 def test_what_was_not_measured_is_named(tmp_path, capsys):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import classifier
-from peers import compare
-from peers.batching import by_length, unpadded
-from peers.measure import Timing, agreement, measure, predict, ratio
-from peers.process import Reply, Worker, WorkerError
-from peers.running import Running, available
+import compare_peers
+import pictures
+from compare_peers import agreement, newest, table
+from harness.batching import by_length
+from harness.process import Pool, Reply, Worker, WorkerError, available
+from harness.timing import Timing, measure, ratio
 from peers.systems import ARTIFACT, BASE, CHECKPOINT, SYSTEMS, System
-from peers.table import newest, plot, table
-from peers.workloads import Workload, calibration, posts, whole, workloads
+from peers.workloads import Workload, posts, warm_up, whole, workloads
 from slant.prompt.prompt import Prompt
 from texts import Speech
 
@@ -112,42 +112,41 @@ def test_worker_that_takes_too_long_is_ended(fake):
 
 def test_systems_that_differ_in_batch_size_share_a_worker_and_a_failure_is_noted(fake):
     del fake  # only its backend is needed
-
-    class Fake(System):
-        module = "fake_backend"
-
-    with closing(Running({}, threads=1, timeout=30)) as running:
-        one, two, other, broken = Fake("one", "f"), Fake("two", "f", batch=2), Fake("other", "f"), Fake("broken", "f")
-        for system, options in (
-            (one, {"scale": 1.5}),
-            (two, {"scale": 1.5}),
-            (other, {"scale": 2.5}),
-            (broken, {"broken": 1}),
+    with closing(Pool(threads=1, timeout=30)) as pool:
+        for name, options in (
+            ("one", {"scale": 1.5}),
+            ("two", {"scale": 1.5}),
+            ("other", {"scale": 2.5}),
+            ("broken", {"broken": 1}),
         ):
-            running.start(system, options)
-        assert running.loaded(one) is running.loaded(two)
-        assert running.loaded(one) is not running.loaded(other)
-        assert running.loaded(broken) is None
-        assert "this model is broken" in running.failures["broken"]
-        load = Workload("", [[1, 2, 3]])
-        assert running.predicted(two, load) is None
-        assert running.ask(two, load).answers == [[3.0, 2.0, 1.5]]
-        assert running.predicted(two, load) > 0
-        running.warm(other, Workload("", ["die"]))
-        assert "code 3" in running.failures["other"]
-        for system in (broken, other):
-            with pytest.raises(WorkerError):
-                running.ask(system, load)
+            pool.start(name, "fake_backend", options)
+        assert pool.loaded("one") is pool.loaded("two")
+        assert pool.loaded("one") is not pool.loaded("other")
+        assert pool.loaded("broken") is None
+        assert "this model is broken" in pool.failures["broken"]
+        assert pool.predicted("two", 3) is None
+        assert pool.ask("two", [[1, 2, 3]], 2, tokens=3).answers == [[3.0, 2.0, 1.5]]
+        assert pool.predicted("two", 3) > 0
+        with pytest.raises(WorkerError, match="code 3"):
+            pool.ask("other", ["die"], 1)
+        with pytest.raises(WorkerError, match="this model is broken"):
+            pool.ask("broken", [[1]], 1)
+
+
+def test_a_backend_runs_in_the_interpreter_that_was_named_for_it(tmp_path):
+    with closing(Pool(1, 30, pythons={"fake_backend": str(tmp_path / "python")})) as pool:
+        pool.start("one", "fake_backend", {})
+        assert "No such file" in pool.failures["one"]
 
 
 def test_no_worker_is_started_without_the_memory_for_it():
     if available() is None:
         pytest.skip("memory is read from /proc")
-    with closing(Running({}, threads=1, timeout=30, reserve=1e15)) as running:
-        running.start(System("large", "f"), {})
-        assert running.failures["large"].startswith("not started: ")
+    with closing(Pool(threads=1, timeout=30, reserve=1e15)) as pool:
+        pool.start("large", "f", {})
+        assert pool.failures["large"].startswith("not started: ")
         with pytest.raises(WorkerError, match=r"1000000\.0 GB are wanted"):
-            running.ask(System("large", "f"), Workload("", [[1]]))
+            pool.ask("large", [[1]], 1)
 
 
 class Peers:
@@ -166,17 +165,20 @@ class Peers:
         return Reply(value, [[value, 0.0]], peak_rss=100)
 
 
-def test_every_round_asks_every_system_once_in_an_order_that_moves_on():
+def test_every_round_asks_every_system_once_in_an_order_of_its_own():
     peers = Peers(a=1.0, b=2.0, c=3.0)
-    timings = measure(peers, ["a", "b", "c"], {}, rounds=3, max_seconds=1000)
-    assert "".join(peers.asked) == "abcbcacababc"
+    timings = measure(peers, ["a", "b", "c"], {}, count=3, max_seconds=1000)
+    asked = ["".join(peers.asked[i : i + 3]) for i in range(0, 12, 3)]
+    assert asked[0] == "abc"
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in asked)
+    assert len(set(asked)) > 1
     assert timings["b"].runs == {0: 2.0, 1: 2.0, 2: 2.0, 3: 2.0}
     assert timings["b"].measured.keys() == {1, 2, 3}  # the first one only warms up
 
 
 def test_a_system_leaves_before_it_takes_too_long_and_one_measurement_is_kept():
     peers = Peers(quick=1.0, slow=4.0, endless=20.0)
-    timings = measure(peers, ["quick", "slow", "endless"], {"endless": 9.0}, rounds=5, max_seconds=10)
+    timings = measure(peers, ["quick", "slow", "endless"], {"endless": 9.0}, count=5, max_seconds=10)
     assert len(timings["quick"].measured) == 5
     assert timings["slow"].runs == {0: 4.0, 1: 4.0}  # a third time would make 12 seconds
     assert timings["endless"].measured == {0: 20.0}  # its prediction was too low: its one answer counts, cold
@@ -185,7 +187,7 @@ def test_a_system_leaves_before_it_takes_too_long_and_one_measurement_is_kept():
 
 def test_a_system_predicted_to_take_too_long_is_not_asked():
     peers = Peers(a=1.0, b=1.0)
-    timings = measure(peers, ["a", "b"], {"a": None, "b": 10.4}, rounds=1, max_seconds=10)
+    timings = measure(peers, ["a", "b"], {"a": None, "b": 10.4}, count=1, max_seconds=10)
     assert peers.asked == ["a", "a"]
     assert timings["b"].status == "skipped: predicted 10 s"
     assert timings["b"].measured == {}
@@ -193,7 +195,7 @@ def test_a_system_predicted_to_take_too_long_is_not_asked():
 
 def test_a_system_that_fails_costs_only_its_own_figures():
     peers = Peers(a=1.0, b="it died.", c=[1.0, float("nan"), 1.0])
-    timings = measure(peers, ["a", "b", "c"], {}, rounds=2, max_seconds=10)
+    timings = measure(peers, ["a", "b", "c"], {}, count=2, max_seconds=10)
     assert peers.asked.count("b") == 1
     assert timings["b"].status == "failed: it died."
     assert timings["c"].status == "failed: it answered with NaN or infinity."
@@ -203,6 +205,9 @@ def test_a_system_that_fails_costs_only_its_own_figures():
 
 
 def test_predictions_are_in_proportion_to_the_largest_measured_before():
+    def predict(history, tokens):
+        return Pool(1, 30, _seconds={"a": history}).predicted("a", tokens)
+
     assert predict({}, 100) is None
     assert predict({10: 1.0, 100: 4.0, 1000: 50.0}, 200) == 8.0
     assert predict({10: 1.0, 100: 4.0}, 100) == 4.0
@@ -234,7 +239,7 @@ def test_batches_are_of_neighbours_in_length_and_answers_in_order():
     assert by_length(score, sequences, 2) == [[1.0], [2.0], [3.0], [4.0], [5.0]]
     assert calls == [[1, 2], [5, 5], [5]]
     calls.clear()
-    assert unpadded(score, sequences, 2) == [[1.0], [2.0], [3.0], [4.0], [5.0]]
+    assert by_length(score, sequences, 2, padded=False) == [[1.0], [2.0], [3.0], [4.0], [5.0]]
     assert calls == [[1], [2], [5, 5], [5]]
 
 
@@ -253,11 +258,11 @@ def test_systems_have_names_of_their_own_and_find_their_models(tmp_path):
 def test_a_system_is_asked_for_what_says_something_about_it():
     single, several = Workload("1x2", [[1, 2]]), Workload("2x1", [[1], [2]], ["a", "b"])
     alone, eight, own = (System("", "", batch=batch) for batch in (1, 8, 0))
-    assert [compare.asked(system, single) for system in (alone, eight, own)] == [True, False, True]
-    assert all(compare.asked(system, several) for system in (alone, eight, own))
+    assert [compare_peers.asked(system, single) for system in (alone, eight, own)] == [True, False, True]
+    assert all(compare_peers.asked(system, several) for system in (alone, eight, own))
     reader = System("", "", batch=8, reads_text=True)
-    assert compare.asked(reader, several)
-    assert not compare.asked(reader, single)
+    assert compare_peers.asked(reader, several)
+    assert not compare_peers.asked(reader, single)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +276,7 @@ def test_workloads_begin_with_the_prefix_and_ascend(checkpoint):
     assert prefix
     made = workloads(prompt, lambda name: "x" in name)
     assert [load.tokens for load in made] == sorted(load.tokens for load in made)
-    for load in [*made, calibration(prompt)]:
+    for load in [*made, warm_up(prompt)]:
         assert all(ids[: len(prefix)] == prefix for ids in load.sequences)
     by_name = {load.name: load for load in made}
     assert [len(ids) for ids in by_name["8x128"].sequences] == [len(prefix) + 128] * 8
@@ -292,7 +297,7 @@ def test_posts_are_short_and_speeches_of_all_lengths(checkpoint):
 
 def test_slant_and_transformers_agree_through_their_workers(checkpoint, tmp_path):
     names = "slant-fp32,slant-bf16,transformers-fp32-1,transformers-fp32-8,llama-bf16-1"
-    compare.main(
+    compare_peers.main(
         [str(checkpoint), "--systems", names, "--workloads", "1x256,8x128", "--threads", "1"]
         + ["--rounds", "2", "--results", str(tmp_path), "--limit", "1e6"]
     )
@@ -360,11 +365,8 @@ def test_a_system_measured_in_a_second_call_of_a_run_replaces_what_it_lacked():
 
 def test_the_picture_shows_every_system_and_the_limit(tmp_path):
     pytest.importorskip("matplotlib")
-    rows = rows_of("now")
-    plot(rows, tmp_path / "plot.svg")
+    pictures.peers(rows_of("now"), tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     for name in ("slant-bf16", "peer", "limit of the matrix products"):
-        assert f"<!-- {name} -->" in drawn
-    assert "<!-- reader -->" not in drawn  # its tokens are not those of the others
-    plot([], tmp_path / "empty.svg")
-    assert (tmp_path / "empty.svg").exists()
+        assert f">{name}</text>" in drawn
+    assert ">reader<" not in drawn  # its tokens are not those of the others

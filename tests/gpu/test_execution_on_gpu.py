@@ -11,7 +11,7 @@ from gpu.device import Gpu, no_synchronisation
 from gpu.model_dry_run import NoGpu
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
-from mixtures import PREFIX, prompts
+from harness.workloads import PREFIX, prompts
 from published import large
 from slant.runtime.memory import activation_bytes
 from slant.runtime.tiers import Demand

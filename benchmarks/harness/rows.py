@@ -1,34 +1,37 @@
-"""What a measurement was made with: the fields that every row of a result file carries."""
+"""Result files: one JSON object a line, only ever appended to, each with what it was measured with."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from slant.bench.machine import machine
 
-RESULTS = Path(__file__).with_name("results")
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
+Row = dict[str, Any]
 
 
-def environment() -> dict[str, Any]:
-    """UTC time, commit, and what ``machine`` tells: versions, processor, threads."""
-    root = Path(__file__).parent
+def environment() -> Row:
+    """UTC time, commit, and what ``machine`` reports: versions, processor, threads."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _output(["git", "describe", "--always", "--dirty"], root) or "unknown",
+        "commit": _output(["git", "describe", "--always", "--dirty"], BENCHMARKS) or "unknown",
         "transformers": version("transformers"),
         **machine(),
     }
 
 
-def gpu() -> dict[str, Any]:
-    """The first CUDA device as it was found; clocks in MHz at this moment, None where nvidia-smi does not tell."""
+def gpu() -> Row:
+    """The first CUDA device; clocks in MHz at this moment, None where nvidia-smi does not report them."""
     device = torch.cuda.get_device_properties(0)
     query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit,temperature.gpu"
     smi = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id=GPU-{device.uuid}"]
@@ -44,17 +47,33 @@ def gpu() -> dict[str, Any]:
     }
 
 
-def append(name: str, row: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Add one line to ``NAME.jsonl`` in a folder; result files only ever grow."""
+def append(name: str, row: Row, folder: Path = RESULTS) -> None:
+    """Add one line to ``NAME.jsonl`` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
+def read(path: Path) -> list[Row]:
+    """The rows of a file, oldest first; none if it is not there. Raises ValueError for a line that is not JSON."""
+    rows: list[Row] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"{path}, line {number} is not JSON; remove it.") from None
+    return rows
+
+
+def newest_run(rows: Sequence[Row], key: str, needed: str) -> list[Row]:
+    """The rows of the newest run among whose rows is one with ``needed`` under a key; a run has one time."""
+    time = next((row["time"] for row in reversed(rows) if row[key] == needed), None)
+    return [row for row in rows if row["time"] == time]
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
     """p20, p50 and p80."""
-    ordered = torch.tensor(values, dtype=torch.float64)
-    return {f"p{q}": round(float(ordered.quantile(q / 100)), 6) for q in (20, 50, 80)}
+    return {f"p{q}": round(float(np.percentile(values, q)), 6) for q in (20, 50, 80)}
 
 
 def _output(command: list[str], folder: Path | None = None) -> str:

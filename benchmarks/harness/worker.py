@@ -1,6 +1,6 @@
-"""One peer in a process of its own: loads its model once and answers requests, one JSON object a line.
+"""One system in a process of its own: loads its model once and answers requests, one JSON object a line.
 
-    python benchmarks/peers/worker.py BACKEND OPTIONS
+    python benchmarks/harness/worker.py BACKEND OPTIONS
 
 BACKEND is a module with ``load(options)``, which gives a function of (sequences or texts, batch size) that returns one
 list of numbers a text, and with ``PACKAGES``, whose versions are reported; OPTIONS is a JSON object. The first line out
@@ -10,7 +10,7 @@ says how loading went, each other one answers a request ``{"texts": [...], "batc
     {"seconds": 0.5, "answers": [[...], ...], "peak_rss": 2e9}       or    {"error": "..."}
 
 Memory is in bytes, the peak that of the loading or of the request alone. The file imports nothing of the project, so
-that any interpreter that has a peer's package can run it.
+that any interpreter that has a system's package can run it.
 """
 
 from __future__ import annotations

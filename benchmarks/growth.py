@@ -1,6 +1,6 @@
 """How time grows with the length of a text and with the number of texts, and how little of the work is padding.
 
-    python benchmarks/cpu/growth.py --minutes 30
+    python benchmarks/growth.py --minutes 30
 
 One text of 16 to 8192 tokens; 1 to 256 texts of 128 tokens; 1 to 64 texts of 1024 tokens. Lengths are such
 that the engine pads none of them, which would blur the exponents. Shapes take turns, in an order drawn anew in each
@@ -14,32 +14,33 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from cpu import checkpoint, padding, plots, workload
-from cpu.slopes import fit, flatness
-from environment import RESULTS, append, environment, percentiles
+import pictures
+import report
+from cpu import padding, workload
+from harness.rows import RESULTS, Row, append, environment, percentiles
+from harness.tables import field as column
+from harness.tables import rich_table
+from harness.timing import rounds
 from slant.errors import SlantError
 from slant.prompt.prompt import Prompt
 from slant.runtime.runner import Runner
 
+RESAMPLES = 1000
 LONG = 512  # tokens: where the cost of a batch that does not grow no longer shows
 FULL = 16  # texts of 128 tokens: a full batch on a CPU, beyond which there are more batches
 FLAT = 64  # texts
 AIM = 1.2  # best over worst rate of 1 to 64 texts
-Row = dict[str, Any]
+Samples = Mapping[int, Sequence[float]]  # seconds by size
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Series:
     shapes: tuple[tuple[int, int], ...]
     seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def size(self, shape: tuple[int, int]) -> int:
-        return shape[self.grows == "length"]
+    def taken(self, shape: tuple[int, int]) -> list[float]:
+        """The seconds of a shape, in the order of its rounds."""
+        return self.seconds[shape[self.grows == "length"]]
 
 
 def doubling(first: int, last: int) -> Iterator[int]:
@@ -80,36 +82,70 @@ def measure(
     series: Sequence[Series],
     run: Callable[[int, int], float],
     until: float,
-    rounds: int,
+    count: int,
     now: Callable[[], float] = time.monotonic,
     done: Callable[[str], None] = lambda what: None,
 ) -> None:
-    """Fill the series' seconds by ``run(texts, length)``, in up to ``rounds`` rounds before ``until``.
+    """Fill the series' seconds by ``run(texts, length)``, in up to ``count`` rounds before ``until``.
 
     The first round goes from the smallest shape to the largest, and predicts by tokens; later ones know. No shape is
     begun that would not be over in time. ``done`` is called with each shape that was run.
     """
     everything = [(one, shape) for one in series for shape in one.shapes]
     everything.sort(key=lambda item: item[1][0] * item[1][1])
-    rng, token = np.random.default_rng(0), 0.0
-    for turn in range(rounds):
-        order = range(len(everything)) if turn == 0 else rng.permutation(len(everything))
-        for i in order:
-            one, (rows, length) = everything[i]
-            known = one.seconds[one.size((rows, length))]
-            expected = float(np.median(known)) if known else token * rows * length
-            if now() + expected > until:
-                continue
-            known.append(run(rows, length))
-            token = known[-1] / (rows * length)
+    token = 0.0
+
+    def one_call(item: tuple[Series, tuple[int, int]], number: int) -> None:
+        nonlocal token
+        one, (rows, length) = item
+        taken = one.taken((rows, length))
+        if now() + (float(np.median(taken)) if taken else token * rows * length) <= until:
+            taken.append(run(rows, length))
+            token = taken[-1] / (rows * length)
             done(f"{rows} x {length}")
+
+    rounds(everything, count, one_call)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """seconds = ``seconds_at_1`` * size ** ``exponent`` over sizes ``first`` to ``last``, fitted in logarithms.
+
+    The exponent is that of the medians; from ``low`` to ``high`` are 95 % of those of rounds drawn anew.
+    """
+
+    first: int
+    last: int
+    exponent: float
+    low: float
+    high: float
+    seconds_at_1: float
+
+
+def fit(samples: Samples, first: int = 1, last: int | None = None) -> Slope:
+    """The slope over the sizes from ``first`` to ``last``; raises ValueError for fewer than two of them."""
+    sizes = sorted(size for size in samples if first <= size and (last is None or size <= last))
+    if len(sizes) < 2:
+        raise ValueError(f"a slope takes two sizes, and from {first} on there are {len(sizes)}.")
+    rng, x = np.random.default_rng(0), np.log(sizes)
+    taken = [np.asarray(samples[size], dtype=np.float64) for size in sizes]
+    exponent, offset = np.polyfit(x, np.log([np.median(one) for one in taken]), 1)
+    drawn = [np.median(one[rng.integers(0, len(one), (RESAMPLES, len(one)))], axis=1) for one in taken]
+    low, high = np.percentile(np.polyfit(x, np.log(drawn), 1)[0], [2.5, 97.5])
+    return Slope(sizes[0], sizes[-1], float(exponent), float(low), float(high), float(np.exp(offset)))
+
+
+def flatness(samples: Samples, length: int, most: int) -> float:
+    """The best over the worst median rate of tokens among batches of 1 to ``most`` texts of one length."""
+    rates = [size * length / float(np.median(seconds)) for size, seconds in samples.items() if size <= most]
+    return max(rates) / min(rates)
 
 
 def points(series: Sequence[Series]) -> Iterator[Row]:
     """A row for every shape that was measured."""
     for one in series:
         for rows, length in one.shapes:
-            if taken := one.seconds[one.size((rows, length))]:
+            if taken := one.taken((rows, length)):
                 spread, tokens = percentiles(taken), rows * length
                 row = {"kind": "point", "series": one.name, "texts": rows, "length": length, "tokens": tokens}
                 rate = round(tokens / spread["p50"], 1)
@@ -147,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     until, console = time.monotonic() + 60 * options.minutes, Console()
     try:
-        folder = checkpoint.ensure(options.model, console.print)
+        folder = workload.checkpoint(options.model, console.print)
     except SlantError as error:
         console.print(str(error))
         return 2
@@ -157,45 +193,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series = all_series(options.longest, options.most, options.many_long, partial(padded_length, runner))
     workload.run(runner, workload.texts(runner, [1024]))  # first-touched memory
 
-    def run(rows: int, length: int) -> float:
+    def timed(rows: int, length: int) -> float:
         texts = workload.texts(runner, [length] * rows)
         start = time.perf_counter()
         workload.run(runner, texts)
         return time.perf_counter() - start
 
-    with Progress(BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=options.rounds * sum(len(one.shapes) for one in series))
-        step = partial(progress.update, task, advance=1)
-        measure(series, run, until, options.rounds, done=lambda shape: step(description=shape))
+    shapes = sum(len(one.shapes) for one in series)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=shapes * options.rounds)
+        measure(
+            series, timed, until, options.rounds, done=lambda what: progress.update(task, advance=1, description=what)
+        )
 
     rows = [*points(series), *fits(series)]
     rows += [{"kind": "padding"} | padding.row(found, runner) for found in padding.workloads(Prompt.load(folder))]
+    rows = [about | row for row in rows]
     for row in rows:
-        append("growth", about | row, options.results)
-    show(rows, console)
-    missing = [f"{a} x {b}" for one in series for a, b in one.shapes if not one.seconds[one.size((a, b))]]
+        append("growth", row, options.results)
+    columns = {key: column(key) for key in ("texts", "length", "rounds")}
+    columns |= {"seconds": column("seconds", ".4f", part="p50"), "tokens/s": column("tokens_per_second", ".0f")}
+    console.print(rich_table([row for row in rows if row["kind"] == "point"], columns))
+    console.print(report.listed(report.growth_lines(rows)), markup=False, highlight=False)
+    missing = [f"{a} x {b}" for one in series for a, b in one.shapes if not one.taken((a, b))]
     if missing:
         console.print(f"Not measured for lack of time: {', '.join(missing)}; give more --minutes.")
-    plots.growth([about | row for row in rows], options.results / "growth.svg")
+    pictures.growth(rows, options.results / "growth.svg")
     return 0
-
-
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Points, slopes, flatness and padding as tables."""
-    table = Table("texts", "length", "rounds", "seconds", "tokens/s")
-    for row in rows:
-        if row["kind"] == "point":
-            figures = f"{row['seconds']['p50']:.4f}", f"{row['tokens_per_second']:.0f}"
-            table.add_row(*(str(row[key]) for key in ("texts", "length", "rounds")), *figures)
-    console.print(table)
-    for row in rows:
-        if row["kind"] == "slope":
-            interval = f"{row['exponent']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-            console.print(f"{row['series']}, {row['part']}: seconds grow with {row['grows']} to the power {interval}")
-        elif row["kind"] == "flatness":
-            console.print(f"{row['series']}: best over worst rate {row['best_over_worst']:.2f}, aim {row['aim']:.2f}")
-        elif row["kind"] == "padding":
-            console.print(f"{row['workload']}: {row['fill']:.1%} of the tokens are real, aim {row['aim']:.0%}")
 
 
 if __name__ == "__main__":

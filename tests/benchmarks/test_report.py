@@ -152,9 +152,9 @@ def test_the_suite(written):
     said = written(cpu=ROWS["cpu"])
     assert "* 1 text of 16 tokens: 0.0889 s (0.08 to 0.107)." in said
     assert "* 1 text of 2048 tokens: 4.76 s (4.29 to 5.72)." in said
-    assert "* Most tokens a second: 480, with 8 texts of 128 tokens, 50% of the limit" in said
+    assert "* Most tokens/s: 480, with 8 texts of 128 tokens, 50% of the roofline" in said
     assert "at 750 GFLOP/s, or reading its weights at 42 GB/s" in said
-    assert "* Tokenizing demo passages: 12,345 texts a second." in said
+    assert "* Tokenizing demo passages: 12,345 texts/s." in said
     assert "* A new process for `slant demo`: 0.25 s (0.1 to 0.5)." in said
     assert "![" in said
     assert "swiglu" not in said
@@ -196,7 +196,7 @@ def test_the_command_writes_checks_and_draws(tmp_path, written, capsys):
     written(**ROWS)
     readme, results = tmp_path / "README.md", ["--results", str(tmp_path)]
     readme.write_text(README, encoding="utf-8")
-    options = [*results, "--readme", str(readme)]
+    options = [*results, "--page", str(readme)]
     assert report.main([*options, "--check"]) == 1
     assert "run python benchmarks/report.py" in capsys.readouterr().err
     assert readme.read_text() == README
@@ -225,10 +225,10 @@ def test_the_command_writes_checks_and_draws(tmp_path, written, capsys):
     "readme",
     ["# It\n", f"{report.BEGIN}\n", f"{report.END}\n{report.BEGIN}\n", README + README, README + report.END],
 )
-def test_a_readme_without_its_markers_is_left_alone(readme, tmp_path, capsys):
+def test_a_page_without_its_markers_is_left_alone(readme, tmp_path, capsys):
     path = tmp_path / "README.md"
     path.write_text(readme, encoding="utf-8")
-    assert report.main(["--readme", str(path), "--results", str(tmp_path)]) == 2
+    assert report.main(["--page", str(path), "--results", str(tmp_path)]) == 2
     assert "once each" in capsys.readouterr().err
     assert path.read_text() == readme
 
@@ -238,5 +238,5 @@ def test_a_damaged_row_is_named(tmp_path, written, capsys):
     (tmp_path / "cpu.jsonl").write_text("{}\n{", encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text(README, encoding="utf-8")
-    assert report.main(["--readme", str(readme), "--results", str(tmp_path)]) == 2
-    assert "cpu.jsonl, line 2: no JSON; remove it." in capsys.readouterr().err
+    assert report.main(["--page", str(readme), "--results", str(tmp_path)]) == 2
+    assert "cpu.jsonl, line 2 is not JSON; remove it." in capsys.readouterr().err

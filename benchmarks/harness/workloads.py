@@ -1,8 +1,11 @@
-"""Token sequences whose lengths are those of posts, speeches and articles, with the prompt around them."""
+"""What is measured: token sequences that begin with the prompt's prefix, and lengths as those of posts and speeches.
+
+Token ids are random where only the time counts, since speed does not depend on them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +43,23 @@ MIXTURES: dict[str, Callable[[np.random.Generator, int], Lengths]] = {
 }
 
 
-def mixture(name: str, count: int, vocabulary: int, limit: int) -> list[Ids]:
-    """``count`` prompts of a mixture, of at most ``limit`` tokens, the same in every run."""
+def mixture(name: str, count: int, limit: int) -> list[int]:
+    """Tokens of ``count`` prompts of at most ``limit``, the same in every run."""
     rng = np.random.default_rng(sorted(MIXTURES).index(name))
-    return prompts(np.minimum(MIXTURES[name](rng, count) + PREFIX + SUFFIX, limit).tolist(), vocabulary, rng)
+    return np.minimum(MIXTURES[name](rng, count) + PREFIX + SUFFIX, limit).tolist()
 
 
-def prompts(lengths: Sequence[int], vocabulary: int, rng: np.random.Generator | None = None) -> list[Ids]:
-    """Random prompts of these lengths, which all start with ``prefix``."""
-    rng = rng or np.random.default_rng(0)
-    start = prefix(vocabulary)
-    bodies = [rng.integers(0, vocabulary, length - PREFIX, dtype=np.int32) for length in lengths]
-    return [np.concatenate([start, body]) for body in bodies]
+def sequences(prefix: Sequence[int] | Ids, lengths: Iterable[int], vocabulary: int) -> list[Ids]:
+    """The prefix and this many random tokens after it, the same in every run."""
+    rng, start = np.random.default_rng(0), np.asarray(prefix, dtype=np.int32)
+    return [np.concatenate([start, rng.integers(0, vocabulary, n, dtype=np.int32)]) for n in lengths]
 
 
-def prefix(vocabulary: int) -> Ids:
-    """The tokens that all prompts share."""
+def random_prefix(vocabulary: int) -> Ids:
+    """Stands for the tokens that all prompts share, where there is no prompt."""
     return np.random.default_rng(30).integers(0, vocabulary, PREFIX, dtype=np.int32)
+
+
+def prompts(lengths: Iterable[int], vocabulary: int) -> list[Ids]:
+    """Random prompts of these lengths, which all start with ``random_prefix``."""
+    return sequences(random_prefix(vocabulary), [length - PREFIX for length in lengths], vocabulary)

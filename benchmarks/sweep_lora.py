@@ -1,34 +1,27 @@
 """LoRA's rank by its alpha on a small encoder: one tuning a cell, on the same texts, and a picture of them.
 
-    python benchmarks/baselines/sweep.py --train train.csv --test test.csv --label party --group family
+    python benchmarks/sweep_lora.py --train train.csv --test test.csv --label party --group family
 
-A cell that is in the cache already is not tuned again, so the command can be stopped and goes on. The seed's training
-set had 1,200 texts; as many are drawn here, with each label's share kept. The cells are figures of the test set: to
-choose the best of them by it would flatter it, so the comparison's own row is the one that was fixed before.
+A cell that is in the cache already is not tuned again, so the command can be stopped and goes on. 1,200 training texts
+are drawn, with each label's share kept. The cells are figures of the test set: to choose the best of them by it would
+flatter it, so the comparison's own row is the one that was fixed before.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from rich.console import Console
 
-from baselines.compare import columns
+import pictures
 from baselines.data import Task
 from baselines.lora import Tuning
-from baselines.plots import heatmap
-from baselines.quality import judge
-from baselines.systems import Tuned
-from environment import append, environment
-from report import read
+from baselines.systems import facts, fitted, tuned
+from compare_baselines import columns, described, figures
+from harness.rows import Row, append, environment, read
 
 RANKS, ALPHAS = (4, 8, 16), (8, 16, 32)
 RESULT = "lora_sweep"
@@ -38,17 +31,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
     torch.set_num_threads(options.threads)
     task = Task.read(options.train, options.test, text=options.text, label=options.label, group=options.group)
-    train = task.train.stratified(options.training_texts)
-    console, rows = Console(), []
+    train, test = task.train.stratified(options.training_texts), task.test
+    console, row = Console(), {}
     for rank, alpha in product(options.ranks, options.alphas):
-        system = Tuned(f"minilm-lora-r{rank}-a{alpha}", tuning=Tuning(rank, alpha, epochs=options.epochs))
-        rows.append(environment() | judge(system, train, task.test, options.cache) | {"task": task.name})
-        append(RESULT, rows[-1], options.results)
-        console.print(f"rank {rank}, alpha {alpha}: accuracy {rows[-1]['accuracy'][0]:.3f}")
-    heatmap(newest(read(options.results / f"{RESULT}.jsonl"), rows[-1]), options.results / f"{RESULT}.svg")
+        system = tuned(f"minilm-lora-r{rank}-a{alpha}", Tuning(rank, alpha, epochs=options.epochs))
+        folder = fitted(system, train, options.cache)
+        labels = system.load(folder, test.names)(test.texts).argmax(-1)
+        row = environment() | described(system, train, test) | facts(folder) | figures(test, labels)
+        row |= {"task": task.name}
+        append(RESULT, row, options.results)
+        console.print(f"rank {rank}, alpha {alpha}: accuracy {row['accuracy'][0]:.3f}")
+    pictures.lora_sweep(newest(read(options.results / f"{RESULT}.jsonl"), row), options.results / f"{RESULT}.svg")
 
 
-def newest(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> list[dict[str, Any]]:
+def newest(rows: Sequence[Row], like: Row) -> list[Row]:
     """The newest row of each rank and alpha, of the same data and tuning as a row."""
     same = ("data", "task", "training_texts", "epochs", "rate", "batch", "seed", "bf16")
     alike = [row for row in rows if all(row[key] == like[key] for key in same)]

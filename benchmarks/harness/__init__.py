@@ -1,0 +1,1 @@
+"""What all benchmarks share: processes, timing, rows, workloads, tables and plots."""
