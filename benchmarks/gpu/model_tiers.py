@@ -17,7 +17,7 @@ from slant.runtime import tiers
 from slant.runtime.execution import Capture, Head
 from slant.runtime.layerwise import LayerwiseRunner
 from slant.runtime.runner import Runner
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 
 BF16 = torch.bfloat16
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slant_kernels import launch, native
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
-from slant_kernels.prepacked import multiply
+from slant_kernels.onednn import multiply
 
 
 def causal_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, before: int = 0) -> Tensor
     """
     assert q.shape[2] == k.shape[2]
     if not launch.on_gpu(q):
-        attention = _native_attention if native.serves(q, q.shape[3]) else _blocked_attention
+        attention = _native_attention if native.supports(q, q.shape[3]) else _blocked_attention
         return attention(q[:, :, before:], k, v)
     if q.dtype == torch.float32 or launch.target(q.device) == "sm_75":
         # Neither cuDNN nor flash attention serves these, and the one other kernel that stores no scores needs k and v

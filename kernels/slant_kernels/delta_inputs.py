@@ -1,10 +1,10 @@
 """What stands between the DeltaNet projections and the recurrence, in one op.
 
-    c_t     = silu(sum_j taps[:, j] mixed_{t - W + 1 + j})      causal depthwise convolution of width W = 4
+    c_t     = silu(sum_j conv_weight[:, j] mixed_{t - W + 1 + j})      causal depthwise convolution of width W = 4
     q, k, v = c split;  q, k <- x / sqrt(|x|^2 + 1e-6) per head;  q <- q / sqrt(K)
     g       = -exp(A_log) softplus(a + dt_bias);  beta = sigmoid(b)
 
-Shapes: mixed ``[B, T, C]`` with C = 2 H K + Hv V; a, b ``[B, T, Hv]``; taps fp32 ``[W, C]``; A_log, dt_bias fp32
+Shapes: mixed ``[B, T, C]`` with C = 2 H K + Hv V; a, b ``[B, T, Hv]``; conv_weight fp32 ``[W, C]``; A_log, dt_bias fp32
 ``[Hv]``; initial ``[1 or B, W - 1, C]`` holds the inputs before the first, zeros if None. mixed, a and b may be slices
 of wider projections. Returns q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, fp32 g and beta ``[B, T, Hv]``. q, k and v
 have mixed's dtype, arithmetic is fp32. Yang et al. 2024 (arXiv 2412.06464), in the form of transformers'
@@ -41,7 +41,7 @@ def delta_inputs_reference(
     mixed: Tensor,
     a: Tensor,
     b: Tensor,
-    taps: Tensor,
+    conv_weight: Tensor,
     A_log: Tensor,
     dt_bias: Tensor,
     key_heads: int,
@@ -49,14 +49,14 @@ def delta_inputs_reference(
     initial: Tensor | None = None,
 ) -> DeltaInputs:
     B, T, C = mixed.shape
-    W, width = len(taps), key_heads * key_dim
+    W, width = len(conv_weight), key_heads * key_dim
     x = torch.zeros(B, W - 1 + T, C)
     x[:, W - 1 :] = mixed
     if initial is not None:
         x[:, : W - 1] = initial
     c = torch.empty(B, T, C)
     for t in range(T):
-        c[:, t] = (x[:, t : t + W] * taps).sum(1)
+        c[:, t] = (x[:, t : t + W] * conv_weight).sum(1)
     c = c / (1 + torch.exp(-c))
     q, k = (part.unflatten(2, (key_heads, key_dim)) for part in (c[..., :width], c[..., width : 2 * width]))
     q, k = (part / (part.square().sum(-1, keepdim=True) + L2_EPS).sqrt() for part in (q, k))
@@ -96,7 +96,7 @@ def _gates(
 
 @jit("T", "initial_rows")
 def _delta_inputs_kernel(
-    p_mixed, p_a, p_b, p_taps, p_A_log, p_dt_bias, p_initial, p_c, p_g, p_beta, T, initial_rows, eps, scale,
+    p_mixed, p_a, p_b, p_conv_weight, p_A_log, p_dt_bias, p_initial, p_c, p_g, p_beta, T, initial_rows, eps, scale,
     MIXED: tl.constexpr, A: tl.constexpr, B: tl.constexpr, W: tl.constexpr, H: tl.constexpr, HV: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BH: tl.constexpr, INITIAL: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
@@ -122,8 +122,8 @@ def _delta_inputs_kernel(
                 p_x = tl.where((o_x < 0)[:, None], p_initial + o_i[:, None] * C + o_c[None], p_x)
             else:
                 mask &= (o_x >= 0)[:, None]
-            taps = tl.load(p_taps + j * C + o_c, mask=m_d, other=0.0)
-            c += tl.load(p_x, mask=mask, other=0.0).to(tl.float32) * taps[None]
+            conv_weight = tl.load(p_conv_weight + j * C + o_c, mask=m_d, other=0.0)
+            c += tl.load(p_x, mask=mask, other=0.0).to(tl.float32) * conv_weight[None]
         c *= tl.sigmoid(c)
         if is_key:
             c *= (tl.rsqrt(tl.sum(c * c, 1) + eps) * tl.where(i_h < H, scale, 1.0))[:, None]
@@ -135,7 +135,7 @@ def delta_inputs(
     mixed: Tensor,
     a: Tensor,
     b: Tensor,
-    taps: Tensor,
+    conv_weight: Tensor,
     A_log: Tensor,
     dt_bias: Tensor,
     key_heads: int,
@@ -144,13 +144,13 @@ def delta_inputs(
 ) -> DeltaInputs:
     """Convolve, split, normalise, and form the gates."""
     if launch.on_gpu(mixed):
-        return _delta_inputs(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, initial)
-    B, W, width = len(mixed), len(taps), key_heads * key_dim
+        return _delta_inputs(mixed, a, b, conv_weight, A_log, dt_bias, key_heads, key_dim, initial)
+    B, W, width = len(mixed), len(conv_weight), key_heads * key_dim
     before = mixed.new_zeros(1, W - 1, 1) if initial is None else initial.to(mixed.dtype)
     x = torch.cat([before.expand(B, -1, mixed.shape[2]), mixed], dim=1).float()
     # As an image of height 1 with its channels last, which is how x lies in memory: a convolution of a sequence wants
     # channels first.
-    c = F.conv2d(x.mT[:, :, None], taps.T[:, None, None].contiguous(), groups=x.shape[2])[:, :, 0].mT
+    c = F.conv2d(x.mT[:, :, None], conv_weight.T[:, None, None].contiguous(), groups=x.shape[2])[:, :, 0].mT
     c = F.silu(c, inplace=True)
     qk = c[..., : 2 * width].unflatten(2, (2, key_heads, key_dim))
     scale = qk.new_tensor([key_dim**-0.5, 1.0])[:, None, None]
@@ -162,7 +162,7 @@ def delta_inputs(
 
 
 def _delta_inputs(
-    mixed: Tensor, a: Tensor, b: Tensor, taps: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int,
+    mixed: Tensor, a: Tensor, b: Tensor, conv_weight: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int,
     initial: Tensor | None,
 ) -> DeltaInputs:  # fmt: skip
     mixed, a, b = even_tokens(mixed), even_tokens(a), even_tokens(b)
@@ -175,8 +175,8 @@ def _delta_inputs(
     g, beta = (torch.empty(B, T, Hv, dtype=torch.float32, device=mixed.device) for _ in range(2))
     launch.launch(
         _delta_inputs_kernel, (2 * H + Hv + 1, cdiv(T, config.blocks["BT"]), B), config,
-        mixed, a, b, taps, A_log, dt_bias, before, c, g, beta, T, int(len(before) > 1), L2_EPS, K**-0.5,
-        MIXED=mixed.stride(1), A=a.stride(1), B=b.stride(1), W=len(taps), H=H, HV=Hv, K=K, V=V,
+        mixed, a, b, conv_weight, A_log, dt_bias, before, c, g, beta, T, int(len(before) > 1), L2_EPS, K**-0.5,
+        MIXED=mixed.stride(1), A=a.stride(1), B=b.stride(1), W=len(conv_weight), H=H, HV=Hv, K=K, V=V,
         BD=power_of_2(max(K, V)), BH=power_of_2(Hv), INITIAL=initial is not None,
     )  # fmt: skip
     q, k, v = c.split([H * K, H * K, Hv * V], dim=2)

@@ -1,7 +1,7 @@
 """The recurrent half of a Gated DeltaNet mixer: convolution and gates, then the delta rule.
 
-Shapes: mixed ``[B, T, C]``; a, b ``[B, T, Hv]``; taps, A_log, dt_bias as in ``delta_inputs``; ``state`` is what a
-prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurrent state fp32 ``[1 or B, Hv, K, V]``,
+Shapes: mixed ``[B, T, C]``; a, b ``[B, T, Hv]``; conv_weight, A_log, dt_bias as in ``delta_inputs``; ``state`` is what
+a prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurrent state fp32 ``[1 or B, Hv, K, V]``,
 or None for zeros.
 Returns o ``[B, T, Hv, V]`` of mixed's dtype and, if asked, the state after the last token of each row.
 
@@ -22,9 +22,9 @@ TILE = 256  # tokens a tile, over all its rows
 
 State = tuple[Tensor, Tensor]
 
-NATIVE_TAPS = 4
+NATIVE_WIDTH = 4
 Arguments = native.struct(
-    "mixed a b before taps A_log dt_bias start out end workspace",
+    "mixed a b before conv_weight A_log dt_bias start out end workspace",
     "B T H Hv K V mixed_row mixed_token a_row a_token b_row b_token before_row start_row",
 )
 
@@ -33,7 +33,7 @@ def delta_net(
     mixed: Tensor,
     a: Tensor,
     b: Tensor,
-    taps: Tensor,
+    conv_weight: Tensor,
     A_log: Tensor,
     dt_bias: Tensor,
     key_heads: int,
@@ -44,14 +44,14 @@ def delta_net(
     """Outputs for every position, and the final state if it is to be kept."""
     first, S = state or (None, None)
     if launch.on_gpu(mixed):
-        inputs = delta_inputs(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, first)
+        inputs = delta_inputs(mixed, a, b, conv_weight, A_log, dt_bias, key_heads, key_dim, first)
         o, S = delta_rule(*inputs, S, keep_state)
-        return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
+        return o, None if S is None else (last_inputs(first, mixed, len(conv_weight)), S)
     B, T, Hv = a.shape
     V = (mixed.shape[2] - 2 * key_heads * key_dim) // Hv
-    if len(taps) == NATIVE_TAPS and native.serves(mixed, key_dim, V):
-        o, S = _native_delta_net(mixed, a, b, taps, A_log, dt_bias, key_heads, key_dim, first, S, keep_state)
-        return o, None if S is None else (last_inputs(first, mixed, len(taps)), S)
+    if len(conv_weight) == NATIVE_WIDTH and native.supports(mixed, key_dim, V):
+        o, S = _native_delta_net(mixed, a, b, conv_weight, A_log, dt_bias, key_heads, key_dim, first, S, keep_state)
+        return o, None if S is None else (last_inputs(first, mixed, len(conv_weight)), S)
     rows = min(B, TILE // CHUNK)
     tokens = TILE // rows // CHUNK * CHUNK
     out, finals = mixed.new_empty(B, T, Hv, V), []
@@ -61,10 +61,10 @@ def delta_net(
         for start in range(0, T, tokens):
             t = slice(start, start + tokens)
             x = mixed[r, t]
-            inputs = delta_inputs(x, a[r, t], b[r, t], taps, A_log, dt_bias, key_heads, key_dim, before)
+            inputs = delta_inputs(x, a[r, t], b[r, t], conv_weight, A_log, dt_bias, key_heads, key_dim, before)
             more = keep_state or t.stop < T
             out[r, t], recurrent = delta_rule(*inputs, recurrent, keep_state=more)
-            before = last_inputs(before, x, len(taps)) if more else before
+            before = last_inputs(before, x, len(conv_weight)) if more else before
         if keep_state:
             finals.append((before, recurrent))
     final = [torch.cat(part) for part in zip(*finals, strict=True)]
@@ -72,7 +72,7 @@ def delta_net(
 
 
 def _native_delta_net(
-    mixed: Tensor, a: Tensor, b: Tensor, taps: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int,
+    mixed: Tensor, a: Tensor, b: Tensor, conv_weight: Tensor, A_log: Tensor, dt_bias: Tensor, H: int, K: int,
     before: Tensor | None, start: Tensor | None, keep_state: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     (B, T, Hv), V = a.shape, (mixed.shape[2] - 2 * H * K) // a.shape[2]
@@ -81,7 +81,7 @@ def _native_delta_net(
     start = None if start is None else start.contiguous()
     out = mixed.new_empty(B, T, Hv, V)
     end = a.new_empty(B, Hv, K, V, dtype=torch.float32) if keep_state else None
-    read = mixed, a, b, before, taps.contiguous(), A_log, dt_bias, start
+    read = mixed, a, b, before, conv_weight.contiguous(), A_log, dt_bias, start
     one_row = (0 if x is None or len(x) == 1 else x.stride(0) for x in (before, start))
     strides = *mixed.stride()[:2], *a.stride()[:2], *b.stride()[:2], *one_row
     pointers = *map(native.address, (*read, out, end)), None
@@ -89,8 +89,8 @@ def _native_delta_net(
     return out, end
 
 
-def last_inputs(before: Tensor | None, x: Tensor, taps: int) -> Tensor:
-    """The last ``taps`` - 1 inputs after ``before`` ``[1 or B, taps - 1, C]``, or zeros, and x ``[B, T, C]``."""
+def last_inputs(before: Tensor | None, x: Tensor, width: int) -> Tensor:
+    """The last ``width`` - 1 inputs after ``before`` ``[1 or B, width - 1, C]``, or zeros, and x ``[B, T, C]``."""
     if before is None:
-        before = x.new_zeros(1, taps - 1, x.shape[2])
-    return torch.cat([before.expand(len(x), -1, -1), x[:, 1 - taps :]], dim=1)[:, 1 - taps :]
+        before = x.new_zeros(1, width - 1, x.shape[2])
+    return torch.cat([before.expand(len(x), -1, -1), x[:, 1 - width :]], dim=1)[:, 1 - width :]

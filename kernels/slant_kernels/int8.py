@@ -19,7 +19,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from slant_kernels import native
+from slant_kernels import cpu, native
 
 ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # a row of zeros has a scale all the same
@@ -55,8 +55,8 @@ def nbytes(shape: tuple[int, int]) -> int:
 
 
 def can_multiply_int8(device: torch.device) -> bool:
-    """Whether this build of torch and this processor have the product."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    """Whether this build of torch has the product, and this process may use VNNI."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and cpu.has("avx512vnni")
 
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
@@ -64,8 +64,8 @@ def int8_matrix(weight: Tensor) -> Int8Matrix:
     N, K = weight.shape
     codes, scales = quantize_rows(weight)
     signed = codes.bitwise_xor_(ZERO).view(torch.int8)  # less 128
-    packed = torch.ops.onednn.qlinear_prepack(signed, None)
-    return Int8Matrix(packed, scales[:, 0] / block(K), torch.zeros(N, dtype=torch.int32), (N, K))
+    reordered = torch.ops.onednn.qlinear_prepack(signed, None)
+    return Int8Matrix(reordered, scales[:, 0] / block(K), torch.zeros(N, dtype=torch.int32), (N, K))
 
 
 def block(columns: int) -> int:
@@ -94,7 +94,7 @@ Arguments = native.struct("x codes scales workspace", "rows K block")
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x ``[..., K]`` -> uint8 codes of ``x H`` ``[..., K]``, 128 for 0, and their fp32 scales ``[..., 1]``."""
-    if x.shape[-1] % TILE == 0 and native.serves(x):
+    if x.shape[-1] % TILE == 0 and native.supports(x):
         x = x.contiguous()
         codes, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         pointers = map(native.address, (x, codes, scales))

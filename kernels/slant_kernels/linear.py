@@ -1,17 +1,17 @@
-"""Linear layer without a bias: y = x W^T, with W dense, prepacked, int8 or packed.
+"""Linear layer without a bias: y = x W^T, with W dense, in oneDNN's layout, int8, or merged from quantized parts.
 
-Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or packed for it -> ``[..., N]``.
+Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or made for it -> ``[..., N]``.
 """
 
 from torch import Tensor
 
 from slant_kernels.int8 import Int8Matrix
-from slant_kernels.packed import Packed
-from slant_kernels.prepacked import Prepacked, multiply
+from slant_kernels.merged import MergedMatrix
+from slant_kernels.onednn import OneDnnMatrix, multiply
 from slant_kernels.quantized import QuantizedMatrix
 from slant_kernels.quantized_linear import quantized_linear
 
-Weight = Tensor | Prepacked | Int8Matrix | Packed
+Weight = Tensor | OneDnnMatrix | Int8Matrix | MergedMatrix
 
 
 def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -21,9 +21,9 @@ def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """``x W^T`` in the dtype of x.
 
-    A packed W of one grid is multiplied as it is where that is faster; one of several is made dense first.
+    A merged W whose parts share one grid is multiplied quantized where that is faster; others are made dense first.
     """
-    if isinstance(weight, Prepacked | Int8Matrix):
+    if isinstance(weight, OneDnnMatrix | Int8Matrix):
         return weight.multiply(x)
     if isinstance(weight, Tensor):
         return multiply(x, weight)

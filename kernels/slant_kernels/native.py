@@ -12,25 +12,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from slant_kernels import build_native
+from slant_kernels import build_native, cpu
 
 
 @cache
 def levels() -> tuple[str, ...]:
-    """The sets of instructions that this processor has and a library is there for, the fastest first."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    fits = {
-        "avx512bf16": capability == "AVX512" and torch.cpu._is_avx512_bf16_supported(),
-        "avx512": capability == "AVX512",
-        "avx2": capability in ("AVX512", "AVX2"),
-        "neon": True,
-    }
+    """The instruction sets that this process may use and a library was compiled for, the fastest first."""
     compiled = build_native.LEVELS.get(platform.machine(), {})
-    return tuple(name for name in compiled if fits[name] and build_native.library(name).exists())
+    return tuple(name for name in compiled if cpu.has(name) and build_native.library(name).exists())
 
 
 def level() -> str | None:
-    """The set of instructions in use; None: the ops run on torch."""
+    """The instruction set of the library in use; None: the ops run on torch."""
     return next(iter(levels()), None) if os.environ.get("SLANT_NATIVE") != "0" else None
 
 
@@ -40,15 +33,15 @@ def library(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(build_native.library(name)))
 
 
-def fits(*widths: int) -> bool:
-    """Whether there is a library, and for rows of these widths."""
+def supports_widths(*widths: int) -> bool:
+    """Whether there is a library, and it takes rows of these widths."""
     name = level()
     return name is not None and not any(width % library(name).slant_panel() for width in widths)
 
 
-def serves(x: Tensor, *widths: int) -> bool:
-    """Whether it also takes tensors of x's device and dtype."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and fits(*widths)
+def supports(x: Tensor, *widths: int) -> bool:
+    """Whether there is a library that takes tensors of x's device and dtype, and rows of these widths."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and supports_widths(*widths)
 
 
 def struct(pointers: str, integers: str, doubles: str = "") -> type[ctypes.Structure]:

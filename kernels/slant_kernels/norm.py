@@ -79,7 +79,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension; the result has the dtype of x."""
     if launch.on_gpu(x):
         return _add_rms_norm(x, None, weight, eps)[0]
-    if native.serves(x, x.shape[-1]):
+    if native.supports(x, x.shape[-1]):
         return _native_norm(x, None, None, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, 1 + weight, eps).to(x.dtype)
 
@@ -91,7 +91,7 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     """
     if launch.on_gpu(x):
         return _add_rms_norm(x, residual, weight, eps)
-    if native.serves(x, x.shape[-1]):
+    if native.supports(x, x.shape[-1]):
         return _native_norm(x, residual, None, weight, eps)
     stream = x if residual is None else residual + x
     return rms_norm(stream, weight, eps), stream
@@ -117,7 +117,7 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if launch.on_gpu(x):
         return _gated_rms_norm(x.contiguous(), z, weight, eps)
-    if x.dtype == z.dtype and native.serves(x, x.shape[-1]):
+    if x.dtype == z.dtype and native.supports(x, x.shape[-1]):
         return _native_norm(x, None, z, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, weight, eps).mul_(F.silu(z.float())).to(z.dtype)
 

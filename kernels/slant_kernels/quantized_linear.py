@@ -25,7 +25,7 @@ from torch import Tensor
 
 from slant_kernels import launch
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
-from slant_kernels.prepacked import multiply
+from slant_kernels.onednn import multiply
 from slant_kernels.quantized import QuantizedMatrix, dequantize, dequantize_reference, weights
 
 CLASSES = (16, 64, 128, 256)  # tokens; "more" above

@@ -43,7 +43,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` in the dtype of the input."""
     if launch.on_gpu(gate_up):
         return _swiglu(gate_up.contiguous())
-    if native.serves(gate_up, gate_up.shape[-1] // 2):
+    if native.supports(gate_up, gate_up.shape[-1] // 2):
         return _native_swiglu(gate_up.contiguous())
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up

@@ -32,7 +32,7 @@ from slant.artifact.recipe import Recipe
 from slant.batching.costs import Formula, forward_flops
 from slant.model import qwen3_5 as model
 from slant.model.checkpoint import expected_shapes
-from slant_kernels.packed import Packed
+from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import dequantize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,7 +117,7 @@ def test_a_way_is_held_as_it_says(bench, way):
     if loaded.model is None:
         assert other.group_tokens == 160
     else:
-        assert isinstance(loaded.model.blocks[0].gate_up, Packed) == (way.recipe is not None)
+        assert isinstance(loaded.model.blocks[0].gate_up, MergedMatrix) == (way.recipe is not None)
 
 
 def test_a_way_held_before_is_not_counted(bench):

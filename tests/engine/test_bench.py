@@ -33,7 +33,7 @@ from slant.model.config import ModelConfig
 from slant.prompt.prompt import Prompt
 from slant.runtime.memory import activation_bytes, merged_shapes
 from slant_kernels.int8 import can_multiply_int8
-from slant_kernels.prepacked import can_prepack
+from slant_kernels.onednn import can_reorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,7 +226,7 @@ def test_ways_multiply(dtype):
     x, matrix = torch.randn(5, 64, dtype=dtype), torch.randn(32, 64, dtype=dtype)
     found = roofline.ways(dtype, CPU, int8=can_multiply_int8(CPU))
     assert "int8" not in roofline.ways(dtype, CPU, int8=False)
-    assert ("prepacked" in found, "int8" in found) == (can_prepack(dtype, CPU), can_multiply_int8(CPU))
+    assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), can_multiply_int8(CPU))
     for way in found.values():
         torch.testing.assert_close(way.multiply(x, way.prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)
 

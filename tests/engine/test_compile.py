@@ -21,7 +21,7 @@ from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime import kernel_cache as kernel_folder
 from slant.runtime.layers import tensors
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")
 MIXED = {

@@ -12,6 +12,7 @@ from slant.model.qwen3_5 import Attention
 from slant.runtime.classifier import Classifier, choose_dtype
 from slant.runtime.placement import demand, place
 from slant.runtime.tiers import tiers
+from slant_kernels import cpu
 from slant_kernels.int8 import Int8Matrix, can_multiply_int8
 
 CPU = torch.device("cpu")
@@ -55,6 +56,6 @@ def test_layer_by_layer_gives_the_same_bits():
 def test_a_gpu_and_a_cpu_without_vnni_are_refused(monkeypatch):
     with pytest.raises(SlantError, match="needs a CPU with VNNI, and this is cuda; use hqq8"):
         choose_dtype("int8", torch.device("cuda"))
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(cpu, "instruction_set", lambda: "avx512")
     with pytest.raises(SlantError, match="VNNI"):
         choose_dtype("int8", CPU)

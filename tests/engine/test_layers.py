@@ -15,7 +15,7 @@ from slant.runtime.execution import Head
 from slant.runtime.layers import StreamedLayers, placed, tensors
 from slant.runtime.layerwise import LayerwiseRunner, groups
 from slant.runtime.runner import Runner
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")
 PREFIX = tuple(range(5, 12))

@@ -16,6 +16,9 @@ from slant.model.config import ModelConfig
 from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime.memory import activation_bytes, prefix_bytes, weight_bytes
+from slant_kernels.onednn import can_reorder
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def models(tmp_path_factory):
             changes = {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
             changes |= {"intermediate_size": 9216} if shape == "wide" else {}
             folder = published.write_small(tmp_path_factory.mktemp("model"), **changes)
-            weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), prepacked=True)
+            weights = Weights(Checkpoint.open(folder), dtype, CPU, reordered=can_reorder(dtype, CPU))
             made[key] = Model(weights, 2048)
         return made[key]
 

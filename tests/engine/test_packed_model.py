@@ -11,7 +11,7 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.qwen3_5 import Attention, Model
 from slant.model.weights import Weights
-from slant_kernels.packed import Packed, Scratch, packed
+from slant_kernels.merged import MergedMatrix, Scratch, merge
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_packed_equals_dense_bit_for_bit(tiny_checkpoint, shape, dtype, recipe):
     source = QuantizedCheckpoint(Checkpoint.open(tiny_checkpoint(shape)), recipe, CPU)
     dense = Model(Weights(source, dtype, CPU), 128)
     small = Model(Weights(source, dtype, CPU, Scratch(dtype, CPU)), 128)
-    assert isinstance(small.blocks[0].gate_up, Packed)
+    assert isinstance(small.blocks[0].gate_up, MergedMatrix)
     ids, lengths = torch.randint(0, tiny.VOCABULARY, (3, 70)), torch.tensor([70, 1, 33])
     assert torch.equal(small(ids, lengths), dense(ids, lengths))
     prefix, other = (model.prefix(torch.arange(5, 12)) for model in (small, dense))
@@ -48,12 +48,12 @@ def test_one_grid_is_one_matrix_and_one_scratch_serves_all(tiny_checkpoint):
     source = QuantizedCheckpoint(Checkpoint.open(tiny_checkpoint("grouped")), UNIFORM, CPU)
     scratch = Scratch(torch.float32, CPU)
     model = Model(Weights(source, torch.float32, CPU, scratch), 16)
-    matrices: list[Packed] = []
+    matrices: list[MergedMatrix] = []
     for block in model.blocks:
         holders = [block, block.mixer]
         values = [value for holder in holders for value in vars(holder).values()]
         values += block.mixer.in_kvq if isinstance(block.mixer, Attention) else []
-        matrices += [value for value in values if isinstance(value, Packed)]
+        matrices += [value for value in values if isinstance(value, MergedMatrix)]
     assert len(matrices) == 4 * len(model.blocks) + 1, "the last block's query and gate are a matrix of their own"
     assert all(len(matrix.parts) == 1 and matrix.scratch is scratch for matrix in matrices)
     assert len(scratch.take()) == max(math.prod(matrix.shape) for matrix in matrices)
@@ -81,7 +81,7 @@ def test_parts_keep_their_order_and_their_values():
         random_part(5, 70, 3, 32, 2),
         random_part(1, 70, 4, 64, 3),
     ]
-    matrix = packed(parts, Scratch(torch.float32, CPU), CPU)
+    matrix = merge(parts, Scratch(torch.float32, CPU), CPU)
     assert [part.shape[0] for part in matrix.parts] == [5, 4, 5, 1]
     expected = torch.cat([p if isinstance(p, torch.Tensor) else dequantize(p, torch.float32) for p in parts])
     assert matrix.shape == (15, 70)
@@ -90,5 +90,5 @@ def test_parts_keep_their_order_and_their_values():
 
 def test_nothing_quantized_is_a_plain_tensor():
     parts = [torch.randn(2, 6), torch.randn(3, 6)]
-    matrix = packed(parts, Scratch(torch.bfloat16, CPU), CPU)
+    matrix = merge(parts, Scratch(torch.bfloat16, CPU), CPU)
     assert torch.equal(matrix, torch.cat(parts).bfloat16())

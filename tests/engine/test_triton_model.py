@@ -16,7 +16,7 @@ from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Head, capture_on
 from slant.runtime.runner import Runner
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 
 LENGTHS = (1, 66)  # two chunks of the delta rule, padded to 70
 PREFIX = torch.arange(5, 12)

@@ -14,7 +14,7 @@ from slant.model.weights import Weights
 from slant.runtime.execution import Head
 from slant.runtime.layerwise import LayerwiseRunner
 from slant.runtime.runner import Runner
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 from slant_kernels.quantized import QuantizedMatrix, pack
 
 CPU = torch.device("cpu")

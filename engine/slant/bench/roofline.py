@@ -27,7 +27,7 @@ from slant.model.checkpoint import EMBEDDING, expected_shapes
 from slant.model.config import ModelConfig
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import linear
-from slant_kernels.prepacked import can_prepack, prepack
+from slant_kernels.onednn import can_reorder, reorder
 
 COLD = 256 << 20  # bytes: matrices of so many leave any cache before their turn comes again
 TURN = 5e-3  # seconds that a sample of a limit takes at least, for the clock's sake
@@ -55,8 +55,8 @@ def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, W
     int8: whether the engine multiplies in 8 bits; then the limit does so by all matrices.
     """
     found = {"torch": Way(lambda matrix: matrix, F.linear)}
-    if can_prepack(dtype, device):
-        found["prepacked"] = Way(prepack, linear)
+    if can_reorder(dtype, device):
+        found["onednn"] = Way(reorder, linear)
     if int8:
         found["int8"] = Way(int8_matrix, linear)
     return found

@@ -46,7 +46,7 @@ class DeltaNet:
         self.config = config
         self.in_qkvz = weights.matrix(f"{name}.in_proj_qkv.weight", f"{name}.in_proj_z.weight")
         self.in_ab = weights.matrix(f"{name}.in_proj_a.weight", f"{name}.in_proj_b.weight")
-        self.taps = weights.fp32(f"{name}.conv1d.weight").squeeze(1).T.contiguous()
+        self.conv_weight = weights.fp32(f"{name}.conv1d.weight").squeeze(1).T.contiguous()
         self.A_log = weights.fp32(f"{name}.A_log")
         self.dt_bias = weights.fp32(f"{name}.dt_bias")
         self.norm = weights.fp32(f"{name}.norm.weight")
@@ -71,7 +71,7 @@ class DeltaNet:
         mixed, z = linear(x, self.in_qkvz).split([c.conv_dim, c.value_dim], dim=-1)
         a, b = linear(x, self.in_ab).chunk(2, dim=-1)
         heads = c.linear_num_key_heads, c.linear_key_head_dim
-        o, state = delta_net(mixed, a, b, self.taps, self.A_log, self.dt_bias, *heads, state, keep_state)
+        o, state = delta_net(mixed, a, b, self.conv_weight, self.A_log, self.dt_bias, *heads, state, keep_state)
         return o, z.unflatten(-1, o.shape[2:]), state
 
     def _project(self, o: Tensor, z: Tensor) -> Tensor:

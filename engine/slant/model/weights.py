@@ -9,8 +9,8 @@ from slant.model.host_memory import lock, pages
 from slant.model.source import Tensors
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import Weight
-from slant_kernels.packed import Part, Scratch, packed
-from slant_kernels.prepacked import prepack
+from slant_kernels.merged import Part, Scratch, merge
+from slant_kernels.onednn import reorder
 
 NOT_INT8 = ("linear_attn.in_proj_a", "linear_attn.in_proj_b")  # small, and a gate's error is in every later state
 
@@ -24,7 +24,7 @@ class Weights:
     """Reads tensors of a source into memory of their own.
 
     With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used;
-    else everything is dense; ``prepacked``: in the order in which a CPU multiplies, which gives the same results; and
+    else everything is dense; ``reordered``: in oneDNN's blocked layout, which gives the same results; and
     with ``int8`` in 8 bits, to be multiplied by activations of 8 bits.
     """
 
@@ -35,20 +35,20 @@ class Weights:
         device: torch.device,
         scratch: Scratch | None = None,
         *,
-        prepacked: bool = False,
+        reordered: bool = False,
         int8: bool = False,
     ) -> None:
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
-        self.prepacked, self.int8 = prepacked, int8
+        self.reordered, self.int8 = reordered, int8
 
     def matrix(self, *names: str) -> Weight:
-        """The named matrices of linear layers stacked by rows, in the model's dtype or packed."""
+        """The named matrices of linear layers stacked by rows, in the model's dtype, or merged quantized parts."""
         if self.scratch is not None:
-            return packed([self._part(name) for name in names], self.scratch, self.device)
+            return merge([self._part(name) for name in names], self.scratch, self.device)
         dense = self.dense(*names)
         if self.int8 and is_int8(names[0]):
             return int8_matrix(dense)
-        return prepack(dense) if self.prepacked else dense
+        return reorder(dense) if self.reordered else dense
 
     def dense(self, *names: str) -> Tensor:
         """The named matrices stacked by rows, in the model's dtype."""

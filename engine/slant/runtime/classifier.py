@@ -14,6 +14,7 @@ from slant.model.checkpoint import EMBEDDING
 from slant.model.source import Source, open_model
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
+from slant_kernels import cpu
 from slant_kernels.int8 import can_multiply_int8
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -98,8 +99,7 @@ def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
     if weights == INT8 and not can_multiply_int8(device):
         raise SlantError(f"weights=int8 needs a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
     if weights in ("auto", INT8, *NAMED):
-        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        weights = "bf16" if native else "fp32"
+        weights = "bf16" if device.type == "cuda" or cpu.multiplies_bf16() else "fp32"
     if weights not in DTYPES:
         raise SlantError(f"weights={weights!r} is unknown; use auto or one of {', '.join((*DTYPES, INT8, *NAMED))}.")
     return DTYPES[weights]

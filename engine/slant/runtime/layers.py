@@ -14,7 +14,7 @@ from torch import Tensor
 from slant.model.host_memory import lock, pages
 from slant.model.qwen3_5 import Attention, Block, DeltaNet
 from slant.model.weights import Weights
-from slant_kernels.packed import Packed
+from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import QuantizedMatrix
 
 ALIGNMENT = 256  # bytes; what torch's own allocations on a GPU have
@@ -113,7 +113,7 @@ def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A copy of a block, or of a part of one, with every tensor in it changed, always in the same order."""
     if isinstance(thing, Tensor):
         return change(thing)
-    if isinstance(thing, Packed):
+    if isinstance(thing, MergedMatrix):
         return replace(thing, parts=tuple(mapped(part, change) for part in thing.parts))
     if isinstance(thing, tuple):
         return tuple(mapped(part, change) for part in thing)

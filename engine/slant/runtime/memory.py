@@ -52,7 +52,7 @@ def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int,
     c, tokens = config, rows * length
     stream = tokens * 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
     widths = c.linear_key_head_dim, c.linear_value_head_dim, c.head_dim, c.hidden_size, c.intermediate_size
-    on_cpu = _native_parts if native.fits(*widths) else _torch_parts
+    on_cpu = _native_parts if native.supports_widths(*widths) else _torch_parts
     delta, attention, mlp = (on_cpu if device_type == "cpu" else _gpu_parts)(c, itemsize, rows, length)
     kinds = {"full_attention": attention, "linear_attention": delta}
     return stream + max(mlp, *(kinds[kind] for kind in set(c.layer_types)))

@@ -16,8 +16,8 @@ from slant.runtime.execution import cuda_capture
 from slant.runtime.layerwise import LayerwiseRunner
 from slant.runtime.runner import Runner
 from slant.runtime.tiers import Demand, Tier
-from slant_kernels.packed import Scratch
-from slant_kernels.prepacked import can_prepack
+from slant_kernels.merged import Scratch
+from slant_kernels.onednn import can_reorder
 
 
 def demand(classifier: Classifier, max_tokens: int) -> Demand:
@@ -64,7 +64,7 @@ def place(
             costs=costs,
             deterministic=deterministic,
         )
-    weights = Weights(source, dtype, device, scratch, prepacked=can_prepack(dtype, device), int8=classifier.int8)
+    weights = Weights(source, dtype, device, scratch, reordered=can_reorder(dtype, device), int8=classifier.int8)
     model = Model(weights, max_tokens, progress, host_embedding=tier.host_embedding)
     return Runner(
         model,

@@ -21,7 +21,7 @@ from slant.model.weights import Weights
 from slant.runtime.execution import Eager, Head
 from slant.runtime.tiers import Demand
 from slant_kernels.cross import collecting, rehearsing
-from slant_kernels.packed import Scratch
+from slant_kernels.merged import Scratch
 
 Launches = tuple[str, ...]
 

@@ -40,7 +40,7 @@ class Scratch:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class MergedMatrix:
     """W as parts stacked by rows: quantized, or in the dtype of the scratch where the recipe left them as they were."""
 
     parts: tuple[Part, ...]
@@ -66,7 +66,7 @@ class Packed:
         return out
 
 
-def packed(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | Packed:
+def merge(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | MergedMatrix:
     """Parts stacked by rows, those of one grid as one matrix, on ``device``; a Tensor if none of them is quantized.
 
     Parts that are not quantized get the dtype of the scratch, which is on the device that will multiply.
@@ -74,7 +74,7 @@ def packed(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor 
     merged = tuple(_merged(parts, scratch.dtype, device))
     if len(merged) == 1 and isinstance(merged[0], Tensor):
         return merged[0]
-    matrix = Packed(merged, scratch)
+    matrix = MergedMatrix(merged, scratch)
     scratch.reserve(math.prod(matrix.shape))
     return matrix
 
