@@ -278,7 +278,7 @@ def test_min_accuracy_counts_missing_answers(slant, tmp_path, least, code):
         (["gold.csv", "--predictions", "short.csv", "--id-column", "id"], "short.csv has no column 'id'"),
         (["gold.csv", "--predictions", "short.csv", "--id-column", "nr"], "gold.csv has no column 'nr'"),
         (["gold.csv", "--predictions", "p.csv", "--group-column", "nr"], "no column 'nr' for the groups"),
-        (["gold.csv", "--predictions", "p.csv", "--prefix", "x_"], "p.csv has no column 'x_label_name'"),
+        (["gold.csv", "--predictions", "p.csv", "--prefix", "x_"], "p.csv has no answers: neither x_p0"),
         (["gold.csv", *["--predictions", "p.csv"] * 3], "at most two"),
         (["gold.csv", "--predictions", "p.csv", "--model", "demo"], "no column 'text'"),
         (["gold.csv", "--predictions", "p.csv", *["--prefix", "x"] * 2], "give --prefix once"),
@@ -349,11 +349,11 @@ def test_names_without_an_order_are_refused(gold):
 def test_a_table_needs_no_text_where_none_is_read(tmp_path):
     for ending in set(ENDINGS) - {".txt"}:
         path = table_of(tmp_path / f"t{ending}", [{"a": 1, "b": 2}, {"a": 3, "b": None}])
-        found = read_columns(path, None, needed=["z", "b"])
+        found = read_columns(path, None)
         assert [str(value) for value in found.columns["a"]] == ["1", "3"]
         assert len(found) == 2
-    with pytest.raises(TableError, match="no column 'y'; its columns are: a, b"):
-        read_columns(tmp_path / "t.csv", None, needed=["z", "y"])
+    with pytest.raises(TableError, match="no column 'y' for the labels; its columns are: a, b"):
+        read_columns(tmp_path / "t.csv", None).column("y", "for the labels")
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(TableError, match="not a readable Parquet"):
         read_columns(tmp_path / "bad.parquet", None)

@@ -109,10 +109,9 @@ def own(prompt: Prompt, texts: Sequence[object]) -> Workload:
 
 def read(source: str | Path, *, text_column: str, input_format: str | None, encoding: str, rows: int) -> list[object]:
     """The texts of the first ``rows`` rows of a table, without unreadable ones; raises TableError."""
-    from slant.tables.read import format_of, open_table
+    from slant.tables.read import open_table
 
-    options = {"text_column": text_column, "encoding": encoding, "window": rows, "fixed_columns": False}
-    with open_table(source, format_of(source, input_format, "lines"), **options) as table:  # type: ignore[arg-type]
+    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=rows) as table:
         for chunk in table.chunks:
             return [text for text, error in zip(chunk.texts, chunk.errors, strict=True) if error is None]
     return []

@@ -104,7 +104,6 @@ def evaluate(
     table = read_columns(
         source,
         text_column if models else None,
-        needed=[labels_column],
         input_format=input_format,
         encoding=encoding,
     )

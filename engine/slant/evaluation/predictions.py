@@ -134,7 +134,7 @@ def locate(
         if Path(spec).suffix.lower() in ENDINGS:
             raise TableError(f"{spec} does not exist.")
         return Answered.find(table, f"{table.source}, {spec}" if spec else table.source, spec, gold), 0
-    other = read_columns(spec, None, needed=[f"{prefix}p0", f"{prefix}label", f"{prefix}label_name"], encoding=encoding)
+    other = read_columns(spec, None, encoding=encoding)
     found = Answered.find(other, spec, prefix)
     behind = [name[:-2] for name in other.columns if name.endswith("p0") and f"{name[:-2]}p1" in other.columns]
     if behind and not found.probabilities:  # or a copied gold label would be judged by itself

@@ -1,11 +1,15 @@
-"""Score a whole table: a file of texts in, the same rows with their answers out, in constant memory."""
+"""Score a whole table: a file of texts in, the same rows with their answers out, in constant memory.
+
+One run makes one file, and a run that is stopped begins anew: a job that goes on would write each chunk of ``_scored``
+to a file of its own with ``open_writer``, and note it in a manifest.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,7 +19,8 @@ import pyarrow as pa
 
 from slant.errors import TableError
 from slant.scores import Score
-from slant.tables.read import STANDARD, Chunk, Table, format_of, open_table
+from slant.tables.read import STANDARD, format_of, open_table
+from slant.tables.rows import Chunk, InputTable, as_text
 from slant.tables.write import check_target, open_writer
 
 
@@ -86,35 +91,61 @@ def score_table(
     and SlantError from loading the engine.
     """
     check_target(target, source, force=force)
-    reads = format_of(source, input_format, "lines")
     writes = format_of(target, output_format, "jsonl")
     if writes == "lines":
         raise TableError("lines hold no scores; write csv, jsonl or parquet.")
     if window < 1:
         raise TableError(f"the window must hold at least one row, not {window}.")
-    fixed = writes != "jsonl"
-    with open_table(
-        source, reads, text_column=text_column, encoding=encoding, window=window, fixed_columns=fixed
-    ) as table:
+    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=window) as table:
+        _check_names(table, added_columns(2, prefix))  # what every model adds, before one is loaded
         scorer = engine if isinstance(engine, Scorer) else engine()
-        certified = scorer.stable_margin is not None
-        answers = answer_schema(len(scorer.labels), prefix, stable=certified)
-        if clash := [name for name in answers.names if name in table.schema.names]:
-            raise TableError(f"the input already has a column {clash[0]!r}; name the answers apart with --prefix.")
-        with open_writer(target, writes, table.schema, answers) as writer:
+        added = added_columns(len(scorer.labels), prefix, stable=scorer.stable_margin is not None)
+        _check_names(table, added)
+        known = None if writes == "jsonl" else set(table.schema.names)
+        chunks = (_without_lost_values(chunk, known, set(added.names)) for chunk in table.chunks)
+        with open_writer(target, writes, table.schema, added) as write:
             tally = _Tally(table.total, progress)
-            for chunk, scores in _scored(scorer, table, window, tally):
-                writer.write(chunk.rows, _columns(scores, answers, certified))
+            for chunk, scores in _scored(scorer, chunks, window, tally):
+                write(chunk, [_answer(score, added) for score in scores])
             return tally.summary()
 
 
-def answer_schema(labels: int, prefix: str = "", *, stable: bool = False) -> pa.Schema:
-    """Names and types of the columns added to a table, for a model with ``labels`` labels, certified or not."""
+def added_columns(labels: int, prefix: str = "", *, stable: bool = False) -> pa.Schema:
+    """Names and types of the columns added to a table, for a model with ``labels`` labels, certified or not.
+
+    Raises TableError for a prefix that is not valid Unicode.
+    """
+    if as_text(prefix) != prefix:
+        raise TableError(f"the prefix {prefix!r} is not valid Unicode.")
     fields = [("label", pa.int64()), ("label_name", pa.string()), ("expected", pa.float32())]
     fields += [(f"p{i}", pa.float32()) for i in range(labels)]
     fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if stable else [])]
     fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("error", pa.string())]
     return pa.schema([(prefix + name, kind) for name, kind in fields])
+
+
+def _check_names(table: InputTable, added: pa.Schema) -> None:
+    if clash := [name for name in added.names if name in table.schema.names]:
+        raise TableError(f"the input already has a column {clash[0]!r}; name the added columns apart with --prefix.")
+
+
+def _without_lost_values(chunk: Chunk, known: set[str] | None, added: set[str]) -> Chunk:
+    """The chunk, in which a row has an error instead of a value that the output has no place for.
+
+    Only JSON Lines brings such a value: under the name of an added column, or, if the output has ``known`` columns
+    only, under a key that the first chunk did not have.
+    """
+    rows = chunk.rows if isinstance(chunk.rows, list) else []
+    for i, row in enumerate(rows):
+        if not (lost := row.keys() & added if known is None else row.keys() - known):
+            continue
+        clash = "name the added columns apart with --prefix" if lost & added else ""
+        late = "the first rows do not have such a key, so write jsonl to keep it" if known is not None else ""
+        advice = "; ".join(filter(None, (late, clash)))
+        error = f"Not kept: {', '.join(map(repr, sorted(lost)))}; {advice}."
+        rows[i] = {key: value for key, value in row.items() if key not in lost}
+        chunk.texts[i], chunk.errors[i] = None, f"{chunk.errors[i]} {error}" if chunk.errors[i] else error
+    return chunk
 
 
 class _Tally:
@@ -124,33 +155,27 @@ class _Tally:
         self._total, self._progress = total, progress
         self._start = time.perf_counter()
         self._rows = self._errors = self._tokens = 0
-        self._chunk = self._before = 0, 0  # rows and end of the input so far, with and without the chunk in work
+        self._read = self._end = 0  # rows that were read, and how much of the input that is
+        self._done = 0.0
 
     def read(self, chunk: Chunk) -> None:
         """Another chunk is being scored."""
-        self._before = self._chunk
-        self._chunk = self._chunk[0] + len(chunk.errors), chunk.end
+        self._read += len(chunk.errors)
+        self._end = chunk.end
 
-    def scored(self, texts: int, tokens: int) -> None:
-        """A batch is done."""
-        self._rows += texts
-        self._tokens += tokens
-        self._progress(self.summary())
-
-    def failed(self) -> None:
-        """A row has an error."""
-        self._rows += 1
-        self._errors += 1
+    def add(self, rows: int, tokens: int = 0, errors: int = 0) -> None:
+        """These are done."""
+        self._rows, self._tokens, self._errors = self._rows + rows, self._tokens + tokens, self._errors + errors
+        if self._total:  # rows may differ in size, but what is done does not shrink
+            self._done = max(self._done, min(1.0, self._rows / self._read * self._end / self._total))
         self._progress(self.summary())
 
     def summary(self) -> Summary:
-        (rows, end), (rows_before, end_before) = self._chunk, self._before
-        part = (self._rows - rows_before) / max(1, rows - rows_before)
-        done = min(1.0, (end_before + (end - end_before) * part) / self._total) if self._total else None
-        return Summary(self._rows, self._errors, self._tokens, time.perf_counter() - self._start, done)
+        seconds = time.perf_counter() - self._start
+        return Summary(self._rows, self._errors, self._tokens, seconds, self._done if self._total else None)
 
 
-def _scored(engine: Scorer, table: Table, window: int, tally: _Tally) -> Iterator[tuple[Chunk, list[Score]]]:
+def _scored(engine: Scorer, chunks: Iterator[Chunk], window: int, tally: _Tally) -> Iterator[tuple[Chunk, list[Score]]]:
     """Chunks with a score for each row.
 
     The engine gets one stream of all rows and may read ahead in it; an unreadable row is in it as None, which keeps
@@ -159,18 +184,18 @@ def _scored(engine: Scorer, table: Table, window: int, tally: _Tally) -> Iterato
     waiting: deque[Chunk] = deque()
 
     def texts() -> Iterator[object]:
-        for chunk in table.chunks:
+        for chunk in chunks:
             waiting.append(chunk)
             tally.read(chunk)
             yield from chunk.texts
 
     scores = list[Score]()
-    for score in engine.stream(texts(), window=window, progress=tally.scored):
+    for score in engine.stream(texts(), window=window, progress=tally.add):
         chunk = waiting[0]
         error = chunk.errors[len(scores)]
         scores.append(score if error is None else Score.failed(error, len(engine.labels)))
         if scores[-1].error is not None:
-            tally.failed()
+            tally.add(1, errors=1)
         if len(scores) == len(chunk.errors):
             yield waiting.popleft(), scores
             scores = []
@@ -178,17 +203,15 @@ def _scored(engine: Scorer, table: Table, window: int, tally: _Tally) -> Iterato
         raise RuntimeError("the engine answered fewer texts than it was given")
 
 
-def _columns(scores: Sequence[Score], schema: pa.Schema, stable: bool) -> dict[str, list[object]]:
-    rows: list[list[object]] = []
-    for score in scores:
-        if score.error is not None:
-            rows.append([None] * (len(schema) - 1) + [score.error])
-            continue
-        p = [_shortest(value) for value in score.probabilities]
-        head = [score.label, score.label_name, _shortest(np.float32(score.expected))]
-        margin = [_shortest(np.float32(score.margin)), *([score.stable] if stable else [])]
-        rows.append([*head, *p, *margin, score.tokens, score.truncated, None])
-    return {name: list(column) for name, column in zip(schema.names, zip(*rows, strict=True), strict=True)}
+def _answer(score: Score, added: pa.Schema) -> list[object]:
+    """The values of the added columns."""
+    if score.error is not None:
+        return [None] * (len(added) - 1) + [score.error]
+    figures = (np.float32(score.expected), *score.probabilities, np.float32(score.margin))
+    answer: list[object] = [score.label, score.label_name, *map(_shortest, figures)]
+    if len(added) > len(answer) + 3:  # the model is certified
+        answer.append(score.stable)
+    return [*answer, score.tokens, score.truncated, None]
 
 
 def _shortest(value: np.float32) -> float | None:

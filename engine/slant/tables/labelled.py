@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slant.errors import TableError
 from slant.scores import Score, Scores
-from slant.tables.read import Table, format_of, open_table
+from slant.tables.read import open_table
 
 if TYPE_CHECKING:
     from slant.tables.bulk import Scorer
@@ -115,57 +112,25 @@ def read_columns(
     source: str | Path,
     text_column: str | None,
     *,
-    needed: Sequence[str] = (),
     input_format: str | None = None,
     encoding: str = "utf-8",
     keep: Sequence[str] | None = None,
 ) -> Columns:
     """Read the columns ``keep`` (None: all) of a table, with texts unless ``text_column`` is None.
 
-    Without texts the table must have one of the columns ``needed``; a row of JSON Lines without the first of them that
-    the table has gets an error. Raises TableError if the table cannot be read.
+    Raises TableError if the table cannot be read.
     """
-    format = format_of(source, input_format, "lines")
-    if text_column is None and format == "parquet":  # open_table wants a column of text in it
-        return _parquet(source, keep)
     texts: list[object] = []
     errors: list[str | None] = []
-    with ExitStack() as stack:
-        table = _first(stack, source, needed if text_column is None else [text_column], format, encoding)
+    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=WINDOW) as table:
         columns: dict[str, list[object]] = {name: [] for name in table.schema.names if keep is None or name in keep}
         for chunk in table.chunks:
             texts += chunk.texts
             errors += chunk.errors
             for name, values in columns.items():
-                if isinstance(chunk.rows, pa.RecordBatch):
-                    values += chunk.rows.column(name).to_pylist()
-                else:
-                    values += [row.get(name) for row in chunk.rows]
+                values += chunk.column(name)
     found = {name: tuple(values) for name, values in columns.items()}
     return Columns(str(source), tuple(table.schema.names), tuple(texts), tuple(errors), found)
-
-
-def _first(stack: ExitStack, source: str | Path, columns: Sequence[str], format: str, encoding: str) -> Table:
-    """The table, opened by the first of the columns that it has."""
-    problem = TableError(f"{source}: no column was asked for.")
-    for column in columns:
-        options = {"text_column": column, "encoding": encoding, "window": WINDOW, "fixed_columns": False}
-        try:
-            return stack.enter_context(open_table(source, format, **options))  # type: ignore[arg-type]
-        except TableError as error:
-            problem = error
-    # The hint is for texts, and none were asked for.
-    raise TableError(str(problem).replace("; choose one with --text-column", "")) if len(columns) > 1 else problem
-
-
-def _parquet(source: str | Path, keep: Sequence[str] | None) -> Columns:
-    try:
-        table, names = pq.read_table(source, columns=keep), tuple(pq.read_schema(source).names)
-    except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{source} is not a readable Parquet file: {error}") from error
-    values = {name: tuple(column.to_pylist()) for name, column in zip(table.column_names, table.columns, strict=True)}
-    nothing = (None,) * len(table)
-    return Columns(str(source), names, nothing, nothing, values)
 
 
 def spellings(answers: Sequence[str], names: Sequence[str]) -> dict[str, int]:

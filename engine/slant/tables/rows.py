@@ -1,0 +1,130 @@
+"""What all formats share: an open input, its rows in chunks, and values as plain JSON or as text.
+
+Formats without types (CSV, lines) and with JSON's give rows as dicts; Parquet gives Arrow record batches, which reach a
+Parquet output untouched and become plain values for any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+
+from slant.errors import TableError
+
+Row = dict[str, object]
+Record = tuple[Row, object, str | None]  # the row, its text, and what is wrong with it
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows. One with an error could not be read, and its text is None.
+
+    ``end`` is how much of ``InputTable.total`` is read with the chunk.
+    """
+
+    rows: list[Row] | pa.RecordBatch
+    texts: list[object]
+    errors: list[str | None]
+    end: int
+
+    def column(self, name: str) -> list[object]:
+        """A column's values as JSON has them; None where a row lacks it."""
+        if isinstance(self.rows, pa.RecordBatch):
+            return plain(self.rows.column(name))
+        return [row.get(name) for row in self.rows]
+
+    def dicts(self) -> list[Row]:
+        """The rows, of values as JSON has them."""
+        if isinstance(self.rows, list):
+            return self.rows
+        names = self.rows.schema.names
+        return [dict(zip(names, row, strict=True)) for row in zip(*map(self.column, names), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class InputTable:
+    """An open input. ``total`` counts bytes (Parquet: rows) and is None for a pipe."""
+
+    schema: pa.Schema
+    total: int | None
+    chunks: Iterator[Chunk]
+
+
+def chunks_of(records: Iterator[Record], size: int, position: Callable[[], int]) -> Iterator[Chunk]:
+    """Chunks of ``size`` rows; ``position`` tells how much is read."""
+    while block := list(islice(records, size)):
+        rows, texts, errors = (list(column) for column in zip(*block, strict=True))
+        yield Chunk(rows, texts, errors, position())
+
+
+def unreadable(line: str, column: str | None, error: str) -> Record:
+    """The record of a line that cannot be taken apart: it is kept whole in the text column."""
+    return {} if column is None else {column: line.rstrip("\r\n")}, None, error
+
+
+def check_columns(name: str, columns: list[str], column: str | None) -> None:
+    """Raise TableError if the table ``name`` lacks the text column, or has two columns of one name."""
+    listed = ", ".join(columns)
+    if column is not None and column not in columns:
+        raise TableError(f"{name} has no column {column!r}; its columns are: {listed}; choose one with --text-column.")
+    if len(set(columns)) < len(columns):
+        raise TableError(f"{name} has two columns of the same name: {listed}; rename one.")
+
+
+def plain(column: pa.Array) -> list[object]:
+    """Arrow values as JSON has them: times and decimals as text, bytes in base 64, NaN and infinity as null.
+
+    Bytes of a string that are not UTF-8 are written as escapes, and what Python cannot hold as Arrow prints it.
+    """
+    try:
+        # Arrow prints nanoseconds, which Python's own times cannot hold.
+        values = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    except (ValueError, OverflowError):  # pyarrow's own errors are ValueErrors too
+        values = [_printed(column.slice(row, 1)) for row in range(len(column))]
+    return [_plain(value) for value in values]
+
+
+def _printed(one: pa.Array) -> object:
+    """The value of an array of one."""
+    try:
+        return one.to_pylist()[0]
+    except (ValueError, OverflowError):
+        if pa.types.is_nested(one.type) or pa.types.is_temporal(one.type):
+            return one.to_string(skip_new_lines=True)
+        return one.cast(pa.binary()).to_pylist()[0].decode(errors="backslashreplace")
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)
+
+
+def as_text(value: object) -> str | None:
+    """A value as a cell of text: a string as it is, anything else as JSON; None stays.
+
+    A lone surrogate, which JSON can hold and UTF-8 cannot, is written as its escape.
+    """
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() else encode(text).decode()
+
+
+def encode(text: str) -> bytes:
+    """UTF-8, with lone surrogates as escapes, which in JSON mean the same."""
+    return text.encode("utf-8", "backslashreplace")
