@@ -20,11 +20,11 @@ from slant.engine import Engine
 from slant.errors import SlantError, TableError
 from slant.evaluation.assess import assess
 from slant.evaluation.compare import compare
-from slant.evaluation.evaluation import evaluate, notes
+from slant.evaluation.evaluation import evaluate
+from slant.evaluation.formatting import number
 from slant.evaluation.page import html
 from slant.evaluation.predictions import Answered, Predictions, settle_labels
-from slant.evaluation.show import terminal
-from slant.evaluation.words import number
+from slant.evaluation.report import notes, terminal
 from slant.prompt.prompt import DEFAULT_LABELS
 from slant.tables.labelled import read_columns
 from slant.tables.read import ENDINGS
@@ -222,8 +222,8 @@ def test_what_is_odd_is_told(slant, tmp_path):
     assert code == 0
     assert "in 1 rows the label column is not the most probable label" in out
     assert side["contradicted"] == 1
-    assert "1 of 40 judged rows (2.5%) do not sum to 1 (off by up to 0.5)" in out
-    assert "1 of 40 judged rows (2.5%) give their gold label the probability 0" in out
+    assert "1 of 40 evaluated rows (2.5%) do not sum to 1 (off by up to 0.5)" in out
+    assert "1 of 40 evaluated rows (2.5%) give their gold label the probability 0" in out
     assert side["assessment"]["confidence"]["nll"] is None
     assert side["assessment"]["confidence"]["off_one"] == 1
 
@@ -413,7 +413,7 @@ def test_rows_without_a_group_stand_alone():
     groups = [None if i in (0, 1) else "a" if i < 16 else "b" for i in range(30)]
     evaluation = made(groups=groups)
     assert (evaluation.ungrouped, evaluation.sides[0].assessment.groups) == (2, 4)
-    assert any("2 of 28 judged rows (7.1%) have no <b>" in note for note in notes(evaluation))
+    assert any("2 of 28 evaluated rows (7.1%) have no <b>" in note for note in notes(evaluation))
 
 
 def test_degenerate_evaluations():

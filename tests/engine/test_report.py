@@ -11,12 +11,13 @@ from webpage import Page, stands_alone
 
 from slant.artifact import certificate as certificates
 from slant.demo import FOLDER
+from slant.evaluation import charts
 from slant.evaluation.calibration import calibrate
 from slant.evaluation.charts import heatmap, reliability
-from slant.evaluation.drift import charts, page, report
+from slant.evaluation.drift import page, report
 from slant.evaluation.drift.budgets import Budgets
 from slant.evaluation.drift.figures import RowDrift, drift_between
-from slant.evaluation.words import BEGINNING, percent
+from slant.evaluation.formatting import BEGINNING, percent
 from slant.prompt.prompt import Prompt
 from slant.scores import Score, Scores
 
@@ -114,7 +115,7 @@ def test_many_points_are_thinned_but_no_flip_is():
     rng = np.random.default_rng(0)
     delta, flip = rng.random(50_000), np.arange(50_000) % 200 == 0
     shown = charts.thinned(delta, flip)
-    assert len(shown) == len(set(shown)) == charts.POINTS
+    assert len(shown) == len(set(shown)) == charts.MOST_POINTS
     assert flip[shown].sum() == 250
     assert delta.argmax() in shown
     assert charts.thinned(delta[:9], flip[:9]).tolist() == sorted(range(9), key=lambda i: (not flip[i], -delta[i]))

@@ -98,7 +98,7 @@ def evaluate(
     from slant.evaluation.metrics import NO_LABEL
     from slant.evaluation.page import html
     from slant.evaluation.predictions import locate, settle_labels
-    from slant.evaluation.show import terminal as summary
+    from slant.evaluation.report import terminal as summary
     from slant.tables.labelled import LabelledTexts, read_columns
 
     table = read_columns(

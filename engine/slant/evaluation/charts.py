@@ -1,4 +1,4 @@
-"""The pictures that reports share, as SVG text. Colours and fonts are classes of the page they stand in.
+"""The charts of report pages, as SVG text. Colours and fonts are classes of the page that holds them.
 
 Every label, title and count is escaped here; nothing else comes from outside.
 """
@@ -6,24 +6,31 @@ Every label, title and count is escaped here; nothing else comes from outside.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Calibration, Matrix
 
-HOT = 0.7  # from this shade on, a cell's count is written in the colour of the paper
+HOT = 0.7  # from this shade on, a cell's count is written in the colour of the page
 LETTER = 7.3  # width of a wide letter at the charts' font size
+MOST_POINTS = 1500  # more would make the page heavy and the cloud no clearer
+NOTABLE = 500  # of these, the ones that are never thinned out
+
+Series = tuple[str, str, Calibration]  # name, class of the colour, what is drawn
 
 
 def heatmap(counts: Matrix, labels: Sequence[str], rows: str, columns: str) -> str:
     """Counts by two labels; a cell is as dark as its share of its row. ``rows`` and ``columns`` name the axes."""
     cell = max(34, min(64, 420 // len(labels)))
     wide = [_wrap(label, 12) for label in labels]
-    left = 12 + LETTER * max(len(line) for lines in wide for line in lines)
-    fits = LETTER * max(len(line) for lines in wide for line in lines) <= cell
-    top, bottom = 26, (40 if fits else 24 + 5 * max(map(len, labels)))
+    longest = LETTER * max(len(line) for lines in wide for line in lines)
+    left, top, fits = 12 + longest, 26, longest <= cell
+    bottom = 40 if fits else 24 + 5 * max(map(len, labels))
     width, height = left + cell * len(labels) + 8, top + cell * len(labels) + bottom
-    parts = [text(0, 12, f"{rows} ↓   {columns} →", "muted")]
+    parts = [_text(0, 12, f"{rows} ↓   {columns} →", "muted")]
     for i, row in enumerate(counts):
         y = top + i * cell
         parts.append(_lines(left - 8, y + cell / 2, wide[i], "end"))
@@ -31,12 +38,12 @@ def heatmap(counts: Matrix, labels: Sequence[str], rows: str, columns: str) -> s
             share = count / max(sum(row), 1)
             title = f"{rows}: {labels[i]}, {columns}: {labels[j]}: {count:,} ({share:.1%} of the row)"
             x = left + j * cell
-            frame = "cell diagonal" if i == j else "cell"
+            box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2}" height="{cell - 2}" rx="3"'
+            ink = "muted" if not count else "hot" if share >= HOT else ""
             parts.append(
-                f'<g><title>{escape(title)}</title><rect class="{frame}" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-                f'width="{cell - 2}" height="{cell - 2}" rx="3"/><rect class="heat" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-                f'width="{cell - 2}" height="{cell - 2}" rx="3" fill-opacity="{share:.3f}"/>'
-                + text(x + cell / 2, y + cell / 2 + 4, f"{count:,}" if count else "·", _ink(count, share), "middle")
+                f'<g><title>{escape(title)}</title><rect class="{"cell diagonal" if i == j else "cell"}" {box}/>'
+                f'<rect class="heat" {box} fill-opacity="{share:.3f}"/>'
+                + _text(x + cell / 2, y + cell / 2 + 4, f"{count:,}" if count else "·", ink, "middle")
                 + "</g>"
             )
     for j, lines in enumerate(wide):
@@ -44,14 +51,13 @@ def heatmap(counts: Matrix, labels: Sequence[str], rows: str, columns: str) -> s
         if fits:
             parts.append(_lines(x, y + 8 + 7 * len(lines), lines, "middle"))
         else:
-            parts.append(text(x + 4, y + 14, _short(labels[j], 16), "", "end", turn=-45))
-    return svg(width, height, parts, f"{rows} against {columns}")
+            parts.append(_text(x + 4, y + 14, _short(labels[j], 16), "", "end", turn=-45))
+    return _svg(width, height, parts, f"{rows} against {columns}")
 
 
-def reliability(series: Iterable[tuple[str, str, Calibration]]) -> str:
-    """Outcome by confidence: (name, class of the colour, calibration) each; a dot's area is the bin's share of rows."""
-    size, left, top = 360, 40, 12
-    inner = size - left - top
+def reliability(series: Iterable[Series]) -> str:
+    """Reliability diagram: mean outcome by mean confidence; a dot's area is its bin's share of the rows."""
+    inner, left, right, top = 308, 40, 12, 26
 
     def x(value: float) -> float:
         return left + inner * value
@@ -59,9 +65,10 @@ def reliability(series: Iterable[tuple[str, str, Calibration]]) -> str:
     def y(value: float) -> float:
         return top + inner * (1 - value)
 
-    parts = [grid(left, y(i / 5), size - top, y(i / 5), f"{i / 5:g}") for i in range(6)]
-    parts += [text(x(i / 5), y(0) + 18, f"{i / 5:g}", "muted", "middle") for i in range(6)]
-    parts.append(text(left + inner / 2, size - 2, "confidence", "muted", "middle"))
+    parts = [_text(0, 12, "outcome ↑", "muted"), _text(x(0.5), y(0) + 38, "confidence", "muted", "middle")]
+    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        parts.append(_grid_line(x(0), x(1), y(tick), f"{tick:g}"))
+        parts.append(_text(x(tick), y(0) + 18, f"{tick:g}", "muted", "middle"))
     parts.append(f'<line class="limit" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
     for name, colour, calibration in series:
         total = sum(b.rows for b in calibration.bins)
@@ -73,16 +80,77 @@ def reliability(series: Iterable[tuple[str, str, Calibration]]) -> str:
                 f'<circle class="dot {colour}" cx="{x(b.confidence):.1f}" cy="{y(b.outcome):.1f}" '
                 f'r="{2.5 + 7 * math.sqrt(b.rows / total):.1f}"><title>{escape(title)}</title></circle>'
             )
-    return svg(size, size + 4, parts, "outcome by confidence")
+    return _svg(left + inner + right, top + inner + 44, parts, "outcome by confidence")
 
 
-def grid(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    line = f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    return line + text(x1 - 7, y1 + 4, name, "muted", "end")
+def scatter(tokens: NDArray, delta: NDArray, flip: NDArray, p99: float) -> str:
+    """|Δp| of each row by its prompt's tokens, flipped rows marked apart, with a line at the 99th percentile."""
+    width, height, left, right, top, bottom = 820, 340, 54, 14, 26, 44
+    y_ticks = ticks(0, max(float(delta.max()), 1e-9))
+    x_of, x_ticks = _length_axis(float(tokens.min()), float(tokens.max()))
+    inner_w, inner_h = width - left - right, height - top - bottom
+
+    def x(value: float) -> float:
+        return left + inner_w * x_of(value)
+
+    def y(value: float) -> float:
+        return top + inner_h * (1 - value / y_ticks[-1])
+
+    parts = [_text(0, 12, "|Δp| ↑", "muted")]
+    parts += [_grid_line(left, width - right, y(tick), f"{tick:g}") for tick in y_ticks]
+    parts += [_text(x(tick), height - bottom + 18, f"{tick:,.0f}", "muted", "middle") for tick in x_ticks]
+    parts.append(_text(left + inner_w / 2, height - 6, "tokens of the prompt", "muted", "middle"))
+    for i in thinned(delta, flip)[::-1]:  # the notable ones last, on top
+        kind, radius = ("flip", 4) if flip[i] else ("point", 3)
+        parts.append(f'<circle class="{kind}" cx="{x(tokens[i]):.1f}" cy="{y(delta[i]):.1f}" r="{radius}"/>')
+    parts.append(f'<line class="limit" x1="{left}" x2="{width - right}" y1="{y(p99):.1f}" y2="{y(p99):.1f}"/>')
+    # Below the line where there is no room above it.
+    parts.append(_text(width - right, y(p99) + (-5 if y(p99) > top + 14 else 14), "99th percentile", "halo", "end"))
+    return _svg(width, height, parts, "|Δp| by length", "chart wide")
 
 
-def _ink(count: int, share: float) -> str:
-    return "muted" if not count else "hot" if share >= HOT else ""
+def bars(p: Sequence[float], q: Sequence[float]) -> str:
+    """A row's probabilities: of the reference as outlines, ours filled."""
+    step, height = 18, 38
+    parts = []
+    for i, (theirs, mine) in enumerate(zip(p, q, strict=True)):
+        for value, kind, inset in ((mine, "mine", 4.5), (theirs, "theirs", 2)):
+            tall = max(value * (height - 2), 0.5)
+            parts.append(
+                f'<rect class="{kind}" x="{i * step + inset}" y="{height - 1 - tall:.1f}" '
+                f'width="{step - 2 * inset}" height="{tall:.1f}"/>'
+            )
+    title = "reference " + ", ".join(f"{v:.3f}" for v in p) + "; ours " + ", ".join(f"{v:.3f}" for v in q)
+    return _svg(step * len(p), height, parts, title, "bars")
+
+
+def thinned(delta: NDArray, flip: NDArray) -> NDArray[np.int64]:
+    """Indices of at most ``MOST_POINTS`` rows, flips and the largest first, then evenly spaced ones of the rest."""
+    order = np.lexsort((-delta, ~flip))
+    if len(order) <= MOST_POINTS:
+        return order
+    rest = np.linspace(NOTABLE, len(order) - 1, MOST_POINTS - NOTABLE).astype(np.int64)
+    return np.concatenate([order[:NOTABLE], order[rest]])
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from ``low``, a multiple of their step, to the first that is not below ``high``."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
+    steps = math.ceil((high - low) / step - 1e-9)
+    return [float(f"{low + i * step:.12g}") for i in range(steps + 1)]
+
+
+def _length_axis(low: float, high: float) -> tuple[Callable[[float], float], list[float]]:
+    """A map of tokens to 0..1 and the ticks: logarithmic from a factor of four on."""
+    if high / low >= 4:
+        first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
+        return (lambda v: (math.log2(v) - first) / (last - first)), [2.0**i for i in range(first, last + 1)]
+    step = max(10 ** math.floor(math.log10(max(high - low, 10))), 10)
+    start = low // step * step
+    marks = ticks(start, max(high, start + step))
+    return (lambda v: (v - marks[0]) / (marks[-1] - marks[0])), marks
 
 
 def _wrap(label: str, width: int) -> list[str]:
@@ -97,15 +165,20 @@ def _short(text: str, width: int) -> str:
 
 def _lines(x: float, middle: float, lines: Sequence[str], anchor: str) -> str:
     top = middle + 4 - 7 * (len(lines) - 1)
-    return "".join(text(x, top + 14 * i, line, "", anchor) for i, line in enumerate(lines))
+    return "".join(_text(x, top + 14 * i, line, "", anchor) for i, line in enumerate(lines))
 
 
-def text(x: float, y: float, words: str, style: str = "", anchor: str = "start", turn: int = 0) -> str:
+def _grid_line(x1: float, x2: float, y: float, name: str) -> str:
+    line = f'<line class="grid" x1="{x1:.1f}" y1="{y:.1f}" x2="{x2:.1f}" y2="{y:.1f}"/>'
+    return line + _text(x1 - 7, y + 4, name, "muted", "end")
+
+
+def _text(x: float, y: float, words: str, style: str = "", anchor: str = "start", turn: int = 0) -> str:
     turned = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(words)}</text>'
 
 
-def svg(width: float, height: float, parts: Iterable[str], title: str, kind: str = "chart") -> str:
+def _svg(width: float, height: float, parts: Iterable[str], title: str, kind: str = "chart") -> str:
     return (
         f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
+from slant.evaluation.formatting import beginning
 from slant.evaluation.metrics import NO_LABEL
-from slant.evaluation.words import beginning
 from slant.prompt.prompt import DEFAULT_LABELS
 from slant.scores import Scores
 from slant.tables.labelled import Columns, find_label, read_columns, spelled, spellings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from slant.evaluation import show
+from slant.evaluation import report
 from slant.training.run import Finetuned
 
 
@@ -18,4 +18,4 @@ def terminal(done: Finetuned) -> RenderableType:
     ]
     if absent := [name for answer, name in labels.items() if not rows["train"][answer]]:
         lines.append(f"No row has the label {', '.join(absent)}: the model learned not to give it.")
-    return Group(*lines, "", show.terminal(done.validation), "", f"Written to {done.folder}.")
+    return Group(*lines, "", report.terminal(done.validation), "", f"Written to {done.folder}.")

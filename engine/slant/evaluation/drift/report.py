@@ -1,4 +1,4 @@
-"""A drift report: its data, as a table on the terminal, and as JSON. The page is made in ``page``."""
+"""A drift report: its data, the terminal's tables, and JSON; ``page`` makes HTML of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Group as Stack
-from rich.console import RenderableType
-from rich.table import Column, Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from slant.artifact import certificate as certificates
@@ -18,8 +16,8 @@ from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison, Sli
 from slant.artifact.records import to_plain
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
 from slant.evaluation.drift.figures import RowDrift
+from slant.evaluation.formatting import METRICS, beginning, four, interval, number, percent, terminal_table
 from slant.evaluation.metrics import NO_LABEL, Labels
-from slant.evaluation.words import beginning, bracketed, number, percent, points, signed
 
 WORST = 20  # rows shown in the page and in JSON
 
@@ -43,7 +41,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """All that a report shows. ``rows`` are the compared rows; ``texts`` and ``gold`` are of all rows."""
+    """All that is shown. ``rows`` are the compared rows; ``texts`` and ``gold`` are of all rows."""
 
     model: str
     certificate: Certificate
@@ -78,8 +76,8 @@ class DriftReport:
                     float(rows.delta[i]),
                     float(rows.kl[i]),
                     float(rows.expected[i]),
-                    tuple(map(float, rows.p[i])),
-                    tuple(map(float, rows.q[i])),
+                    tuple(rows.p[i].tolist()),
+                    tuple(rows.q[i].tolist()),
                 )
             )
         return shown
@@ -96,7 +94,7 @@ def as_json(report: DriftReport) -> dict[str, Any]:
     }
 
 
-FIGURES: tuple[tuple[str, Callable[[DriftFigures], str]], ...] = (
+FIGURE_ROWS: tuple[tuple[str, Callable[[DriftFigures], str]], ...] = (
     ("texts", lambda f: f"{f.rows:,}"),
     ("label flips", lambda f: f"{f.flips:,}"),
     ("flip rate", lambda f: percent(f.flip_rate)),
@@ -113,20 +111,21 @@ FIGURES: tuple[tuple[str, Callable[[DriftFigures], str]], ...] = (
 )
 
 
-def gold_rows(gold: GoldComparison) -> list[tuple[str, str, str, str]]:
-    """Name, the reference's figure, ours, and the difference with its 95 % interval."""
-    a, b = gold.reference, gold.ours
-    return [
-        ("accuracy", percent(a.accuracy), percent(b.accuracy), bracketed(points, *astuple(gold.accuracy)) + " points"),
-        ("MAE, classes", f"{a.mae:.4f}", f"{b.mae:.4f}", bracketed(signed, *astuple(gold.mae))),
-        ("macro-F1", f"{a.macro_f1:.4f}", f"{b.macro_f1:.4f}", bracketed(signed, *astuple(gold.macro_f1))),
-        ("ECE", f"{a.calibration.ece:.4f}", f"{b.calibration.ece:.4f}", ""),
+def gold_rows(gold: GoldComparison) -> list[list[str]]:
+    """Name, the reference's metric, ours, and the difference with its 95 % interval; accuracy's is in points."""
+    sides = gold.reference, gold.ours
+    rows = [
+        [name, *(form(getattr(side, key)) for side in sides), interval(change, *astuple(getattr(gold, key)))]
+        for name, key, form, change in METRICS
+        if hasattr(gold, key)
     ]
+    rows[0][-1] += " points"
+    return [*rows, ["ECE", *(four(side.calibration.ece) for side in sides), ""]]
 
 
-def lengths(group: Slice) -> str:
+def lengths(part: Slice) -> str:
     """The tokens of a length bucket: "1-128"."""
-    return f"{group.low}–{group.high}" if group.high else f"{group.low}+"
+    return f"{part.low}–{part.high}" if part.high else f"{part.low}+"
 
 
 def sides(report: DriftReport) -> tuple[str, str]:
@@ -148,21 +147,17 @@ def terminal(report: DriftReport) -> RenderableType:
     """The report for a terminal."""
     drift = report.drift
     reference, ours = sides(report)
-    groups = [drift.overall, *(drift.buckets if len(drift.buckets) > 1 else ())]
-    names = ["all", *map(lengths, groups[1:])]
-    table = Table(Column("tokens"), *(Column(name, justify="right", no_wrap=True) for name in names), padding=(0, 1))
-    for name, figure in FIGURES:
-        table.add_row(name, *(figure(group.figures) for group in groups))
+    buckets = drift.buckets if len(drift.buckets) > 1 else ()
+    rows = [[name, *(figure(part.figures) for part in (drift.overall, *buckets))] for name, figure in FIGURE_ROWS]
+    table = terminal_table(["tokens", "all", *map(lengths, buckets)], rows)
     parts: list[RenderableType] = [Text(f"reference: {reference}"), Text(f"ours:      {ours}"), Text(), table]
     if gold := drift.overall.gold:
-        judged = Table(f"{gold.rows:,} gold labels", *(_right(n) for n in ("reference", "ours", "difference, 95 %")))
-        for line in gold_rows(gold):
-            judged.add_row(*line)
-        parts += [Text(), judged]
+        heads = [f"{gold.rows:,} gold labels", "reference", "ours", "difference, 95 %"]
+        parts += [Text(), terminal_table(heads, gold_rows(gold))]
     if drift.failures:
         parts += [Text(), Text(failures(drift), style="yellow")]
     fine, sentence = verdict(report)
-    return Stack(*parts, Text(), Text(sentence, style="bold green" if fine else "bold red"))
+    return Group(*parts, Text(), Text(sentence, style="bold green" if fine else "bold red"))
 
 
 def failures(drift: Drift, count: int = 5) -> str:
@@ -171,7 +166,3 @@ def failures(drift: Drift, count: int = 5) -> str:
     more = f" … and {len(drift.failures) - count:,} more" if len(drift.failures) > count else ""
     lost = f", {drift.lost:,} of them answered by the reference" if drift.lost else ""
     return f"{len(drift.failures):,} of {drift.rows:,} rows not compared{lost}. " + " ".join(first) + more
-
-
-def _right(name: str) -> Column:
-    return Column(name, justify="right")
