@@ -233,8 +233,7 @@ def _digit_head(c: ModelConfig, B: int) -> Case:
     D = c.hidden_size
 
     def make(device: torch.device) -> Arguments:
-        hidden, residual = randn(device, B, D), randn(device, B, D)
-        return hidden, randn(device, D, dtype=FP32), randn(device, LABELS, D, dtype=FP32), EPS, residual
+        return randn(device, B, D), randn(device, D, dtype=FP32), randn(device, LABELS, D, dtype=FP32), EPS
 
-    size = B * (2 * 2 * D + 2 * 4 * LABELS + 4 + 8) + 4 * (1 + LABELS) * D
+    size = B * (2 * D + 2 * 4 * LABELS) + 4 * (1 + LABELS) * D
     return beside_torch("digit_head", digit_head.digit_head, f"{B} texts", make, size)

@@ -62,7 +62,7 @@ def count(runner):
             replays[0] += 1
             replay()
 
-        graphs._buffers[shape] = type(buffers)(buffers.ids, buffers.lengths, buffers.digits, replay)
+        graphs._buffers[shape] = type(buffers)(buffers.ids, buffers.lengths, buffers.answers, replay)
     return replays
 
 

@@ -15,7 +15,10 @@ from torch import Tensor
 from slant.batching.batches import Result, StaticBatch
 from slant.batching.buckets import bucket_lengths
 from slant.model.qwen3_5 import Model, Prefix
-from slant_kernels.digit_head import Digits, digit_head
+from slant_kernels.digit_head import digit_head
+
+Answers = tuple[Tensor, Tensor]
+"""Logits and probabilities, fp32 ``[B, n]``."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Head:
     rows: Tensor
     eps: float
 
-    def __call__(self, hidden: Tensor) -> Digits:
+    def __call__(self, hidden: Tensor) -> Answers:
         """The answers on the device, from the last hidden states ``[B, D]``."""
         return digit_head(hidden, self.norm, self.rows, self.eps)
 
@@ -38,12 +41,12 @@ class Head:
 class Pending:
     """A batch's answers on their way to the host."""
 
-    def __init__(self, batch: StaticBatch, digits: Digits) -> None:
-        self._batch = batch
-        self._logits, self._probabilities = to_host(digits.logits), to_host(digits.probabilities)
-        self._done = torch.cuda.Event() if digits.logits.is_cuda else None
+    def __init__(self, batch: StaticBatch, answers: Answers) -> None:
+        self._batch, device = batch, answers[0].device
+        self._logits, self._probabilities = map(to_host, answers)
+        self._done = torch.cuda.Event() if device.type == "cuda" else None
         if self._done is not None:
-            self._done.record(torch.cuda.current_stream(digits.logits.device))
+            self._done.record(torch.cuda.current_stream(device))
 
     def result(self) -> Result:
         """Wait for this batch, and for nothing that was submitted after it."""
@@ -65,13 +68,13 @@ class Eager:
         ids, lengths = (to_device(x, self.model.device) for x in (batch.ids, batch.lengths))
         return Pending(batch, self.compute(ids, lengths, batch.start))
 
-    def compute(self, ids: Tensor, lengths: Tensor, start: int) -> Digits:
+    def compute(self, ids: Tensor, lengths: Tensor, start: int) -> Answers:
         """The answers on the device, for ids and lengths that are there."""
         return self.head(self.model(ids, lengths, self.prefix if start else None))
 
 
-Compute = Callable[[], Digits]
-Capture = Callable[[Compute], tuple[Callable[[], None], Digits]]
+Compute = Callable[[], Answers]
+Capture = Callable[[Compute], tuple[Callable[[], None], Answers]]
 """Records a computation: gives what replays it, and the memory in which each replay leaves its answers."""
 
 
@@ -79,11 +82,11 @@ def cuda_capture(device: torch.device) -> Capture:
     """Capture into CUDA graphs that share one memory pool: capture the largest first, and the others fit into it."""
     pool = torch.cuda.graph_pool_handle()
 
-    def capture(compute: Compute) -> tuple[Callable[[], None], Digits]:
+    def capture(compute: Compute) -> tuple[Callable[[], None], Answers]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
-            digits = compute()
-        return graph.replay, digits
+            answers = compute()
+        return graph.replay, answers
 
     return capture
 
@@ -98,15 +101,15 @@ def graph_shapes(limit: int) -> list[tuple[int, int]]:
     return [(lines, length) for lines in GRAPH_LINES for length in lengths if lines * length <= GRAPH_TOKENS]
 
 
-def stand_in_capture(compute: Compute) -> tuple[Callable[[], None], Digits]:
+def stand_in_capture(compute: Compute) -> tuple[Callable[[], None], Answers]:
     """Where there are no CUDA graphs: replays read and write the memory that the recording saw, and compute again."""
-    digits = compute()
+    answers = compute()
 
     def replay() -> None:
-        for place, value in zip(digits, compute(), strict=True):
+        for place, value in zip(answers, compute(), strict=True):
             place.copy_(value)
 
-    return replay, digits
+    return replay, answers
 
 
 def capture_on(device: torch.device) -> Capture:
@@ -120,7 +123,7 @@ class Buffers:
 
     ids: Tensor
     lengths: Tensor
-    digits: Digits
+    answers: Answers
     replay: Callable[[], None]
 
 
@@ -143,12 +146,12 @@ class Graphs:
             ids = torch.zeros(lines, length, dtype=torch.int64, device=device)
             lengths = torch.ones(lines, dtype=torch.int64, device=device)
 
-            def compute(ids: Tensor = ids, lengths: Tensor = lengths, start: int = start) -> Digits:
+            def compute(ids: Tensor = ids, lengths: Tensor = lengths, start: int = start) -> Answers:
                 return self.eager.compute(ids, lengths, start)
 
             compute()  # compiles kernels and creates library handles, which a capture must not
-            replay, digits = self._capture(compute)
-            self._buffers[lines, length, start] = Buffers(ids, lengths, digits, replay)
+            replay, answers = self._capture(compute)
+            self._buffers[lines, length, start] = Buffers(ids, lengths, answers, replay)
 
     @torch.inference_mode()
     def submit(self, batch: StaticBatch) -> Pending:
@@ -161,7 +164,7 @@ class Graphs:
         for source, place in ((batch.ids, buffers.ids), (batch.lengths, buffers.lengths)):
             place.copy_(pinned(source) if place.is_cuda else source, non_blocking=True)
         buffers.replay()
-        return Pending(batch, buffers.digits)
+        return Pending(batch, buffers.answers)
 
 
 def pinned(x: Tensor) -> Tensor:
