@@ -12,27 +12,23 @@ memory, to no spills and to matrix units where it multiplies matrices, and every
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from rich.console import Console
 
-import slant_kernels
 from compiled import LIMITS, Row, fault, fingerprint, read, summary, variant, write
 from gpu.case import Case
 from gpu.kernel_cases import cases
+from gpu.lookups import Lookup, lookups, named_tables
 from harness.rows import RESULTS
 from slant_kernels.cross import compiling, hooked
-from slant_kernels.launch import Config, Table, triton
+from slant_kernels.launch import Config, triton
 
 TABLE = RESULTS / "compiled_kernels.jsonl"
 META = torch.device("meta")
@@ -69,7 +65,7 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
         waiting.append(key)
         return False
 
-    with compiling(target) as kernels, _recording(target, found.configs), hooked(hook):
+    with compiling(target) as kernels, lookups() as seen, hooked(hook):
         for case in (case for case in cases if case.compiled):
             try:
                 case.run(*case.make(META))
@@ -81,40 +77,25 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
                 found.rows[key] = variant(key, kernel, target)
                 found.compiled.append(key)
             waiting.clear()
+    found.configs = used(seen, target)
     found.faults += [f"{reason} ({', '.join(labels)})" for reason, labels in failed.items()]
     found.faults += [problem for row in found.rows.values() if (problem := fault(row))]
     return found
 
 
-def tables(package: Any = slant_kernels) -> dict[ConfigRow, Config]:
-    """Every committed configuration of the package's modules."""
-    rows: dict[ConfigRow, Config] = {}
-    seen: set[int] = set()
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        for name, table in vars(importlib.import_module(info.name)).items():
-            if isinstance(table, Table) and id(table) not in seen:
-                seen.add(id(table))
-                where = f"{info.name.rpartition('.')[2]}.{name}"
-                rows |= {(where, *key): config for key, config in table.rows.items()}
-    return rows
+def tables() -> dict[ConfigRow, Config]:
+    """Every committed configuration."""
+    return {(where, *key): config for where, table in named_tables().items() for key, config in table.rows.items()}
 
 
-@contextmanager
-def _recording(target: str, used: set[ConfigRow]) -> Iterator[None]:
-    """Notes which configurations are looked up."""
-    find, committed = Table.find, tables()
-
-    def recorded(table: Table, device: torch.device, shape_class: str = "") -> Config:
-        config = find(table, device, shape_class)
-        used.update(key for key, row in committed.items() if row is config and key[1:] in _asked(shape_class, target))
-        return config
-
-    with mock.patch.object(Table, "find", recorded):
-        yield
-
-
-def _asked(shape_class: str, target: str) -> tuple[tuple[str, str], ...]:
-    return (shape_class, target), (shape_class, "")
+def used(seen: Iterable[Lookup], target: str) -> set[ConfigRow]:
+    """The committed configurations that were looked up."""
+    names, found = {id(table): where for where, table in named_tables().items()}, set()
+    for table, shape_class, config in seen:
+        own = (shape_class, target) if table.rows.get((shape_class, target)) is config else (shape_class, "")
+        if id(table) in names:
+            found.add((names[id(table)], *own))
+    return found
 
 
 def _real(kernels: Iterable[Any]) -> list[Any]:

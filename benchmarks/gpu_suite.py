@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = options.part or (["kernels"] if some_kernels else list(PARTS))
     if options.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-        from gpu import dry_run, model_dry_run
+        from gpu import kernels, model
 
-        kernels = dry_run.run(options, console) if "kernels" in parts else 0
-        return kernels or (model_dry_run.run(console, parts) if set(parts) - {"kernels"} else 0)
+        failed = kernels.dry_run(options, console) if "kernels" in parts else 0
+        return failed or (model.dry_run(console, parts) if set(parts) - {"kernels"} else 0)
     if not torch.cuda.is_available():
         console.print("No CUDA device is visible to torch: the suite needs a GPU, and writes no figure without one.")
         return 2
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif not passed(console):
         console.print("Nothing is timed on a red run.")
         return 1
-    from gpu import model, run
+    from gpu import kernels, model
 
-    runs = {"kernels": run.run, "model": model.run, "peers": model.peers}
+    runs = {"kernels": kernels.run, "model": model.run, "peers": model.peers}
     end = started + 60 * options.minutes
     return max(runs[part](options, console, until) for part, until in turns(parts, end))
 

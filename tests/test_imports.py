@@ -8,7 +8,7 @@ import pytest
 import child
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE = ("compile_kernels", "harness.rows", "gpu.dry_run", "gpu.tune", "gpu_suite")
+SUITE = ("compile_kernels", "harness.rows", "gpu.kernels", "gpu.tune", "gpu_suite")
 
 BEFORE = """
 import importlib, json, pkgutil, sys

@@ -5,10 +5,10 @@ the folder that the first run filled. Whether files come from a disk or a cache 
 
     import     the interpreter, torch and slant
     device     the device's context and its first tensor
-    load       tokenizer, checkpoint, weights on the device
-    compile    the prefix and one text, with every kernel and handle that is needed the first time
-    capture    recording that text's shape
-    answer     the text again, replayed
+    load       Engine.load: tokenizer, checkpoint, weights on the device, the state after the prefix
+    compile    the first text, with every kernel and handle that is needed the first time
+    capture    Engine.warmup: recording the shapes that are replayed
+    answer     the text again
 """
 
 from __future__ import annotations
@@ -47,38 +47,24 @@ def main(place: str, started: float) -> None:
     marks = [started]
 
     def mark() -> None:
-        if device.type == "cuda":
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         marks.append(time.time())
 
     import torch
 
     from slant.demo import FOLDER, passages
-    from slant.model.qwen3_5 import Model
-    from slant.model.weights import Weights
-    from slant.runtime.classifier import Classifier
-    from slant.runtime.execution import capture_on
-    from slant.runtime.runner import Runner
+    from slant.engine import Engine
 
-    device = torch.device("cpu")
     mark()
-    device = torch.device(place)
-    torch.zeros(1, device=device)
+    torch.zeros(1, device=place)
     mark()
-    options: dict[str, Any] = {"template": None, "labels": None, "truncation": "head", "token_budget": None}
-    classifier = Classifier.open(FOLDER, weights="bf16", device=place, max_tokens=1024, **options)
-    model = Model(Weights(classifier.source, classifier.dtype, device), 1024)
+    engine = Engine.load(FOLDER, weights="bf16", device=place, max_tokens=1024)
     mark()
-    limits = {"max_tokens": 1024, "token_budget": classifier.token_budget}
-    prefix, capture = classifier.prompt.prefix_ids, capture_on(device)
-    runner = Runner(model, classifier.head, prefix, **limits, capture=capture)
-    texts = [classifier.prompt.encode([passages()[0]["text"]])[0].ids]
-    list(runner.run(texts))
-    mark()
-    runner.record(batch.shape[:2] for batch in runner.batches(texts))
-    mark()
-    list(runner.run(texts))
-    mark()
+    text = passages()[0]["text"]
+    for call in (lambda: engine.score(text), engine.warmup, lambda: engine.score(text)):
+        call()
+        mark()
     print(json.dumps({part: round(b - a, 4) for part, a, b in zip(PARTS, marks, marks[1:], strict=False)}))
 
 

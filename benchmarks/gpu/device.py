@@ -1,46 +1,118 @@
-"""What the whole-model measurements ask of a GPU, apart from the model: time, memory, kernels and capture."""
+"""What the suite asks of a GPU: time, memory, kernels and capture; and of a CPU that stands in for it in a dry run.
+
+A short call is timed as one of many in a row: a loop over several input sets that together exceed the L2 cache,
+captured in a CUDA graph so that the gaps between launches shrink, replayed between two events.
+"""
 
 from __future__ import annotations
 
 import gc
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 
-from slant.runtime.execution import Capture, cuda_capture
+from slant.bench.turns import take_turns
+from slant.runtime.execution import Capture, cuda_capture, stand_in_capture
 
+Arguments = tuple[Any, ...]
 Body = Callable[[], Any]
+Sample = Callable[[], float]
+"""Runs a loop once and returns the seconds of one call in it."""
+
+TURN = 2e-3  # seconds a loop should take at least, so that the events' resolution of half a microsecond is nothing
+FEWEST, MOST = 7, 200  # samples
+MOST_CALLS = 256
+MOST_SETS = 32
+KERNELS = ("_rms_norm_kernel", "_serial_kernel", "sm90_xmma_gemm_bf16", "flash_fwd_kernel", "Memcpy HtoD")
 
 
 class Kernel(NamedTuple):
-    """What a profile tells of one kernel or copy: its name, how often it ran, and its seconds in all."""
+    """What a profile says of one kernel or copy: its name, how often it ran, and its seconds in all."""
 
     name: str
     calls: int
     seconds: float
 
 
-class Device(Protocol):
-    """The current GPU; the dry run replaces it by a CPU that tells no time."""
+class DryRun:
+    """The CPU in a GPU's place: runs everything and reports no time, no memory and no kernel's share (NaN).
 
-    place: torch.device
+    ``first`` keeps the arguments and results of its first loop.
+    """
 
-    def seconds(self, body: Body) -> float: ...
-    def held(self) -> float: ...
-    def peak(self, body: Body) -> float: ...
-    def kernels(self, body: Body) -> list[Kernel]: ...
-    def capture(self) -> Capture: ...
-    def free(self) -> None: ...
+    def __init__(self) -> None:
+        self.place = torch.device("cpu")
+        self.first: list[Any] = []
+
+    def loop(self, run: Callable[..., Any], sets: Sequence[Arguments], captured: bool) -> Sample:
+        results = [(arguments, run(*arguments)) for arguments in sets]
+        self.first = self.first or results
+        return lambda: math.nan
+
+    def seconds(self, body: Body) -> float:
+        body()
+        return math.nan
+
+    def held(self) -> float:
+        return math.nan
+
+    def peak(self, body: Body) -> float:
+        body()
+        return math.nan
+
+    def kernels(self, body: Body) -> list[Kernel]:
+        body()
+        return [Kernel(name, 1, math.nan) for name in KERNELS]
+
+    def capture(self) -> Capture:
+        return stand_in_capture
+
+    def free(self) -> None:
+        """Nothing is cached."""
 
 
-class Gpu:
+class Gpu(DryRun):
     """The current CUDA device."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.place = torch.device("cuda", torch.cuda.current_device())
+
+    def loop(self, run: Callable[..., Any], sets: Sequence[Arguments], captured: bool) -> Sample:
+        """Warm up, then capture as many calls as ``TURN`` needs, or run them one by one if they cannot be captured."""
+        for arguments in (*sets, *sets):
+            run(*arguments)
+        once = self._between_events(lambda: [run(*arguments) for arguments in sets])
+        rounds = max(1, min(math.ceil(TURN / once), MOST_CALLS // len(sets)))
+
+        def calls() -> None:
+            for _ in range(rounds):
+                for arguments in sets:
+                    run(*arguments)
+
+        body: Body = calls
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                calls()
+            body = graph.replay
+        self._between_events(body)
+        return lambda: self._between_events(body) / (rounds * len(sets))
+
+    @staticmethod
+    def _between_events(body: Body) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        body()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
 
     def seconds(self, body: Body) -> float:
         """Wall-clock seconds from an idle device to an idle device."""
@@ -81,6 +153,53 @@ class Gpu:
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+def turns(samples: Mapping[str, Sample], seconds: float, fewest: int = FEWEST) -> dict[str, list[float]]:
+    """Samples of each loop, taken in turn until each has had about ``seconds``; a first one is not kept."""
+    first = max(max(TURN, sample()) for sample in samples.values())
+    count = max(fewest, min(MOST, int(seconds / first)))
+    endless = dict.fromkeys(samples, math.inf)
+    return take_turns(samples, dict.fromkeys(samples, count), endless, lambda sample: sample())  # type: ignore[arg-type]
+
+
+def in_turn(device: DryRun, bodies: Mapping[str, Body], count: int) -> dict[str, list[float]]:
+    """Seconds of ``count`` calls of each body, in turn."""
+    endless = dict.fromkeys(bodies, math.inf)
+    return take_turns(bodies, dict.fromkeys(bodies, count), endless, device.seconds)  # type: ignore[arg-type]
+
+
+def input_sets(make: Callable[[], Arguments], size: int, cache: int) -> list[Arguments]:
+    """Enough argument sets that a set has left a cache of ``cache`` bytes before its turn comes again."""
+    return [make() for _ in range(min(MOST_SETS, 1 + math.ceil(2 * cache / size)))]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device reached in this run: bytes read plus written in a copy, FLOPs in a bf16 matrix product."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+    def floor(self, size: int, flops: int) -> float:
+        """Seconds below which no version runs."""
+        return max(size / self.bytes_per_s, flops / self.flops_per_s)
+
+    def binds(self, size: int, flops: int) -> str:
+        return "bytes" if size / self.bytes_per_s >= flops / self.flops_per_s else "flops"
+
+    @classmethod
+    def measure(cls, device: DryRun, copied: int = 1 << 30, side: int = 8192) -> Limits:
+        """Medians, on random data: a product of zeros runs faster than one of numbers."""
+        source = torch.randint(256, (copied,), dtype=torch.uint8, device=device.place)
+        copy = device.loop(torch.Tensor.copy_, [(torch.empty_like(source), source)], captured=True)
+        a, b = torch.randn(2, side, side, dtype=torch.bfloat16, device=device.place)
+        product = device.loop(torch.mm, [(a, b)], captured=True)
+        samples = turns({"copy": copy, "product": product}, seconds=0.5)
+        return cls(2 * copied / median(samples["copy"]), 2 * side**3 / median(samples["product"]))
+
+
+NO_LIMITS = Limits(math.inf, math.inf)
 
 
 @contextmanager

@@ -16,6 +16,20 @@ from slant.model.config import ModelConfig
 from slant_kernels import attention, delta_inputs, delta_net, delta_rule, digit_head, embedding, norm, rotary, swiglu
 
 MODEL = ModelConfig.parse(SHAPES["4b"])
+TINY_SHAPE = SHAPES["4b"] | {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+TINY = ModelConfig.parse(TINY_SHAPE)
 # The same number of tokens as one text and as many is not the same work for the recurrence and for attention.
 BATCHES = ((1, 128), (1, 512), (1, 2048), (16, 128), (1, 8192), (8, 1024), (1, 16384), (128, 128))
 # Beside the batches' tokens: the last block multiplies for one position a text, and the kernels differ by these.

@@ -1,15 +1,18 @@
 """The whole model on the GPU: every way to hold it, measured; then beside transformers; rows and tables.
 
 What is measured of each way stands in ``model_measures``. No measure is started after the deadline, and those that were
-not are named.
+not are named. The dry run does the same with tiny shapes on the CPU's torch path and reports no time: it shows that
+every measure runs to its rows and tables, before a GPU is paid for.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,13 +20,14 @@ import torch
 from rich.console import Console
 
 from gpu import cold_start, model_peer
-from gpu.device import Gpu
-from gpu.kernel_cases import MODEL
-from gpu.model_measures import Bench, Row, Scope
-from gpu.model_tables import tables
+from gpu.device import NO_LIMITS, DryRun, Gpu
+from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
+from gpu.kernels import found
+from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
-from gpu.run import found
-from harness.rows import RESULTS, append, gpu
+from harness.rows import RESULTS, Row, append, gpu
+from harness.tables import Column, rich_table
+from harness.tables import field as column
 from random_model import SHAPES
 from slant.errors import SlantError
 
@@ -35,15 +39,85 @@ MEASURES = {
     "packed, host": ("memory",),
     "streamed": ("memory", "latency", "throughput"),
 }
+TINY_SCOPE = Scope(
+    TINY,
+    max_tokens=160,
+    token_budget=320,
+    lengths=(40, 160),
+    texts={"posts": 6, "speeches": 3, "articles": 2},
+    short=16,
+    batches=((1, 12), (2, 70)),
+    rounds=1,
+    requests=(2, 2),
+)
+_GB = {"form": ".3f", "scale": 1e-9}
+_RATES: dict[str, Column] = {
+    "texts": column("texts"),
+    "tokens": column("tokens"),
+    "texts/s": column("texts_per_s", ".1f"),
+    "tokens/s": column("tokens_per_s", ".0f"),
+    "of the matmul": column("of_matmul", ".0%"),
+}
+# By measure: the title of its table, and its columns.
+TABLES: dict[str, tuple[str, dict[str, Column]]] = {
+    "memory": (
+        "texts that fill max_tokens, in GB",
+        {
+            "held": column("held_bytes", **_GB),
+            "predicted held": column("predicted_held_bytes", **_GB),
+            "peak": column("peak_bytes", **_GB),
+            "predicted peak": column("predicted_peak_bytes", **_GB),
+            "ratio": column("measured_over_predicted", ".3f"),
+            "aim": column("aim_bytes", ".1f", 1e-9),
+            "loading": column("loading_peak_bytes", **_GB),
+        },
+    ),
+    "latency": (
+        "one text, from ids to probabilities, in ms",
+        {"tokens": column("tokens"), "by": column("by")}
+        | {part: column("milliseconds", ".2f", part=part) for part in ("p50", "p95", "p99")}
+        | {
+            "requests": column("requests"),
+            "equal": column("equals_eager"),
+            "of the matmul": column("of_matmul", ".0%"),
+        },
+    ),
+    "throughput": (
+        "all texts of a mixture in one call",
+        {"mixture": column("mixture"), "costs": column("costs")} | _RATES | {"real / computed": column("fill", ".0%")},
+    ),
+    "waterfall": (
+        "one batch by op",
+        {
+            "batch": column("batch"),
+            "op": column("op"),
+            "calls": column("calls"),
+            "µs": column("microseconds", ".0f"),
+            "limit µs": column("limit_microseconds", ".0f"),
+            "share": column("share", ".0%"),
+            "of the limit": column("of_limit", ".0%"),
+        },
+    ),
+    "peers": (
+        "the same texts in turn",
+        {"mixture": column("mixture"), "by": column("by")} | _RATES | {"": column("reason")},
+    ),
+    "cold start": (
+        "a new process to its first answer, in s",
+        {"kernels": column("kernels")}
+        | {part: column("seconds", ".2f", part=part) for part in cold_start.PARTS}
+        | {"total": column("total_seconds", ".2f")},
+    ),
+}
 
 
 @dataclass
 class Journal:
     """Takes rows as they come: keeps them for the tables, and hands each to ``write``."""
 
-    write: Callable[[Row], None]
-    rows: list[Row]
-    undone: list[str]
+    write: Callable[[Row], None] = json.dumps  # type: ignore[assignment]
+    rows: list[Row] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
 
     def take(self, measure: str, way: str, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -69,6 +143,21 @@ def peers(options: Namespace, console: Console, deadline: float) -> int:
     return show(journal, console)
 
 
+def dry_run(console: Console, parts: Sequence[str] = ("model", "peers"), cold: bool = True) -> int:
+    """The parts that are asked for; the cold start is a process of its own and takes seconds."""
+    journal, bench = Journal(), Bench(DryRun(), NO_LIMITS, TINY_SCOPE)
+    if "model" in parts:
+        measure(bench, journal, math.inf)
+        for row in cold_start.suite("cpu", ("compiled",)) if cold else ():
+            untold = {"seconds": dict.fromkeys(row["seconds"], math.nan), "total_seconds": math.nan}
+            journal.take("cold start", "demo checkpoint, bf16", [row | untold])
+    if "peers" in parts:
+        beside(bench, journal, TINY_SHAPE, math.inf)
+    status = show(journal, console)
+    console.print(f"{len(journal.rows)} rows were made; nothing was timed and nothing written.")
+    return status or int(bool(journal.undone))
+
+
 def _session(options: Namespace, console: Console) -> tuple[Journal, Bench]:
     about, limits = found(options, console)
     fixed = about | {"model": SHAPE, "copy_bytes_per_s": limits.bytes_per_s, "matmul_flops_per_s": limits.flops_per_s}
@@ -76,7 +165,7 @@ def _session(options: Namespace, console: Console) -> tuple[Journal, Bench]:
     def write(row: Row) -> None:
         append(NAME, fixed | {"sm_clock": gpu()["sm_clock"]} | row, options.results or RESULTS)
 
-    return Journal(write, [], []), Bench(Gpu(), limits, Scope(MODEL))
+    return Journal(write), Bench(Gpu(), limits, Scope(MODEL))
 
 
 def measure(bench: Bench, journal: Journal, deadline: float, ways: Iterable[Way] = WAYS) -> None:
@@ -93,11 +182,10 @@ def measure(bench: Bench, journal: Journal, deadline: float, ways: Iterable[Way]
 
 
 def _way(bench: Bench, journal: Journal, way: Way, deadline: float) -> None:
-    before, made = bench.device.held(), []
+    before, made = bench.device.held(), list[Loaded]()
     arguments = way, bench.scope.config, bench.device.place, bench.scope.max_tokens
     peak = bench.device.peak(lambda: made.append(load(*arguments)))
-    (loaded,) = made
-    made.clear()
+    loaded = made.pop()
     measures: dict[str, Callable[[Loaded], Iterator[Row]]] = {
         "memory": partial(bench.memory, before=before, while_loading=peak),
         "latency": bench.latency,
@@ -127,8 +215,9 @@ def beside(bench: Bench, journal: Journal, shape: dict[str, Any], deadline: floa
 
 def show(journal: Journal, console: Console) -> int:
     """Print the tables and what is missing; 1 if a replay answered otherwise than op by op."""
-    for table in tables(journal.rows):
-        console.print(table)
+    for measure, (title, columns) in TABLES.items():
+        if mine := [row for row in journal.rows if row["measure"] == measure]:
+            console.print(rich_table(mine, {"weights": column("weights")} | columns, f"{measure}: {title}"))
     for undone in journal.undone:
         console.print(f"Not measured: {undone}.", markup=False)
     wrong = [row for row in journal.rows if row.get("equals_eager") is False]

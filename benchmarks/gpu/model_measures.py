@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import torch
 
-from gpu.device import Device
+from gpu.device import DryRun, Limits, in_turn
 from gpu.model_tiers import BF16_RESIDENT, Loaded, predicted
-from gpu.timing import Limits
 from gpu.waterfall import waterfall
-from harness.rows import percentiles
+from harness.rows import Row, percentiles
 from harness.workloads import MIXTURES, PREFIX, mixture, prompts
 from slant.artifact.recipe import Recipe
 from slant.batching.batches import Ids, StaticBatch
@@ -25,8 +25,6 @@ from slant.batching.costs import Costs, default_costs, forward_flops
 from slant.model.config import ModelConfig
 from slant.runtime.execution import Eager
 from slant.runtime.runner import Runner
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Scope:
 class Bench:
     """A device, the limits that were measured on it in this run, and what is asked."""
 
-    device: Device
+    device: DryRun
     limits: Limits
     scope: Scope
 
@@ -95,11 +93,8 @@ class Bench:
             given = {name: [answers(runner, [text]) for text in texts[:3]] for name, runner in runners.items()}
             same = all(map(np.array_equal, given["eager"], given["graph"])) if "graph" in given else None
             first = max(self.device.seconds(partial(answers, runner, texts[:1])) for runner in runners.values())
-            samples: dict[str, list[float]] = {name: [] for name in runners}
-            for request in range(_count(scope.seconds, first, scope.requests)):
-                for name, runner in runners.items():
-                    text = texts[request % len(texts)]
-                    samples[name].append(self.device.seconds(partial(answers, runner, [text])))
+            requests = {name: partial(_next_answer, runner, cycle(texts)) for name, runner in runners.items()}
+            samples = in_turn(self.device, requests, _count(scope.seconds, first, scope.requests))
             for name, values in samples.items():
                 replayed = name == "graph"
                 yield {
@@ -121,12 +116,9 @@ class Bench:
         runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
         for name in MIXTURES:
             texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
-            timed: dict[str, list[float]] = {kind: [] for kind in runners}
             computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
-            for _ in range(scope.rounds):
-                for kind, runner in runners.items():
-                    timed[kind].append(self.device.seconds(partial(answers, runner, texts)))
-            for kind, seconds in timed.items():
+            calls = {kind: partial(answers, runner, texts) for kind, runner in runners.items()}
+            for kind, seconds in in_turn(self.device, calls, scope.rounds).items():
                 yield self.throughput_row(name, texts, seconds) | {
                     "costs": kind,
                     "computed_tokens": computed[kind],
@@ -196,6 +188,10 @@ def answers(runner: Any, texts: Sequence[Ids]) -> np.ndarray:
     if not np.isfinite(found).all():
         raise ValueError("the model answered with NaN or infinity")
     return found
+
+
+def _next_answer(runner: Any, texts: Iterator[Ids]) -> np.ndarray:
+    return answers(runner, [next(texts)])
 
 
 def full_batch(rows: int, length: int, vocabulary: int) -> StaticBatch:

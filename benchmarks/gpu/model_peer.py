@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
-from gpu.model_measures import Bench, Row, answers
+from gpu.device import in_turn
+from gpu.model_measures import Bench, answers
 from gpu.model_tiers import Loaded
+from harness.rows import Row
 from harness.workloads import ANSWERS, MIXTURES, mixture, prompts
 from slant.batching.batches import Ids
 from slant.batching.costs import default_costs
@@ -55,20 +57,17 @@ def mixtures(bench: Bench, loaded: Loaded, model: Any) -> Iterator[tuple[str, It
 def beside(bench: Bench, name: str, texts: Sequence[Ids], runs: dict[str, Any]) -> Iterator[Row]:
     """A row for each contender, ours first; one that fails has a reason instead of figures."""
     device = bench.device
-    timed: dict[str, list[float]] = {}
-    reasons = {}
+    ready, reasons = {}, {}
     for by, call in runs.items():
         try:
             call(texts)  # compiles and warms up
-            timed[by] = []
+            ready[by] = partial(call, texts)
         except Exception as error:  # another library's failure is its own; ours would end the run
             if by == OURS:
                 raise
             reasons[by] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         device.free()
-    for _ in range(bench.scope.rounds):
-        for by, seconds in timed.items():
-            seconds.append(device.seconds(partial(runs[by], texts)))
+    timed = in_turn(device, ready, bench.scope.rounds)
     fla = importlib.util.find_spec("fla") is not None
     about = {"mixture": name, "peer_batch": PEER_BATCH, "fla": fla}
     for by, seconds in timed.items():

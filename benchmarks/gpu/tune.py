@@ -8,7 +8,6 @@ What comes out is printed as a row to paste into the table.
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from compile_kernels import tables
 from gpu.case import Case
-from gpu.measure import Bench
-from gpu.timing import Sample, input_sets, turns
+from gpu.device import DryRun, input_sets, turns
+from gpu.lookups import lookups, named_tables
 from slant_kernels.launch import Config, Table, target
 
 GAIN = 0.01  # less is noise
@@ -76,41 +74,29 @@ def using(slot: Slot, config: Config) -> Iterator[None]:
 
 def slots(cases: Sequence[Case], device: torch.device) -> dict[tuple[str, str], tuple[Slot, list[Case]]]:
     """The rows that the cases look up, each with the cases that do."""
-    names = {id(table): where for where, table in _tables()}
+    names = {id(table): where for where, table in named_tables().items()}
     asked: dict[tuple[str, str], tuple[Slot, list[Case]]] = {}
-    find = Table.find
     for case in cases:
-        seen: list[tuple[Table, str]] = []
-
-        def noted(table: Table, device: torch.device, shape_class: str = "", seen: list[Any] = seen) -> Config:
-            seen.append((table, shape_class))
-            return find(table, device, shape_class)
-
-        with mock.patch.object(Table, "find", noted):
+        with lookups() as seen:
             case.run(*case.make(device))
-        for table, shape_class in dict.fromkeys((id(t), c) for t, c in seen):
-            one = next(t for t, _ in seen if id(t) == table)
-            where = names.get(table, "?")
-            asked.setdefault((where, shape_class), (Slot(where, one, shape_class), []))[1].append(case)
+        for table, shape_class in {(id(table), c): (table, c) for table, c, _ in seen}.values():
+            where = names.get(id(table), "?")
+            asked.setdefault((where, shape_class), (Slot(where, table, shape_class), []))[1].append(case)
     return asked
 
 
-def _tables() -> Iterator[tuple[str, Table]]:
-    for where in dict.fromkeys(where for where, _, _ in tables()):
-        module, name = where.split(".")
-        yield where, getattr(importlib.import_module(f"slant_kernels.{module}"), name)
-
-
-def run(bench: Bench, cases: Sequence[Case], console: Console, stamp: str, deadline: float) -> int:
+def run(
+    device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console, stamp: str, deadline: float
+) -> int:
     """Search every row the cases use; ``stamp`` says in the pasted row what measured it."""
-    for slot, users in slots(cases, bench.device).values():
-        search = Search(bench, slot, users, console)
+    for slot, users in slots(cases, device.place).values():
+        search = Search(device, cache, seconds, slot, users, console)
         if not any(neighbours(search.start)):  # a threshold, or a count of processors
             continue
         best = search.climb(deadline)
         gain = search.worth[_key(search.start)] / search.worth[_key(best)]
         console.print(f"{slot.where}, class {slot.shape_class!r}: {gain:.3f} times as fast as committed. The row:")
-        console.print(row(slot, best, target(bench.device), stamp), markup=False, highlight=False)
+        console.print(row(slot, best, target(device.place), stamp), markup=False, highlight=False)
     return 0
 
 
@@ -123,9 +109,12 @@ def row(slot: Slot, config: Config, target: str, stamp: str) -> str:
 class Search:
     """Hill climbing over one slot; every configuration tried is printed once."""
 
-    def __init__(self, bench: Bench, slot: Slot, cases: Sequence[Case], console: Console) -> None:
-        self.bench, self.slot, self.cases, self.console = bench, slot, cases, console
-        self.start = slot.table.find(bench.device, slot.shape_class)
+    def __init__(
+        self, device: DryRun, cache: int, seconds: float, slot: Slot, cases: Sequence[Case], console: Console
+    ) -> None:
+        self.device, self.cache, self.seconds = device, cache, seconds
+        self.slot, self.cases, self.console = slot, cases, console
+        self.start = slot.table.find(device.place, slot.shape_class)
         self.worth: dict[Any, float] = {}
 
     def climb(self, deadline: float) -> Config:
@@ -137,9 +126,8 @@ class Search:
             for config in candidates:
                 if time.monotonic() < deadline:
                     self.worth[_key(config)] = self.try_out(config)
-            better = min(
-                (c for c in candidates if _key(c) in self.worth), key=lambda c: self.worth[_key(c)], default=best
-            )
+            tried = [config for config in candidates if _key(config) in self.worth]
+            better = min(tried, key=lambda config: self.worth[_key(config)], default=best)
             if self.worth[_key(better)] > self.worth[_key(best)] * (1 - GAIN):
                 break
             best = better
@@ -159,14 +147,14 @@ class Search:
 
     def _seconds(self, case: Case, config: Config) -> float:
         # Made anew each time: the cases of a class together need not fit in memory.
-        sets = input_sets(partial(case.make, self.bench.device), case.bytes, self.bench.cache)
+        sets = input_sets(partial(case.make, self.device.place), case.bytes, self.cache)
         expected = [tensor.clone() for tensor in flat(case.run(*sets[0]))]  # some write into an argument
         with using(self.slot, config):
             for out, wanted in zip(flat(case.run(*sets[0])), expected, strict=True):
                 if not bool((out.float() - wanted.float()).norm() <= ALIKE * wanted.float().norm()):
                     raise ValueError(f"another answer for {case.label}")
-            sample: Sample = self.bench.clock.loop(case.run, sets, captured=True)
-        return median(turns({"": sample}, self.bench.seconds)[""])
+            sample = self.device.loop(case.run, sets, captured=True)
+        return median(turns({"": sample}, self.seconds)[""])
 
 
 def flat(value: Any) -> list[Tensor]:

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gpu.device import Kernel
+from gpu.device import Kernel, Limits
 from gpu.kernel_cases import cases
 from gpu.linear_cases import matrices
-from gpu.timing import Limits
 from slant.artifact.recipe import Recipe
 from slant.model.config import ModelConfig
 from slant_kernels import quantized

@@ -16,15 +16,13 @@ from rich.console import Console
 pytest.importorskip("triton")
 import gpu_suite
 import slant_kernels
-from gpu import cold_start, model_dry_run, model_measures, model_peer
+from gpu import cold_start, model_measures, model_peer
+from gpu import kernels as gpu_kernels
 from gpu import model as gpu_model
-from gpu import run as gpu_run
-from gpu.device import Kernel
-from gpu.kernel_cases import MODEL
+from gpu.device import DryRun, Kernel, Limits
+from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
 from gpu.model_measures import Bench, Scope, full_batch, tail
-from gpu.model_tables import tables
 from gpu.model_tiers import WAYS, load, predicted
-from gpu.timing import Limits
 from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
 from harness import workloads as mixtures
 from random_model import STD, RandomSource
@@ -42,7 +40,7 @@ LIMITS = Limits(bytes_per_s=1e12, flops_per_s=1e14)
 QUIET = Console(quiet=True)
 
 
-class Straw(model_dry_run.NoGpu):
+class Straw(DryRun):
     """A device on which everything takes a hundredth of a second and a gigabyte."""
 
     def seconds(self, body):
@@ -62,17 +60,17 @@ class Straw(model_dry_run.NoGpu):
 
 @pytest.fixture
 def bench():
-    return Bench(Straw(), LIMITS, model_dry_run.SCOPE)
+    return Bench(Straw(), LIMITS, gpu_model.TINY_SCOPE)
 
 
 @pytest.fixture
 def journal():
-    return gpu_model.Journal(lambda row: None, [], [])
+    return gpu_model.Journal()
 
 
 def test_the_dry_run_measures_everything_and_tells_no_time(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_model, "RESULTS", tmp_path)
-    assert model_dry_run.run(Console(width=200), cold=False) == 0
+    assert gpu_model.dry_run(Console(width=200), cold=False) == 0
     shown = capsys.readouterr().out
     for title in ("memory", "latency", "throughput", "waterfall", "peers"):
         assert f"{title}: " in shown
@@ -104,7 +102,7 @@ def test_every_way_is_measured_and_rows_are_json(bench, journal):
     replays = [row for row in journal.rows if row.get("by") == "graph"]
     assert len(replays) == 2 * 3
     assert all(row["equals_eager"] is True for row in replays)
-    assert sum(table.row_count for table in tables(journal.rows)) == len(journal.rows)
+    assert {row["measure"] for row in journal.rows} < gpu_model.TABLES.keys()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
@@ -157,7 +155,7 @@ def test_a_replay_that_answers_otherwise_is_reported(bench, journal, monkeypatch
 
 def test_what_does_not_fit_the_time_is_named(bench, journal, capsys):
     gpu_model.measure(bench, journal, -math.inf)
-    gpu_model.beside(bench, journal, model_dry_run.PEER, -math.inf)
+    gpu_model.beside(bench, journal, TINY_SHAPE, -math.inf)
     assert journal.rows == []
     assert gpu_model.show(journal, Console(width=200)) == 0
     shown = capsys.readouterr().out
@@ -203,13 +201,13 @@ def test_transformers_may_fail_and_we_may_not(bench):
 
 
 def test_transformers_runs_the_same_shapes():
-    model = model_peer.build(model_dry_run.PEER, CPU)
+    model = model_peer.build(TINY_SHAPE, CPU)
     theirs = {
         name.removeprefix("model."): tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    assert theirs == expected_shapes(model_dry_run.TINY)
+    assert theirs == expected_shapes(TINY)
     assert all(tensor.dtype == torch.bfloat16 for tensor in model.parameters())
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
 
@@ -219,7 +217,7 @@ def test_a_run_appends_rows_with_what_made_them(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_model, "found", lambda options, console: (about | {"commit": "abc"}, LIMITS))
     monkeypatch.setattr(gpu_model, "gpu", lambda: about)
     monkeypatch.setattr(gpu_model, "Gpu", Straw)
-    monkeypatch.setattr(gpu_model, "Scope", lambda config: model_dry_run.SCOPE)
+    monkeypatch.setattr(gpu_model, "Scope", lambda config: gpu_model.TINY_SCOPE)
     monkeypatch.setattr(cold_start, "suite", lambda place: [{"kernels": "cached", "seconds": {}, "total_seconds": 1}])
     options = argparse.Namespace(results=tmp_path)
     assert gpu_model.run(options, QUIET, math.inf) == 0
@@ -243,7 +241,7 @@ def test_parts_share_the_time(monkeypatch):
 def test_chosen_parts_run_in_their_order(monkeypatch):
     ran = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_run, "run", lambda *_: ran.append("kernels") or 0)
+    monkeypatch.setattr(gpu_kernels, "run", lambda *_: ran.append("kernels") or 0)
     monkeypatch.setattr(gpu_model, "run", lambda *_: ran.append("model") or 1)
     monkeypatch.setattr(gpu_model, "peers", lambda *_: ran.append("peers") or 0)
     for options, expected in (
@@ -360,7 +358,7 @@ def test_calls_are_those_of_the_model(monkeypatch, bench, last):
 
 def test_shares_add_up_and_name_their_kernels():
     kernels = [Kernel("_swiglu_kernel", 3, 2e-6), Kernel("gemm_a", 9, 5e-6), Kernel("gemm_b", 1, 6e-6)]
-    shares = waterfall(kernels, model_dry_run.TINY, 2, 70, LIMITS, None)
+    shares = waterfall(kernels, TINY, 2, 70, LIMITS, None)
     assert sum(share.seconds for share in shares) == pytest.approx(13e-6)
     assert (shares[0].op, shares[0].calls, shares[0].names) == (LINEAR, 10, ("gemm_b", "gemm_a"))
     assert next(share for share in shares if share.op == "embedding").seconds == 0

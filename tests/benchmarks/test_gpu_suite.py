@@ -12,12 +12,11 @@ from rich.console import Console
 
 pytest.importorskip("triton")
 import gpu_suite
-from gpu import dry_run, kernel_cases, linear_cases, timing, tune
-from gpu import run as gpu_run
+from gpu import device, kernel_cases, kernels, linear_cases, tune
 from gpu.case import Case
-from gpu.measure import OURS, Bench
+from gpu.device import DryRun, Limits
+from gpu.kernels import OURS, Bench
 from gpu.peers import Peer
-from gpu.timing import Limits
 from slant_kernels import launch, norm
 from slant_kernels.launch import Config
 
@@ -25,10 +24,11 @@ CPU = torch.device("cpu")
 LIMITS = Limits(bytes_per_s=1e9, flops_per_s=1e12)
 
 
-class Ticks:
-    """A clock that runs every loop and says that each call took what ``cost`` says."""
+class Ticks(DryRun):
+    """A device that runs every loop and says that each call took what ``cost`` says."""
 
     def __init__(self, cost):
+        super().__init__()
         self.cost, self.order = cost, []
 
     def loop(self, run, sets, captured):
@@ -62,7 +62,7 @@ def test_no_figure_without_a_gpu(capsys, tmp_path):
 
 def test_a_red_run_is_not_timed(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_run, "run", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(kernels, "run", lambda *_: pytest.fail("timed"))
     commands = []
 
     def red(command, **_):
@@ -85,8 +85,8 @@ def test_without_pytest_nothing_is_timed(monkeypatch, capsys):
 def test_cases_run_and_their_bytes_are_their_tensors(capsys):
     """Every op once, with its peers, through Triton's interpreter."""
     options = argparse.Namespace(op=None, shape=None, no_peers=False)
-    ops = {case.op: case for case in reversed(dry_run.tiny_cases()) if case.timed}  # the smallest of each
-    assert dry_run.run(options, Console(), list(ops.values())) == 0
+    ops = {case.op: case for case in reversed(kernels.tiny_cases()) if case.timed}  # the smallest of each
+    assert kernels.dry_run(options, Console(), list(ops.values())) == 0
     assert f"{len(ops)} cases ran, 0 of them with wrong bytes" in " ".join(capsys.readouterr().out.split())
 
 
@@ -97,13 +97,13 @@ def test_all_cases_run(capsys):
 
 def test_wrong_bytes_are_caught(capsys):
     options = argparse.Namespace(op=None, shape=None, no_peers=True)
-    assert dry_run.run(options, Console(), [case(bytes=25)]) == 1
+    assert kernels.dry_run(options, Console(), [case(bytes=25)]) == 1
     assert "1 more bytes stated" in capsys.readouterr().out
 
 
 def test_no_case_draws_zeros():
-    for one in dry_run.tiny_cases():
-        for tensor in dry_run.tensors(one.make(CPU)):
+    for one in kernels.tiny_cases():
+        for tensor in kernels.tensors(one.make(CPU)):
             assert one.op == "quantized_linear" or one.op == "dequantize" or tensor.any(), one.op
 
 
@@ -118,7 +118,7 @@ def test_real_cases_cover_the_model():
 
 
 def test_rows_hold_rates_and_the_limit_that_binds():
-    bench = Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, cache=0, seconds=0)
+    bench = Bench(Ticks(lambda run: 1e-6), LIMITS)
     measured = bench.measure(case(bytes=500, flops=10_000, peers=(Peer("other", lambda x: x + x, captured=False),)))
     ours, other = bench.rows(measured)
     assert (ours["by"], other["by"], ours["cuda_graph"], other["cuda_graph"]) == (OURS, "other", True, False)
@@ -136,7 +136,7 @@ def test_peers_that_cannot_run_say_why():
         raise RuntimeError("no such thing\nmore")
 
     peers = Peer("absent", fails, package="no_such_package"), Peer("broken", fails)
-    measured = Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0).measure(case(peers=peers))
+    measured = Bench(Ticks(lambda run: 1e-6), LIMITS).measure(case(peers=peers))
     assert measured.reasons == {"absent": "no_such_package is not installed", "broken": "RuntimeError: no such thing"}
     assert list(measured.samples) == [OURS]
 
@@ -146,14 +146,14 @@ def test_our_own_failure_ends_the_run():
         raise RuntimeError("wrong")
 
     with pytest.raises(RuntimeError, match="wrong"):
-        Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0).measure(case(run=fails))
+        Bench(Ticks(lambda run: 1e-6), LIMITS).measure(case(run=fails))
 
 
 def test_contenders_take_turns():
     clock = Ticks(lambda run: 1e-3)
     loops = {name: clock.loop(name.format, [()], True) for name in "ab"}
     clock.order.clear()
-    samples = timing.turns(loops, seconds=0, fewest=3)
+    samples = device.turns(loops, seconds=0, fewest=3)
     assert [len(found) for found in samples.values()] == [3, 3]
     assert [run.__self__ for run in clock.order] == ["a", "b"] * 4  # the first round is not kept
 
@@ -162,10 +162,10 @@ def test_contenders_take_turns():
 def a_gpu(monkeypatch):
     """The run after the tests, with a device of straw: two cases, a microsecond each."""
     about = {"gpu": "straw", "driver": "1", "l2_bytes": 0, "sm_clock": "1980"}
-    monkeypatch.setattr(gpu_run, "gpu", lambda: about)
-    monkeypatch.setattr(gpu_run, "GpuClock", lambda: Ticks(lambda run: 1e-6))
-    monkeypatch.setattr(gpu_run, "cases", lambda: [case(), case(op="other"), case(op="compiled", timed=False)])
-    monkeypatch.setattr(Limits, "measure", lambda clock, device: LIMITS)
+    monkeypatch.setattr(kernels, "gpu", lambda: about)
+    monkeypatch.setattr(kernels, "Gpu", lambda: Ticks(lambda run: 1e-6))
+    monkeypatch.setattr(kernels, "cases", lambda: [case(), case(op="other"), case(op="compiled", timed=False)])
+    monkeypatch.setattr(Limits, "measure", lambda device: LIMITS)
 
 
 def gpu_options(tmp_path, **changes):
@@ -176,7 +176,7 @@ def gpu_options(tmp_path, **changes):
 def test_a_run_appends_rows_with_what_made_them(a_gpu, tmp_path):
     console = Console(quiet=True)
     for commit in (None, "abc"):
-        assert gpu_run.run(gpu_options(tmp_path, commit=commit, skip_tests=commit == "abc"), console, math.inf) == 0
+        assert kernels.run(gpu_options(tmp_path, commit=commit, skip_tests=commit == "abc"), console, math.inf) == 0
     rows = [json.loads(line) for line in (tmp_path / "gpu_kernels.jsonl").read_text().splitlines()]
     assert [row["op"] for row in rows] == ["double", "other"] * 2
     assert rows[0].items() >= {"gpu": "straw", "driver": "1", "sm_clock": "1980", "tests": "passed"}.items()
@@ -185,23 +185,23 @@ def test_a_run_appends_rows_with_what_made_them(a_gpu, tmp_path):
 
 
 def test_a_run_names_what_it_left_out(a_gpu, tmp_path, capsys):
-    assert gpu_run.run(gpu_options(tmp_path), Console(), -math.inf) == 0
+    assert kernels.run(gpu_options(tmp_path), Console(), -math.inf) == 0
     assert "2 cases were not timed, from double 3 on." in capsys.readouterr().out
-    assert gpu_run.run(gpu_options(tmp_path, op=["none"]), Console(), math.inf) == 2
+    assert kernels.run(gpu_options(tmp_path, op=["none"]), Console(), math.inf) == 2
     assert "ops are double, other, compiled" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("size", "sets"), [(1000, 1 + 1), (10, 1 + 20), (1, timing.MOST_SETS)])
+@pytest.mark.parametrize(("size", "sets"), [(1000, 1 + 1), (10, 1 + 20), (1, device.MOST_SETS)])
 def test_input_sets_exceed_the_cache(size, sets):
     counter = itertools.count()
-    assert len(timing.input_sets(lambda: (next(counter),), size, cache=100)) == sets
+    assert len(device.input_sets(lambda: (next(counter),), size, cache=100)) == sets
     assert next(counter) == sets
 
 
 def test_limits_count_both_directions():
     clock = Ticks(lambda run: 1e-3)
-    limits = Limits.measure(clock, CPU, copied=1 << 10, side=8)
+    limits = Limits.measure(clock, copied=1 << 10, side=8)
     assert limits.bytes_per_s == pytest.approx(2 * 1024 / 1e-3)
     assert limits.flops_per_s == pytest.approx(2 * 8**3 / 1e-3)
 
@@ -218,11 +218,10 @@ def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_
         return 1e-6 * (1 + abs(math.log2(used[-1].num_warps) - 1))
 
     monkeypatch.setattr(launch, "launch", noted)
-    bench = Bench(Ticks(cost), CPU, LIMITS, 0, 0)
-    cases = [one for one in dry_run.tiny_cases() if one.op == "rms_norm"][:1]
+    cases = [one for one in kernels.tiny_cases() if one.op == "rms_norm"][:1]
     ((slot, users),) = tune.slots(cases, CPU).values()
     assert (slot.where, len(users)) == ("norm.ROW", len(cases))
-    best = tune.Search(bench, slot, users, Console(quiet=True)).climb(math.inf)
+    best = tune.Search(Ticks(cost), 0, 0, slot, users, Console(quiet=True)).climb(math.inf)
     assert best == Config(num_warps=2)
     row = tune.row(slot, best, "sm_90", "a GPU")
     assert row == '("", "sm_90"): Config(num_warps=2, num_stages=1, measured="a GPU"),'
@@ -232,7 +231,7 @@ def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_
 def test_a_configuration_that_answers_otherwise_is_out():
     one = case(run=lambda x: x * norm.ROW.find(CPU).num_warps)
     ((slot, users),) = tune.slots([one], CPU).values()
-    search = tune.Search(Bench(Ticks(lambda run: 1e-6), CPU, LIMITS, 0, 0), slot, users, Console(quiet=True))
+    search = tune.Search(Ticks(lambda run: 1e-6), 0, 0, slot, users, Console(quiet=True))
     assert search.try_out(search.start) == pytest.approx(1e-6)
     assert search.try_out(Config(num_warps=2 * search.start.num_warps)) == math.inf
     assert search.climb(math.inf) is search.start

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpu.device import Gpu, no_synchronisation
-from gpu.model_dry_run import NoGpu
+from gpu.device import DryRun, Gpu, no_synchronisation
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from harness.workloads import PREFIX, prompts
@@ -70,7 +69,7 @@ def test_nothing_compiles_after_the_kernels_were_made_ready(device, recipe):
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_peak_memory_is_within_a_tenth_of_the_prediction(device, way):
     real = device.type == "cuda"
-    config, bench = (WIDE, Gpu()) if real else (NARROW, NoGpu())
+    config, bench = (WIDE, Gpu()) if real else (NARROW, DryRun())
     tokens = 8192 if real else 128
     measure = Bench(bench, None, Scope(config, max_tokens=tokens, short=128 if real else 16))
     # Libraries' workspaces are not foretold: they are there before.

@@ -1,0 +1,204 @@
+"""The kernels' part of the suite: each case timed beside its peers, or, without a GPU, only run.
+
+The dry run takes every case at tiny sizes through Triton's interpreter. It shows that the cases run and that ``bytes``
+is what their tensors hold, before a GPU is paid for. It does not look at results, and cannot: the interpreter
+multiplies matrices of bf16 as if they were integers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from gpu import tune
+from gpu.case import Case
+from gpu.device import NO_LIMITS, Arguments, DryRun, Gpu, Limits, Sample, input_sets, turns
+from gpu.kernel_cases import TINY, cases
+from harness.rows import RESULTS, Row, append, environment, gpu, percentiles
+from harness.tables import field as column
+from harness.tables import rich_table
+from slant_kernels import launch
+
+NAME = "gpu_kernels"
+OURS = "slant"
+TITLE = "of the limit: the least time for the bytes or the FLOPs, what binds, over the time"
+COLUMNS = {
+    "op": column("op"),
+    "shape": column("shape"),
+    "by": column("by"),
+    "µs": column("microseconds", ".1f", part="p50"),
+    "p20": column("microseconds", ".1f", part="p20"),
+    "p80": column("microseconds", ".1f", part="p80"),
+    "GB/s": column("bytes_per_s", ".0f", 1e-9),
+    "TFLOP/s": lambda row: column("flops_per_s", ".1f", 1e-12)(row) if row.get("flops") else "",
+    "of the limit": column("of_limit", ".0%"),
+    "bound by": column("bound_by"),
+    "": column("note"),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of one call by contender, ours first, and why a peer has none."""
+
+    case: Case
+    samples: dict[str, list[float]]
+    captured: dict[str, bool]
+    sets: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A device with its limits, on which cases are timed for ``seconds`` a contender."""
+
+    device: DryRun
+    limits: Limits
+    cache: int = 0  # bytes of L2
+    seconds: float = 0
+
+    def measure(self, case: Case, peers: bool = True) -> Measured:
+        sets = input_sets(partial(case.make, self.device.place), case.bytes, self.cache)
+        loops: dict[str, Sample] = {OURS: self.device.loop(case.run, sets, captured=True)}
+        captured, reasons = {OURS: True}, {}
+        for peer in case.peers if peers else ():
+            if reason := peer.missing():
+                reasons[peer.name] = reason
+                continue
+            try:
+                theirs: list[Arguments] = [peer.prepare(*arguments) for arguments in sets]
+                loops[peer.name] = self.device.loop(peer.run, theirs, peer.captured)
+            except Exception as error:  # another library's failure is its own; ours would end the run
+                reasons[peer.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            captured[peer.name] = peer.captured
+        return Measured(case, turns(loops, self.seconds), captured, len(sets), reasons)
+
+    def rows(self, measured: Measured) -> Iterator[Row]:
+        """One row a contender, for the result file."""
+        case, limits = measured.case, self.limits
+        for name, samples in measured.samples.items():
+            seconds = median(samples)
+            yield {
+                "op": case.op,
+                "shape": case.label,
+                "by": name,
+                "microseconds": percentiles([1e6 * sample for sample in samples]),
+                "bytes": case.bytes,
+                "flops": case.flops,
+                "bytes_per_s": case.bytes / seconds,
+                "flops_per_s": case.flops / seconds,
+                "bound_by": limits.binds(case.bytes, case.flops),
+                "of_limit": round(limits.floor(case.bytes, case.flops) / seconds, 4),
+                "cuda_graph": measured.captured[name],
+                "samples": len(samples),
+                "input_sets": measured.sets,
+                "copy_bytes_per_s": limits.bytes_per_s,
+                "matmul_flops_per_s": limits.flops_per_s,
+            }
+
+
+def noted(rows: Sequence[Row], reasons: dict[str, str]) -> Iterator[Row]:
+    """The rows of one case for the table: beside ours how long a peer takes, or why it has no time."""
+    for row in rows:
+        times = row["microseconds"]["p50"] / rows[0]["microseconds"]["p50"]
+        notes = [] if row is rows[0] or math.isnan(times) else [f"{times:.2f} x ours"]
+        yield row | {"note": " ".join([*notes, *([] if row["cuda_graph"] else ["no graph"])])}
+    for name, reason in reasons.items():
+        yield {"op": rows[0]["op"], "shape": rows[0]["shape"], "by": name, "note": reason}
+
+
+def run(options: Namespace, console: Console, deadline: float) -> int:
+    """Everything that the options ask for on the current CUDA device; no case starts after ``deadline``."""
+    about, limits = found(options, console)
+    bench = Bench(Gpu(), limits, int(about["l2_bytes"]), options.seconds)
+    wanted = chosen(cases(), [options.tune] if options.tune else options.op, options.shape)
+    if not wanted:
+        console.print(f"No case is called so; ops are {', '.join(dict.fromkeys(case.op for case in cases()))}.")
+        return 2
+    if options.tune:
+        stamp = f"{about['gpu']}, torch {about['torch']}, triton {about['triton']}, {about['commit']}"
+        return tune.run(bench.device, bench.cache, bench.seconds, wanted, console, stamp, deadline)
+    shown: list[Row] = []
+    done = 0
+    for case in wanted:
+        if time.monotonic() > deadline:
+            break
+        measured = bench.measure(case, peers=not options.no_peers)
+        rows, clock = list(bench.rows(measured)), gpu()["sm_clock"]
+        for row in rows:
+            append(NAME, about | {"sm_clock": clock} | row, options.results or RESULTS)
+        shown += noted(rows, measured.reasons)
+        done += 1
+        del measured
+        torch.cuda.empty_cache()
+    console.print(rich_table(shown, COLUMNS, TITLE))
+    if done < len(wanted):
+        console.print(f"{len(wanted) - done} cases were not timed, from {wanted[done].op} {wanted[done].label} on.")
+    return 0
+
+
+def found(options: Namespace, console: Console) -> tuple[Row, Limits]:
+    """What every row says of the run, and the device's limits, measured now; both are printed."""
+    about = environment() | gpu() | {"tests": "skipped" if options.skip_tests else "passed"}
+    if options.commit:
+        about["commit"] = options.commit
+    limits = Limits.measure(Gpu())
+    torch.cuda.empty_cache()  # of what was copied and multiplied
+    console.print(f"{about['gpu']}, driver {about['driver']}, torch {about['torch']}, triton {about['triton']}")
+    console.print(f"copy {limits.bytes_per_s / 1e12:.2f} TB/s, bf16 product {limits.flops_per_s / 1e12:.0f} TFLOP/s")
+    return about, limits
+
+
+def chosen(everything: Sequence[Case], ops: list[str] | None, shape: str | None) -> list[Case]:
+    return [case for case in everything if case.timed and case.op in (ops or [case.op]) and (shape or "") in case.label]
+
+
+def tiny_cases() -> list[Case]:
+    return cases(TINY, ((1, 12), (2, 70)), few=(16,))
+
+
+def dry_run(options: Namespace, console: Console, everything: Sequence[Case] | None = None) -> int:
+    """Run the cases that the options ask for, of ``everything`` or all tiny ones; 1 if bytes are wrong."""
+    wanted = chosen(tiny_cases() if everything is None else everything, options.op, options.shape)
+    shown: list[Row] = []
+    wrong = 0
+    for case in wanted:
+        bench = Bench(DryRun(), NO_LIMITS)
+        with mock.patch.object(launch, "on_gpu", return_value=True), np.errstate(all="ignore"):
+            measured = bench.measure(case, peers=not options.no_peers)
+        shown += noted(list(bench.rows(measured)), measured.reasons)
+        if excess := case.bytes + case.uncounted - held(bench.device.first[0]):
+            console.print(f"{case.op} {case.label}: {excess} more bytes stated than its tensors hold")
+            wrong += 1
+    console.print(rich_table(shown, COLUMNS, TITLE))
+    console.print(f"{len(wanted)} cases ran, {wrong} of them with wrong bytes; nothing was timed and nothing written.")
+    return 1 if wrong else 0
+
+
+def held(values: Any) -> int:
+    """Bytes of all tensors in ``values``, each once."""
+    return sum({(tensor.data_ptr(), tensor.shape): tensor.nbytes for tensor in tensors(values)}.values())
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors(part)
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from tensors(getattr(value, part.name))
