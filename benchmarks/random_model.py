@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slant.artifact.recipe import Recipe
-from slant.model.checkpoint import EMBEDDING, TensorInfo, expected_shapes
+from slant.model.checkpoint import EMBEDDING, TensorInfo
 from slant.model.config import ModelConfig
+from slant.model.registry import parse_config
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 STD = 0.02
@@ -70,7 +71,7 @@ class RandomSource:
     def __init__(self, config: ModelConfig, device: torch.device, recipe: Recipe | None = None) -> None:
         self.config, self.device, self.recipe = config, device, recipe
         self.skipped: list[str] = []
-        shapes = expected_shapes(config)
+        shapes = config.shapes()
         self.tensors = {name: TensorInfo(Path(), name, shape, "BF16") for name, shape in shapes.items()}
 
     def read(self, name: str) -> Tensor:
@@ -115,7 +116,7 @@ def write(shape: str, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(SHAPES[shape], indent=2))
     path = folder / "model.safetensors"
     if not path.exists():
-        source = RandomSource(ModelConfig.parse(SHAPES[shape]), torch.device("cpu"))
+        source = RandomSource(parse_config(SHAPES[shape]), torch.device("cpu"))
         partial = path.with_suffix(".partial")
         tensors = {f"model.{name}": source.read(name) for name in source.tensors}
         save_file(tensors, partial, metadata={"format": "pt"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from transformers import Qwen3_5Config, Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5TextConfig
 
-from slant.artifact.recipe import Recipe
+from slant.artifact.recipe import NAMED, Recipe
 from slant.model.checkpoint import Checkpoint
+from slant.model.config import ModelConfig
 from slant.model.hqq import QuantizedCheckpoint
+from slant.model.registry import ARCHITECTURES
 
 L, F = "linear_attention", "full_attention"
 VOCABULARY = 96
@@ -99,6 +102,18 @@ def randomize(model: Any) -> None:
 def save(shape: str, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
     build(shape).to(dtype).save_pretrained(folder, **options)
     return folder
+
+
+def recipe(bits: int | str, group_size: int = 64) -> Recipe:
+    """The architecture's recipe for a number of bits, or for a name like "hqq4"."""
+    config = ARCHITECTURES["Qwen3_5ForCausalLM"].parse(text_config("grouped").to_dict())
+    return config.recipe(bits if isinstance(bits, int) else NAMED[bits], group_size)
+
+
+def weight_bytes(config: ModelConfig, itemsize: int, answers: int) -> int:
+    """Resident weights: matrices at ``itemsize`` bytes an element, the rest and the ``answers`` head rows in fp32."""
+    sizes = [math.prod(shape) * (itemsize if len(shape) == 2 else 4) for shape in config.shapes().values()]
+    return sum(sizes) + answers * config.hidden_size * 4
 
 
 def quantized(folder: Path, recipe: Recipe) -> QuantizedCheckpoint:

@@ -17,12 +17,11 @@ import random_model
 from harness.workloads import sequences
 from slant import demo
 from slant.batching.batches import Ids
-from slant.batching.costs import forward_flops
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.model.checkpoint import expected_shapes
 from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
+from slant.model.registry import parse_config
 from slant.prompt.prompt import Prompt
 from slant.runtime.runner import Runner
 from slant_kernels.linear import Weight
@@ -52,8 +51,8 @@ def checkpoint(folder: Path | None, say: Callable[[str], None] = print) -> Path:
     if any(folder.glob("*.safetensors")):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = ModelConfig.parse(random_model.SHAPES[SHAPE])
-    size, free = 2 * sum(map(math.prod, expected_shapes(config).values())), shutil.disk_usage(folder).free
+    config = parse_config(random_model.SHAPES[SHAPE])
+    size, free = 2 * sum(map(math.prod, config.shapes().values())), shutil.disk_usage(folder).free
     if free < size + SPARE:
         raise SlantError(
             f"a random checkpoint of {size / 1e9:.1f} GB does not fit {folder}, which has {free / 1e9:.1f} GB free; "
@@ -101,13 +100,13 @@ def run(runner: Runner, sequences: list[Ids]) -> int:
 
 def flops(config: ModelConfig, lengths: Iterable[int]) -> float:
     """What the linear layers and the attentions take for texts of these lengths after the prefix."""
-    token, square = forward_flops(config)
+    token, square = config.flops()
     return sum(token * length + square * length**2 for length in lengths)
 
 
 def weight_bytes(runner: Runner) -> float:
     """The weights of the linear layers, which every batch reads."""
-    token, _ = forward_flops(runner.model.config)
+    token, _ = runner.model.config.flops()
     return token / 2 * runner.model.dtype.itemsize
 
 

@@ -13,9 +13,10 @@ from gpu.linear_cases import eight_bit_cases, quantized_cases
 from gpu.peers import FLA, Arguments
 from random_model import SHAPES
 from slant.model.config import ModelConfig
+from slant.model.registry import parse_config
 from slant_kernels import attention, delta_inputs, delta_net, delta_rule, digit_head, embedding, norm, rotary, swiglu
 
-MODEL = ModelConfig.parse(SHAPES["4b"])
+MODEL = parse_config(SHAPES["4b"])
 TINY_SHAPE = SHAPES["4b"] | {
     "vocab_size": 64,
     "hidden_size": 64,
@@ -29,7 +30,7 @@ TINY_SHAPE = SHAPES["4b"] | {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
 }
-TINY = ModelConfig.parse(TINY_SHAPE)
+TINY = parse_config(TINY_SHAPE)
 # The same number of tokens as one text and as many is not the same work for the recurrence and for attention.
 BATCHES = ((1, 128), (1, 512), (1, 2048), (16, 128), (1, 8192), (8, 1024), (1, 16384), (128, 128))
 # Beside the batches' tokens: the last block multiplies for one position a text, and the kernels differ by these.

@@ -21,7 +21,7 @@ from harness.rows import Row, percentiles
 from harness.workloads import MIXTURES, PREFIX, mixture, prompts
 from slant.artifact.recipe import Recipe
 from slant.batching.batches import Ids, StaticBatch
-from slant.batching.costs import Costs, default_costs, forward_flops
+from slant.batching.costs import Costs, default_costs
 from slant.model.config import ModelConfig
 from slant.runtime.execution import Eager
 from slant.runtime.runner import Runner
@@ -168,7 +168,7 @@ class Bench:
 
     def _of_matmul(self, lengths: Sequence[int], seconds: float) -> float:
         """FLOPs of the linear layers and attentions for the tokens after the prefix, a second, over the matmul's."""
-        token, square = forward_flops(self.scope.config)
+        token, square = self.scope.config.flops()
         bodies = np.array(lengths, dtype=np.float64) - PREFIX
         flops = float((token * bodies + square * bodies**2).sum())
         return round(flops / seconds / self.limits.flops_per_s, 4)

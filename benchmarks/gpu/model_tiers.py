@@ -1,4 +1,4 @@
-"""The whole model of random weights in each way it can be held, and what ``slant.runtime.tiers`` predicts for it."""
+"""The whole model of random weights in each way it can be held, and what ``slant.runtime.memory`` predicts for it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from random_model import RandomSource
 from slant.artifact.recipe import Recipe
 from slant.batching.costs import Costs
 from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
 from slant.runtime import tiers
 from slant.runtime.execution import Capture, Head
-from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.offload import LayerwiseRunner
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 
@@ -89,5 +89,5 @@ def predicted(way: Way, config: ModelConfig, max_tokens: int, token_budget: int)
     """What the engine reckons with on a GPU."""
     recipe = Recipe.named(way.recipe) if way.recipe else None
     ids = len(random_prefix(config.vocab_size))
-    demand = tiers.Demand(config, recipe, BF16, "cuda", len(ANSWERS), ids, max_tokens, token_budget)
+    demand = tiers.MemoryRequest(config, recipe, BF16, "cuda", len(ANSWERS), ids, max_tokens, token_budget)
     return next(tier for tier in tiers.tiers(demand) if tier.name == way.kind)

@@ -2,7 +2,7 @@
 
 Options: model (a checkpoint or a quantized artifact), weights (as ``Engine.load`` takes them), max_tokens, threads, and
 
-tier: the name of one of ``slant.runtime.tiers``, which gets just the memory that it asks for; the default has no limit.
+tier: the name of one of ``slant.runtime.memory``, which gets just the memory that it asks for; by default no limit.
 keep_prefix: False computes the prefix with each text, as the peers do.
 
 slant plans its batches itself.
@@ -17,9 +17,9 @@ import numpy as np
 
 from slant.engine import Engine
 from slant.runtime.classifier import Classifier
-from slant.runtime.placement import demand
+from slant.runtime.load import demand
+from slant.runtime.memory import tiers
 from slant.runtime.runner import Runner
-from slant.runtime.tiers import tiers
 
 PACKAGES = ("slant", "torch")
 

@@ -21,7 +21,7 @@ class Cascade:
     def __init__(self, first: Engine, second: Engine) -> None:
         if first.stable_margin is None:
             raise SlantError(
-                "the first model has no certificate to tell stable rows by: slant drift --certify makes it."
+                f"{first.coverage.reason}, and without one no row is stable: slant drift --certify makes it."
             )
         if first.labels != second.labels:
             raise SlantError(f"the models have different labels: {first.labels} and {second.labels}.")

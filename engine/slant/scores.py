@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +12,17 @@ from numpy.typing import NDArray
 FAILED = -1  # the label of a row that has an error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Score:
     """The answer for one text.
 
     ``logits`` and ``probabilities`` are float32 ``[n]`` over the n labels; ``margin`` is the largest probability minus
     the second; ``expected`` is the sum of i * p_i. ``tokens`` counts the prompt's tokens after truncation and
     ``tokens_dropped`` those that truncation removed from the article. With an ``error``, ``label`` is -1,
-    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds the 99th
-    percentile, over the certified texts, of how far two labels' probabilities drifted apart (``certified_margin``): a
-    percentile measured on those texts, not a promise. It is None without a certificate that applies.
+    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds the 99th percentile,
+    over the texts of a certificate, of how far two labels' probabilities drifted apart: then the unquantized model most
+    likely gives the same label. It is measured on those texts, not a promise; it is None where no certificate covers
+    the score. Scores are equal if all of this is, NaN being equal to NaN.
     """
 
     label: int
@@ -34,6 +36,11 @@ class Score:
     tokens_dropped: int
     error: str | None
     stable: bool | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Score):
+            return NotImplemented
+        return all(_same(mine, theirs) for mine, theirs in zip(_fields(self), _fields(other), strict=True))
 
     @classmethod
     def failed(cls, error: str, labels: int) -> Score:
@@ -81,7 +88,8 @@ class Scores(Sequence[Score]):
 
     ``probabilities`` and ``logits`` are float32 ``[n, k]``, ``label`` int64 ``[n]``, ``expected`` and ``margin``
     float32 ``[n]``, ``tokens`` and ``tokens_dropped`` int64 ``[n]``, ``truncated`` bool ``[n]``; ``label_name`` and
-    ``error`` are lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others.
+    ``error`` are lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others. A
+    column is made once and then kept.
     """
 
     def __init__(self, rows: Sequence[Score], labels: Sequence[str]) -> None:
@@ -94,6 +102,11 @@ class Scores(Sequence[Score]):
     def __iter__(self) -> Iterator[Score]:
         return iter(self._rows)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scores):
+            return NotImplemented
+        return self.labels == other.labels and self._rows == other._rows
+
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
             return Scores(self._rows[index], self.labels)
@@ -103,46 +116,56 @@ class Scores(Sequence[Score]):
         shape = (len(self), width) if width else (len(self),)
         return np.array([getattr(row, name) for row in self._rows], dtype=dtype).reshape(shape)
 
-    @property
+    @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         return self._column("probabilities", np.float32, len(self.labels))
 
-    @property
+    @cached_property
     def logits(self) -> NDArray[np.float32]:
         return self._column("logits", np.float32, len(self.labels))
 
-    @property
+    @cached_property
     def label(self) -> NDArray[np.int64]:
         return self._column("label", np.int64)
 
-    @property
+    @cached_property
     def expected(self) -> NDArray[np.float32]:
         return self._column("expected", np.float32)
 
-    @property
+    @cached_property
     def margin(self) -> NDArray[np.float32]:
         return self._column("margin", np.float32)
 
-    @property
+    @cached_property
     def tokens(self) -> NDArray[np.int64]:
         return self._column("tokens", np.int64)
 
-    @property
+    @cached_property
     def truncated(self) -> NDArray[np.bool_]:
         return self._column("truncated", np.bool_)
 
-    @property
+    @cached_property
     def tokens_dropped(self) -> NDArray[np.int64]:
         return self._column("tokens_dropped", np.int64)
 
-    @property
+    @cached_property
     def label_name(self) -> list[str]:
         return [row.label_name for row in self._rows]
 
-    @property
+    @cached_property
     def error(self) -> list[str | None]:
         return [row.error for row in self._rows]
 
-    @property
+    @cached_property
     def ok(self) -> NDArray[np.bool_]:
         return np.array([row.error is None for row in self._rows], dtype=np.bool_)
+
+
+def _fields(score: Score) -> tuple[object, ...]:
+    return tuple(getattr(score, name) for name in Score.__slots__)
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    return one == other or (one != one and other != other)

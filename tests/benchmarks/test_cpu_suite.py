@@ -19,7 +19,7 @@ from harness.rows import environment
 from slant import demo
 from slant.batching.costs import forward_flops
 from slant.errors import SlantError
-from slant.model.config import ModelConfig
+from slant.model.registry import parse_config
 from slant.prompt.prompt import Prompt
 
 ROOT = Path(__file__).parents[2]
@@ -150,8 +150,8 @@ def test_every_layer_has_its_matrices(runner):
 
 
 def test_flops_are_those_of_every_text():
-    config = ModelConfig.parse(random_model.SHAPES["0.8b"])
-    token, square = forward_flops(config)
+    config = parse_config(random_model.SHAPES["0.8b"])
+    token, square = config.flops()
     assert square > 0
     assert workload.flops(config, [16, 16, 2048]) == token * 2080 + square * (2 * 16**2 + 2048**2)
 

@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 import slant.artifact.shards
+import slant.artifact.writer
 import slant.model.hqq
-import slant.quantize.writer
-from slant.artifact.reader import Artifact
-from slant.artifact.recipe import Recipe
+import slant.quantize.job
+from slant.artifact.recipe import Grid, Recipe
+from slant.model.source import open_artifact
 
 STEPS = "steps.txt"
+RECIPE = Recipe({"mlp.up_proj.weight": Grid(4), "self_attn.o_proj.weight": Grid(8), "mlp.down_proj.weight": Grid(3)})
 
 
 def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) -> int:
@@ -46,9 +48,9 @@ def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) 
 
             return call
 
-        pieces = slant.quantize.writer.safetensors
+        pieces = slant.artifact.writer.safetensors
         slant.artifact.shards.PIECE = 16384
-        slant.quantize.writer.safetensors = lambda tensors: (count() or piece for piece in pieces(tensors))
+        slant.artifact.writer.safetensors = lambda tensors: (count() or piece for piece in pieces(tensors))
         os.fsync = counted(os.fsync)
         opened = Path.open
 
@@ -60,8 +62,8 @@ def attempt(source: Path, target: Path, fatal: int | None, force: bool = False) 
 
         Path.open = opening  # type: ignore[method-assign]
         Path.rename, Path.replace, Path.unlink = counted(Path.rename), counted(Path.replace), counted(Path.unlink)
-        slant.quantize.writer.quantize_checkpoint(
-            source, target, Recipe.of(4), device="cpu", force=force, progress=lambda done, total: count()
+        slant.quantize.job.quantize_checkpoint(
+            source, target, RECIPE, force=force, progress=lambda done, total: count()
         )
         (target.parent / STEPS).write_text(str(step))
         os._exit(0)
@@ -98,7 +100,7 @@ def main(source: Path, folder: Path, stride: int) -> None:
             finished = target.exists() and not old
             stops["finished" if finished else "shards" if list(partial.glob("*.safetensors")) else "begun"] += 1
             if target.exists():
-                Artifact.open(target)
+                open_artifact(target)
             if not finished:
                 for early in (1, 2):  # while the journal is read and written again
                     attempt(source, target, early, replacing)

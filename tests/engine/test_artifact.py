@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import child
 import classifier
+import tiny
 from slant.artifact import manifest, shards
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import Artifact, QuantizedInfo
@@ -25,11 +26,13 @@ from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import CheckpointError, RecipeError, SlantError
 from slant.files import sha256, write_whole
-from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
-from slant.model.source import open_model
-from slant.quantize import writer
-from slant.quantize.writer import quantize_checkpoint
+from slant.model.source import open_artifact, open_model
+from slant.options import LoadOptions
+from slant.quantize import job
+from slant.quantize.job import quantize_checkpoint
+from slant.tensor_files import HEAD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +49,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(checkpoint):
     """An artifact of a few kilobytes whose head is its own. Not to be changed."""
-    return quantize_checkpoint(checkpoint, checkpoint.with_name("small"), Recipe.of(4), device="cpu")
+    return quantize_checkpoint(checkpoint, checkpoint.with_name("small"), tiny.recipe(4))
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def contents(folder):
 
 def refused(folder, error=CheckpointError):
     with pytest.raises(error) as caught:
-        Artifact.open(folder)
+        open_artifact(folder)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -76,9 +79,9 @@ def rehash(folder, name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_the_artifact_scores_as_the_checkpoint_quantized_in_memory(name, tmp_path):
-    made = quantize_checkpoint(FOLDER, tmp_path / "demo", Recipe.named(name), device="cpu")
-    artifact = Artifact.open(made)
-    view = QuantizedCheckpoint(Checkpoint.open(FOLDER), Recipe.named(name), torch.device("cpu"))
+    made = quantize_checkpoint(FOLDER, tmp_path / "demo", tiny.recipe(name))
+    artifact = open_artifact(made)
+    view = QuantizedCheckpoint(Checkpoint.open(FOLDER), tiny.recipe(name), torch.device("cpu"))
     for tensor in artifact.tensors:
         expected = view.head_rows(artifact.manifest.answers) if tensor == HEAD else view.read(tensor)
         assert torch.equal(artifact.read(tensor), expected)
@@ -97,10 +100,10 @@ def test_an_artifact_is_computed_in_either_dtype(small, checkpoint):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_bytes_are_those_of_the_arithmetic(name, tmp_path):
-    made = quantize_checkpoint(FOLDER, tmp_path / "demo", Recipe.named(name), device="cpu")
-    source, artifact = Checkpoint.open(FOLDER), Artifact.open(made)
+    made = quantize_checkpoint(FOLDER, tmp_path / "demo", tiny.recipe(name))
+    source, artifact = Checkpoint.open(FOLDER), open_artifact(made)
     expected = 2.0 * len(artifact.manifest.answers) * source.config.hidden_size  # the head's rows, bf16
-    for tensor, shape in expected_shapes(source.config).items():
+    for tensor, shape in source.config.shapes().items():
         grid = artifact.recipe.grid(tensor)
         if grid is None:
             expected += source.tensors[tensor].nbytes
@@ -112,7 +115,7 @@ def test_bytes_are_those_of_the_arithmetic(name, tmp_path):
 
 
 def test_what_is_quantized_and_what_stays(small, checkpoint):
-    artifact, source = Artifact.open(small), Checkpoint.open(checkpoint)
+    artifact, source = open_artifact(small), Checkpoint.open(checkpoint)
     assert artifact.tensors.keys() == source.tensors.keys()
     for name, info in artifact.tensors.items():
         matrix = artifact.quantized(name)
@@ -128,7 +131,7 @@ def test_what_is_quantized_and_what_stays(small, checkpoint):
 
 def test_the_same_bytes_again(checkpoint, small, tmp_path):
     """No time, path or order of threads gets into the folder."""
-    assert contents(quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu")) == contents(small)
+    assert contents(quantize_checkpoint(checkpoint, tmp_path / "b", tiny.recipe(4))) == contents(small)
 
 
 WITHOUT_HQQ = """
@@ -137,11 +140,11 @@ sys.modules["hqq"] = None
 from slant.engine import Engine
 from slant.errors import CheckpointError
 from slant.artifact.recipe import Recipe
-from slant.quantize.writer import quantize_checkpoint
+from slant.quantize.job import quantize_checkpoint
 made, texts = sys.argv[1], json.loads(sys.argv[2])
 print(json.dumps(Engine.load(made, device="cpu", threads=1).score(texts).logits.tolist()))
 try:
-    quantize_checkpoint(made, made + "-other", Recipe.of(4))
+    quantize_checkpoint(made, made + "-other", Recipe({}))
 except CheckpointError as error:
     print(error)
 """
@@ -149,7 +152,7 @@ except CheckpointError as error:
 
 def test_an_artifact_loads_without_hqq_and_without_its_source(tmp_path):
     source = classifier.write(tmp_path / "source")
-    made = quantize_checkpoint(source, tmp_path / "made", Recipe.of(4), device="cpu")
+    made = quantize_checkpoint(source, tmp_path / "made", tiny.recipe(4))
     scores = Engine.load(made, device="cpu").score(classifier.TEXTS)
     shutil.rmtree(source)
     logits, refusal = child.python("-c", WITHOUT_HQQ, made, json.dumps(classifier.TEXTS)).stdout.splitlines()
@@ -160,7 +163,7 @@ def test_an_artifact_loads_without_hqq_and_without_its_source(tmp_path):
 
 def test_version_1_still_loads():
     stored = json.loads((DATA / "artifact-v1-scores.json").read_text())
-    artifact = Artifact.open(DATA / "artifact-v1")
+    artifact = open_artifact(DATA / "artifact-v1")
     grids = {info.grid.bits for info in artifact.tensors.values() if isinstance(info, QuantizedInfo)}
     assert grids == {8, 4, 3, 2}
     scores = Engine.load(DATA / "artifact-v1", weights="fp32", device="cpu").score(stored["texts"])
@@ -184,11 +187,11 @@ def test_other_labels_need_rows_that_are_not_kept(small):
 def test_a_tied_head_serves_any_labels(tmp_path):
     source = classifier.write(tmp_path / "tied", "tied")
     labels = {"x": "first", "y": "second"}
-    made = quantize_checkpoint(source, tmp_path / "made", Recipe.of(8), device="cpu")
-    assert HEAD not in Artifact.open(made).tensors
+    made = quantize_checkpoint(source, tmp_path / "made", tiny.recipe(8))
+    assert HEAD not in open_artifact(made).tensors
     assert Engine.load(made, labels=labels, device="cpu").score("text").error is None
     own = quantize_checkpoint(
-        source, tmp_path / "own", Recipe.of(8), device="cpu", labels=labels, template="<{article}>"
+        source, tmp_path / "own", tiny.recipe(8), options=LoadOptions(labels=labels, template="<{article}>")
     )
     engine = Engine.load(own, device="cpu")
     assert (engine.labels, engine.prompt.template) == (("first", "second"), "<{article}>")
@@ -206,11 +209,11 @@ def test_weights_by_name(small, checkpoint):
 def test_the_command_line(tmp_path, capfd):
     target, rules = tmp_path / "made", tmp_path / "recipe.json"
     assert cli.run(["quantize", "demo", str(target), "--bits", "3", "--group-size", "32", "--device", "cpu"]) == 0
-    assert Artifact.open(target).recipe == Recipe.of(3, 32)
+    assert open_artifact(target).recipe == tiny.recipe(3, 32)
     assert cli.run(["quantize", "demo", str(target)]) == cli.FAILURE
     rules.write_text(json.dumps({"rules": {"layers.2.mlp.up_proj.weight": {"bits": 2, "group_size": 128}}}))
     assert cli.run(["quantize", "demo", str(target), "--recipe", str(rules), "--force", "--device", "cpu"]) == 0
-    assert Artifact.open(target).recipe == Recipe.read(rules)
+    assert open_artifact(target).recipe == Recipe.read(rules)
     assert cli.run(["quantize", "demo", str(target), "--bits", "5", "--force"]) == cli.FAILURE
     out, err = capfd.readouterr()
     assert out == ""
@@ -233,7 +236,7 @@ def test_a_flipped_bit_anywhere_is_caught(folder):
             path.write_bytes(changed)
             assert path.name in refused(folder)
         path.write_bytes(content)
-    Artifact.open(folder)
+    open_artifact(folder)
 
 
 def test_every_third_byte_of_the_manifest_counts(folder):
@@ -269,11 +272,11 @@ def test_a_foreign_file_is_named(folder, name):
 def test_files_that_nobody_reads_may_be_there(folder):
     for name in ("README.md", "LICENSE", ".gitattributes"):
         (folder / name).touch()
-    Artifact.open(folder)
+    open_artifact(folder)
 
 
 def test_a_shard_of_another_artifact_is_refused(folder, checkpoint, tmp_path):
-    other = quantize_checkpoint(checkpoint, tmp_path / "other", Recipe.of(3), device="cpu")
+    other = quantize_checkpoint(checkpoint, tmp_path / "other", tiny.recipe(3))
     shutil.copy(other / "layers-01.safetensors", folder)
     assert "layers-01.safetensors" in refused(folder)
     rehash(folder, "layers-01.safetensors")
@@ -321,7 +324,7 @@ def test_a_manifest_of_another_kind_is_refused(folder, change, word):
     raw.pop("sha256")
     path.write_bytes(manifest._render(raw))
     with pytest.raises(CheckpointError, match=word):
-        Artifact.open(folder)
+        open_artifact(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": NaN}', b"[" * 100_000])
@@ -330,14 +333,14 @@ def test_a_damaged_manifest_is_named(folder, content):
     assert "artifact.json" in refused(folder)
 
 
-def test_certificate_and_probe_are_kept(folder):
-    artifact = Artifact.open(folder)
+def test_certificate_and_self_test_are_kept(folder):
+    artifact = open_artifact(folder)
     artifact.annotate(certificate={"flips": 0.25, "texts": ["ä"]})
-    artifact.annotate(probe={"answers": [1, 2]})
-    kept = Artifact.open(folder).manifest
+    artifact.annotate(self_test={"answers": [1, 2]})
+    kept = open_artifact(folder).manifest
     assert kept == artifact.manifest
     assert kept.certificate == {"flips": 0.25, "texts": ["ä"]}
-    assert kept.probe == {"answers": [1, 2]}
+    assert kept.self_test == {"answers": [1, 2]}
     path = folder / "artifact.json"
     path.write_text(path.read_text().replace("0.25", "0.00"))
     assert "changed" in refused(folder)
@@ -348,27 +351,27 @@ def test_certificate_and_probe_are_kept(folder):
 
 def test_an_existing_destination_is_spared(checkpoint, folder, tmp_path):
     with pytest.raises(CheckpointError, match="--force"):
-        quantize_checkpoint(checkpoint, folder, Recipe.of(8), device="cpu")
-    quantize_checkpoint(checkpoint, folder, Recipe.of(8), device="cpu", force=True)
-    assert Artifact.open(folder).recipe == Recipe.of(8)
+        quantize_checkpoint(checkpoint, folder, tiny.recipe(8))
+    quantize_checkpoint(checkpoint, folder, tiny.recipe(8), force=True)
+    assert open_artifact(folder).recipe == tiny.recipe(8)
     for precious in (checkpoint, tmp_path):
         before = contents(precious) if precious == checkpoint else None
         with pytest.raises(CheckpointError, match="not replaced"):
-            quantize_checkpoint(checkpoint, precious, Recipe.of(8), device="cpu", force=True)
+            quantize_checkpoint(checkpoint, precious, tiny.recipe(8), force=True)
         assert before is None or contents(precious) == before
     with pytest.raises(CheckpointError, match="does not exist"):
-        quantize_checkpoint(checkpoint, tmp_path / "no" / "where", Recipe.of(8), device="cpu")
+        quantize_checkpoint(checkpoint, tmp_path / "no" / "where", tiny.recipe(8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact"]
 
 
 def test_an_artifact_is_no_source(small, tmp_path):
     with pytest.raises(CheckpointError, match="quantized already"):
-        quantize_checkpoint(small, tmp_path / "b", Recipe.of(4), device="cpu")
+        quantize_checkpoint(small, tmp_path / "b", tiny.recipe(4))
 
 
 def test_a_recipe_for_another_model_is_refused_at_once(checkpoint, tmp_path):
     with pytest.raises(RecipeError, match=r"layers\.9"):
-        quantize_checkpoint(checkpoint, tmp_path / "b", Recipe({"layers.9.mlp.up_proj.weight": Grid(4)}), device="cpu")
+        quantize_checkpoint(checkpoint, tmp_path / "b", Recipe({"layers.9.mlp.up_proj.weight": Grid(4)}))
     assert not list(tmp_path.iterdir())
 
 
@@ -384,7 +387,7 @@ def stop_after(done):
 def stopped(checkpoint, tmp_path):
     """Where a run with 4 bits was stopped in its third layer."""
     with pytest.raises(KeyboardInterrupt):
-        quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu", progress=stop_after(32))
+        quantize_checkpoint(checkpoint, tmp_path / "b", tiny.recipe(4), progress=stop_after(32))
     return tmp_path / "b"
 
 
@@ -394,12 +397,10 @@ def test_a_stopped_run_goes_on(checkpoint, small, stopped, monkeypatch):
     monkeypatch.setattr(
         QuantizedCheckpoint, "quantized", lambda self, name: solved.append(name) or original(self, name)
     )
-    quantize_checkpoint(
-        checkpoint, stopped, Recipe.of(4), device="cpu", progress=lambda done, total: calls.append((done, total))
-    )
+    quantize_checkpoint(checkpoint, stopped, tiny.recipe(4), progress=lambda done, total: calls.append((done, total)))
     assert {name.split(".")[1] for name in solved if name.startswith("layers.")} == {"2", "3"}
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
-    assert calls[-1] == (len(expected_shapes(Checkpoint.open(checkpoint).config)),) * 2
+    assert calls[-1] == (len(Checkpoint.open(checkpoint).config.shapes()),) * 2
     assert contents(stopped) == contents(small)
 
 
@@ -411,31 +412,31 @@ def test_a_damaged_finished_shard_is_made_again(checkpoint, small, stopped, dama
     path.write_bytes(content if damage == "flip" else content[:-1])
     if damage == "remove":
         path.unlink()
-    quantize_checkpoint(checkpoint, stopped, Recipe.of(4), device="cpu")
+    quantize_checkpoint(checkpoint, stopped, tiny.recipe(4))
     assert contents(stopped) == contents(small)
 
 
 def test_a_torn_journal_counts_up_to_the_tear(checkpoint, small, stopped):
     path = stopped.with_name("b.partial") / ".journal"
     path.write_bytes(path.read_bytes()[:-30])
-    quantize_checkpoint(checkpoint, stopped, Recipe.of(4), device="cpu")
+    quantize_checkpoint(checkpoint, stopped, tiny.recipe(4))
     assert contents(stopped) == contents(small)
 
 
 @pytest.mark.parametrize("what", ["recipe", "source", "made"])
 def test_an_unfinished_run_of_another_kind_is_not_continued(checkpoint, stopped, tmp_path, monkeypatch, what):
-    recipe = Recipe.of(3 if what == "recipe" else 4)
+    recipe = tiny.recipe(3 if what == "recipe" else 4)
     source = shutil.copytree(checkpoint, tmp_path / "source")
     if what == "source":
         tensors = load_file(source / "model.safetensors")
         tensors["model.norm.weight"] += 1
         save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     if what == "made":
-        monkeypatch.setattr(writer, "version", lambda package: "9.9")
+        monkeypatch.setattr(job, "version", lambda package: "9.9")
     with pytest.raises(CheckpointError, match=rf"another {what}.*--force"):
-        quantize_checkpoint(source, stopped, recipe, device="cpu")
-    quantize_checkpoint(source, stopped, recipe, device="cpu", force=True)
-    fresh = quantize_checkpoint(source, tmp_path / "fresh", recipe, device="cpu")
+        quantize_checkpoint(source, stopped, recipe)
+    quantize_checkpoint(source, stopped, recipe, force=True)
+    fresh = quantize_checkpoint(source, tmp_path / "fresh", recipe)
     assert contents(stopped) == contents(fresh)
 
 
@@ -444,7 +445,7 @@ def test_a_foreign_partial_folder_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "b.partial" / "thesis.tex").touch()
     for force in (False, True):
         with pytest.raises(CheckpointError, match="in the way"):
-            quantize_checkpoint(checkpoint, tmp_path / "b", Recipe.of(4), device="cpu", force=force)
+            quantize_checkpoint(checkpoint, tmp_path / "b", tiny.recipe(4), force=force)
     assert (tmp_path / "b.partial" / "thesis.tex").exists()
 
 

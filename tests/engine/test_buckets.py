@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -9,36 +10,66 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slant.batching.buckets import MOST_ROWS, ROUNDING, Batch, bucket_length, bucket_lengths, fill, plan
-from slant.batching.costs import Formula, Table
+from slant.batching.buckets import bucket_length, bucket_lengths
+from slant.batching.costs import TOKENS, BatchCosts
+from slant.batching.plan import MOST_ROWS, ROUNDING, Planner, Slots
 
 LIMIT = 8162  # 8192 tokens without the prompt's prefix of 30
 TEXTS = st.lists(st.integers(1, 2000), max_size=200)
 BUDGETS = st.integers(1, 5000)
-# The defaults of the CPU and the CUDA kind: overheads of 26 and 260 tokens, with their budgets; and a noisy machine.
-CPU, CUDA = Formula(0.058, 2.2e-3, 2e-5), Formula(7.3e-3, 2.8e-5, 8e-6)
+# The defaults of the CPU and the CUDA kind: overheads of 26 and 260 tokens, with their budgets.
+CPU, CUDA = BatchCosts(0.058, 2.2e-3, 2e-5), BatchCosts(7.3e-3, 2.8e-5, 8e-6)
 DEVICES = [(CPU, 2048), (CUDA, 16384)]
-NOISY = Table("", "", {}, 1e-5, {(1, 16): 3.0, (1, 128): 5.0, (8, 128): 6.0, (1, 1024): 9.0, (4, 1024): 30.0})
-COSTS = st.sampled_from([None, CPU, CUDA, NOISY])
+
+
+@cache
+def grid(seed, monotone):
+    values = np.random.default_rng(seed).uniform(0.1, 1, (50, 160)) ** 3  # over 700 // 16 rows, 150 tokens
+    return np.sort(np.sort(values, axis=0), axis=1) if monotone else values
+
+
+@dataclass(frozen=True)
+class Random:
+    """Costs without any structure but that ``monotone`` ones never fall, as far as the grid goes."""
+
+    seed: int
+    monotone: bool = False
+
+    def seconds(self, rows, length):
+        values = grid(self.seed, self.monotone)
+        return values[np.asarray(rows) % values.shape[0], length % values.shape[1]]
+
+
+NOISY = Random(0)
+COSTS = st.sampled_from([TOKENS, CPU, CUDA, NOISY])
+
+
+def plan(lengths, token_budget, limit, costs=TOKENS, **options):
+    return Planner(token_budget, limit, costs, **options).plan(lengths, limit)
 
 
 def greedy(lengths, token_budget, limit):
     """Buckets one by one, each batch filled before the next: the yardstick."""
-    batches: list[Batch] = []
+    batches: list[Slots] = []
     rows: list[int] = []
     length = 0
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
         padded = bucket_length(lengths[row], limit)
         if rows and (padded != length or (len(rows) + 1) * length > token_budget):
-            batches.append(Batch(tuple(rows), length))
+            batches.append(Slots(tuple(rows), length, len(rows)))
             rows = []
         rows.append(row)
         length = padded
-    return [*batches, Batch(tuple(rows), length)] if rows else batches
+    return [*batches, Slots(tuple(rows), length, len(rows))] if rows else batches
 
 
 def total(batches, costs):
     return sum(float(costs.seconds(batch.padded_rows, batch.length)) for batch in batches)
+
+
+def real_share(batches, lengths):
+    """Real over computed tokens."""
+    return sum(lengths) / sum(batch.padded_rows * batch.length for batch in batches)
 
 
 def posts(count, rng):
@@ -69,7 +100,7 @@ def test_steps_are_as_documented(fine):
 def test_fine_steps_pad_less_unless_shapes_must_be_few():
     lengths = posts(200, np.random.default_rng(0))
     coarse, fine = plan(lengths, 2048, 8000), plan(lengths, 2048, 8000, step=8)
-    assert fill(fine, lengths) > fill(coarse, lengths) + 0.02
+    assert real_share(fine, lengths) > real_share(coarse, lengths) + 0.02
     assert plan(lengths, 2048, 8000, deterministic=True, step=8) == plan(lengths, 2048, 8000, deterministic=True)
 
 
@@ -102,7 +133,7 @@ def test_every_text_once_in_a_bucket_that_holds_it_within_the_budget(lengths, bu
 
 
 @given(TEXTS, BUDGETS)
-def test_without_costs_the_fewest_tokens_in_the_fewest_batches(lengths, budget):
+def test_by_tokens_the_fewest_tokens_in_the_fewest_batches(lengths, budget):
     batches = plan(lengths, budget, limit=2000)
     assert batches == greedy(lengths, budget, 2000)
     for batch in batches:
@@ -112,11 +143,11 @@ def test_without_costs_the_fewest_tokens_in_the_fewest_batches(lengths, budget):
             assert (len(one.rows) + 1) * one.length > budget
 
 
-def test_without_costs_not_one_token_of_padding_is_added():
+def test_by_tokens_not_one_token_of_padding_is_added():
     assert [batch.length for batch in plan([17, 16], 1000, limit=17)] == [17, 16]
 
 
-def test_without_costs_a_texts_length_does_not_depend_on_its_neighbours():
+def test_by_tokens_a_texts_length_does_not_depend_on_its_neighbours():
     assert plan([70], 4096, 8192)[0].length == plan([70, 400, 3], 4096, 8192)[1].length == 80
 
 
@@ -129,37 +160,17 @@ def test_never_slower_than_greedy(lengths, budget, costs):
 @given(TEXTS, BUDGETS, st.integers(0, 1000))
 def test_padding_is_added_only_where_a_saved_batch_is_worth_it(lengths, budget, overhead):
     """More computed tokens than with every text in its own bucket, at most the overhead for each batch fewer."""
-    planned, yardstick = plan(lengths, budget, 2000, Formula(overhead, 1)), greedy(lengths, budget, 2000)
+    planned, yardstick = plan(lengths, budget, 2000, BatchCosts(overhead, 1)), greedy(lengths, budget, 2000)
     computed, fewest = (sum(batch.padded_rows * batch.length for batch in some) for some in (planned, yardstick))
     assert fewest <= computed <= fewest + overhead * (len(yardstick) - len(planned)) + 0.5  # tokens are whole
 
 
-@dataclass(frozen=True)
-class Random:
-    """Costs without any structure but that ``monotone`` ones never fall, as ``Costs`` promises."""
-
-    seed: int
-    monotone: bool
-
-    def seconds(self, rows, length):
-        grid = np.random.default_rng(self.seed).uniform(0.1, 1, (50, 160)) ** 3  # over 700 // 16 rows, 150 tokens
-        if self.monotone:
-            grid = np.sort(np.sort(grid, axis=0), axis=1)
-        return grid[np.asarray(rows), length]
-
-
-def fits(rows, length, budget, costs, max_seconds):
-    if rows == 1:
-        return True
-    return rows * length <= budget and (max_seconds is None or costs.seconds(rows, length) <= max_seconds)
-
-
-def best_total(batches_of_lengths, budget, costs, max_seconds=None):
+def best_total(batches_of_lengths, budget, costs):
     """The least total over partitions, each a list of lists of lengths."""
     totals = []
     for parts in batches_of_lengths:
         shapes = [(len(part), bucket_length(max(part), 150)) for part in parts]
-        if all(fits(*shape, budget, costs, max_seconds) for shape in shapes):
+        if all(rows == 1 or rows * length <= budget for rows, length in shapes):
             totals.append(sum(float(costs.seconds(*shape)) for shape in shapes))
     return min(totals)
 
@@ -188,54 +199,28 @@ def partitions(items):
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=8), st.integers(1, 700), st.integers(0, 99))
 @settings(deadline=None)
 def test_the_best_runs_under_any_costs(lengths, budget, seed):
-    costs = Random(seed, monotone=False)
+    costs = Random(seed)
     expected = best_total(runs(sorted(lengths)), budget, costs)
     assert total(plan(lengths, budget, 150, costs), costs) == pytest.approx(expected)
 
 
-@given(
-    st.lists(st.integers(1, 150), min_size=1, max_size=6),
-    st.integers(1, 700),
-    st.integers(0, 99),
-    st.none() | st.floats(0, 1),
-)
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=6), st.integers(1, 700), st.integers(0, 99))
 @settings(deadline=None)
-def test_the_best_of_all_partitions_under_costs_that_never_fall(lengths, budget, seed, max_seconds):
+def test_the_best_of_all_partitions_under_costs_that_never_fall(lengths, budget, seed):
     costs = Random(seed, monotone=True)
-    expected = best_total(partitions(lengths), budget, costs, max_seconds)
-    assert total(plan(lengths, budget, 150, costs, max_seconds), costs) == pytest.approx(expected)
+    expected = best_total(partitions(lengths), budget, costs)
+    assert total(plan(lengths, budget, 150, costs), costs) == pytest.approx(expected)
 
 
-@given(TEXTS, BUDGETS, st.sampled_from([CPU, CUDA, NOISY]), st.floats(0, 50), st.booleans())
-def test_a_deadline_is_kept_by_every_batch_of_several_rows(lengths, budget, costs, max_seconds, deterministic):
-    batches = plan(lengths, budget, 2000, costs, max_seconds, deterministic)
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
-    for batch in batches:
-        assert batch.padded_rows == 1 or costs.seconds(batch.padded_rows, batch.length) <= max_seconds
-
-
-def test_a_batch_may_take_exactly_the_deadline():
-    tokens = Formula(0.0, 1.0)
-    assert [len(batch.rows) for batch in plan([5] * 4, 1000, 100, tokens, max_seconds=32)] == [2, 2]
-    assert [len(batch.rows) for batch in plan([5] * 2, 1000, 100, tokens, max_seconds=31)] == [1, 1]
-
-
-def test_a_deadline_needs_costs():
-    with pytest.raises(ValueError, match="needs costs"):
-        plan([1], 100, 100, max_seconds=1.0)
-
-
-@given(TEXTS, TEXTS, st.integers(1, 2000), BUDGETS, COSTS, st.data())
-def test_a_deterministic_shape_is_the_same_in_any_company(some, others, tokens, budget, costs, data):
-    max_seconds = None if costs is None else data.draw(st.none() | st.floats(0, 50))
+@given(TEXTS, TEXTS, st.integers(1, 2000), BUDGETS, COSTS)
+def test_a_deterministic_shape_is_the_same_in_any_company(some, others, tokens, budget, costs):
     shapes = set()
     for company in ([], some, others):
-        batches = plan([tokens, *company], budget, 2000, costs, max_seconds, deterministic=True)
+        batches = plan([tokens, *company], budget, 2000, costs, deterministic=True)
         shapes |= {(batch.length, batch.padded_rows) for batch in batches if 0 in batch.rows}
     ((length, rows),) = shapes
     assert length == bucket_length(tokens, 2000)
-    if max_seconds is None:
-        assert rows == max(1, min(budget // length, MOST_ROWS))
+    assert rows == max(1, min(budget // length, MOST_ROWS))
 
 
 @given(TEXTS, BUDGETS)
@@ -246,8 +231,6 @@ def test_deterministic_batches_are_full_but_for_the_last_of_a_bucket(lengths, bu
 
 
 def test_rows_are_padded_only_where_asked():
-    assert Batch((3, 1), 16).padded_rows == 2
-    assert Batch((3, 1), 16, 4).padded_rows == 4
     assert [batch.padded_rows for batch in plan([5] * 7, 64, 100)] == [4, 3]
     assert [batch.padded_rows for batch in plan([5] * 7, 64, 100, deterministic=True)] == [4, 4]
 
@@ -256,14 +239,14 @@ def test_rows_are_padded_only_where_asked():
 def test_one_long_text_among_tweets_pads_none_of_them(costs, budget):
     rng = np.random.default_rng(0)
     first, *others = plan([*posts(100, rng), LIMIT], budget, LIMIT, costs)
-    assert first == Batch((100,), LIMIT)
+    assert first == Slots((100,), LIMIT, 1)
     assert max(batch.length for batch in others) <= 352
 
 
-@pytest.mark.parametrize(("costs", "budget"), [*DEVICES, (None, 2048)])
+@pytest.mark.parametrize(("costs", "budget"), [*DEVICES, (TOKENS, 2048)])
 def test_extremes(costs, budget):
     assert plan([], budget, LIMIT, costs) == []
-    assert plan([1], budget, LIMIT, costs) == [Batch((0,), 16)]
+    assert plan([1], budget, LIMIT, costs) == [Slots((0,), 16, 1)]
     equal = plan([100] * 1000, budget, LIMIT, costs)
     assert {batch.length for batch in equal} == {112}
     assert len(equal) == -(-1000 // (budget // 112))
@@ -275,18 +258,12 @@ def test_extremes(costs, budget):
     assert [len(batch.rows) for batch in plan([50] * 9, 1, LIMIT, costs)] == [1] * 9
 
 
-@pytest.mark.parametrize(("costs", "budget"), [*DEVICES, (None, 2048), (None, 16384)])
+@pytest.mark.parametrize(("costs", "budget"), [*DEVICES, (TOKENS, 2048), (TOKENS, 16384)])
 def test_real_over_computed_tokens(costs, budget):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         for lengths, least in ((posts(1024, rng), 0.90), (speeches(254, rng), 0.93)):
-            assert fill(plan(lengths, budget, LIMIT, costs), lengths) >= least
-
-
-def test_fill_counts_empty_rows():
-    assert fill([], []) == 1
-    assert fill([Batch((0, 1), 16)], [16, 8]) == 24 / 32
-    assert fill([Batch((0, 1), 16, 4)], [16, 8]) == 24 / 64
+            assert real_share(plan(lengths, budget, LIMIT, costs), lengths) >= least
 
 
 def test_planning_is_fast():

@@ -11,12 +11,16 @@ import pytest
 from answers import random_pair
 
 from slant.artifact import certificate as certificates
+from slant.artifact.arithmetic import Arithmetic
+from slant.artifact.coverage import coverage
 from slant.artifact.drift_record import Drift
 from slant.artifact.records import from_plain, to_plain
 from slant.demo import FOLDER
 from slant.errors import CheckpointError
 from slant.evaluation.drift.figures import drift_between
 from slant.prompt.prompt import Prompt
+
+ARITHMETIC = Arithmetic("hqq4", "fp32", "cpu", 8192, "head", "avx2")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def made():
         drift,
         texts=[f"text {i}" for i in range(39)] + [None],
         prompt=Prompt.load(FOLDER),
-        weights="hqq4",
+        arithmetic=ARITHMETIC,
         reference="bf16",
         method="layerwise",
         device="cpu",
@@ -67,12 +71,15 @@ OVERALL = ("drift", "overall", "figures")
     [
         (lambda plain: plain.pop("texts"), "missing"),
         (put(["more"], 1), "unknown"),
-        (put(["format"], 2), "newer"),
+        (put(["format"], 3), "newer"),
         (put(["format"], 0), "format"),
         (put(["date"], "yesterday"), "ISO 8601"),
         (put(["method"], "guessed"), "method"),
         (put(["reference"], "hqq4"), "reference"),
         (put(["device"], ""), "device"),
+        (put(["arithmetic"], None), "arithmetic"),
+        (put(["arithmetic", "max_tokens"], 5), "arithmetic"),
+        (put(["arithmetic", "weights"], "int8"), "arithmetic"),
         (put(["texts", 3], "abc"), "SHA-256"),
         (put(["texts"], []), "0 text hashes"),
         (put([*OVERALL, "rows"], 39), "rows"),
@@ -105,12 +112,30 @@ def test_what_is_no_certificate_is_refused(wrong):
 def test_the_stable_margin_is_the_99th_percentile_of_the_gap(made):
     stored, rate = certificates.as_json(made), made.drift.overall.figures.flip_rate
     assert rate > 0
-    margin = certificates.certified_margin(stored, "m", made.prompt, max_flip_rate=rate)
-    assert margin == made.drift.overall.figures.gap.p99
-    with pytest.raises(CheckpointError, match=r"m flips .* over the limit"):
-        certificates.certified_margin(stored, "m", made.prompt, max_flip_rate=rate * 0.99)
-    other = dataclasses.replace(made.prompt, answers=("a", "b", "c", "d", "e"))
-    for certificate, prompt in ((None, made.prompt), (stored, other)):
-        assert certificates.certified_margin(certificate, "m", prompt) is None
-        with pytest.raises(CheckpointError, match=r"m has no certificate|of m is for another prompt"):
-            certificates.certified_margin(certificate, "m", prompt, max_flip_rate=1.0)
+    asked = made.prompt.template_sha256, made.prompt.answers
+    found = coverage(stored, ARITHMETIC, *asked, "m")
+    found.require(rate)
+    assert found.stable_margin == made.drift.overall.figures.gap.p99
+    with pytest.raises(CheckpointError, match=r"flips .* over the limit"):
+        found.require(rate * 0.99)
+    sixteen = dataclasses.replace(ARITHMETIC, dtype="bf16", truncation="error")
+    for missing, reason in (
+        (coverage(None, ARITHMETIC, *asked, "m"), "m has no certificate"),
+        (coverage(stored, ARITHMETIC, asked[0], tuple("abcde"), "m"), "of m is for another prompt"),
+        (coverage(stored, ARITHMETIC, "0" * 64, asked[1], "m"), "of m is for another prompt"),
+        (coverage(stored, sixteen, *asked, "m"), "dtype=bf16 instead of fp32, truncation=error instead of head"),
+    ):
+        assert missing.stable_margin is None
+        with pytest.raises(CheckpointError, match=reason):
+            missing.require(1.0)
+
+
+def test_another_instruction_set_is_covered(made):
+    other = dataclasses.replace(ARITHMETIC, instruction_set="avx512")
+    assert coverage(certificates.as_json(made), other, made.prompt.template_sha256, made.prompt.answers, "m").flip_rate
+
+
+def test_format_1_is_read(made):
+    old = {**certificates.as_json(made), "format": 1}
+    del old["arithmetic"]
+    assert certificates.parse(old) == dataclasses.replace(made, format=1, arithmetic=None)

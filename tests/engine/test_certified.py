@@ -1,16 +1,19 @@
-"""What an artifact promises: known answers at load, a certificate, stable rows, and a cascade for the others."""
+"""What an artifact promises: a self-test at load, a certificate, stable rows, and a cascade for the others."""
 
 import copy
 import json
+import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from slant.artifact import self_test as probe
+import tiny
+from slant.artifact import self_test
+from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.certificate import as_json
-from slant.artifact.reader import Artifact
-from slant.artifact.recipe import Recipe
 from slant.cascade import Cascade
 from slant.cli.app import app
 from slant.demo import FOLDER, passages
@@ -18,33 +21,40 @@ from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
 from slant.evaluation.drift.budgets import Budgets
 from slant.evaluation.drift.measure import measure
-from slant.quantize.writer import quantize_checkpoint
+from slant.model.source import open_artifact
+from slant.options import LoadOptions
+from slant.quantize.job import quantize_checkpoint
 from slant.tables.labelled import LabelledTexts
+from slant_kernels.int8 import can_multiply_int8
 
+FP32 = LoadOptions(weights="fp32")
 TEXTS = [passage["text"] for passage in passages()]
+
+
+NEEDS_VNNI = pytest.mark.skipif(not can_multiply_int8(torch.device("cpu")), reason="needs a CPU with VNNI")
 
 
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory):
     """The demo at 3 bits: its drift is large enough to see, and small enough to leave rows stable."""
-    folder = quantize_checkpoint(FOLDER, tmp_path_factory.mktemp("certified") / "q3", Recipe.of(3))
+    folder = quantize_checkpoint(FOLDER, tmp_path_factory.mktemp("certified") / "q3", tiny.recipe(3))
     texts = LabelledTexts.read(str(FOLDER / "passages.jsonl"))
-    report = measure(folder, texts, date="2026-01-31", weights="fp32", reference="fp32", reference_model=FOLDER)
-    Artifact(folder).annotate(certificate=as_json(report.certificate))
+    report = measure(folder, texts, FP32, date="2026-01-31", reference="fp32", reference_model=FOLDER)
+    open_artifact(folder).annotate(certificate=as_json(report.certificate))
     return folder
 
 
 @pytest.fixture
 def known(certified):
-    """The artifact's known answers, restored after a test that changes them."""
-    artifact = Artifact(certified)
-    saved = copy.deepcopy(artifact.probe)
+    """The artifact's self-test, restored after a test that changes it."""
+    artifact = open_artifact(certified)
+    saved = copy.deepcopy(artifact.self_test)
     yield artifact, copy.deepcopy(saved)
-    artifact.annotate(probe=saved)
+    artifact.annotate(self_test=saved)
 
 
 def test_known_answers_are_those_of_the_artifact(certified):
-    stored = Artifact(certified).probe
+    stored = open_artifact(certified).self_test
     scores = Engine.load(certified, weights="fp32").score(stored["texts"])
     np.testing.assert_allclose(scores.probabilities, stored["probabilities"], atol=1e-5)
 
@@ -53,16 +63,46 @@ def test_known_answers_are_those_of_the_artifact(certified):
 def test_changed_answers_refuse_to_start(certified, known, weights):
     artifact, stored = known
     stored["probabilities"][1] = stored["probabilities"][1][::-1]
-    artifact.annotate(probe=stored)
+    artifact.annotate(self_test=stored)
     with pytest.raises(CheckpointError, match="known texts are off"):
         Engine.load(certified, weights=weights)
 
 
-def test_answers_to_another_prompt_are_not_compared(certified, known):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labels": {"0": "left", "4": "right"}},
+        {"template": "{article} class "},
+        {"max_tokens": 100, "truncation": "error"},
+        {"max_tokens": 90, "truncation": "middle"},
+    ],
+)
+def test_the_self_test_has_options_of_its_own(certified, known, options):
+    """A healthy artifact loads whatever the user's options, and a damaged one does not."""
     artifact, stored = known
+    assert Engine.load(certified, **options).score(["a"]).error == [None]
     stored["probabilities"][1] = stored["probabilities"][1][::-1]
-    artifact.annotate(probe=stored)
-    Engine.load(certified, labels={"0": "left", "4": "right"})
+    artifact.annotate(self_test=stored)
+    with pytest.raises(CheckpointError, match="known texts are off"):
+        Engine.load(certified, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "dtype", "off", "fine"),
+    [
+        ("int8", "fp32", 0.05, True),
+        ("int8", "bf16", 0.05, True),
+        ("artifact", "fp32", 0.05, False),
+        ("int8", "fp32", 0.2, False),
+    ],
+)
+def test_int8_has_its_own_tolerance_on_every_processor(weights, dtype, off, fine):
+    """Whatever dtype the rest is computed in, which depends on the processor."""
+    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], dtype=np.float32)
+    stored = self_test.record("0" * 64, "012", p)
+    arithmetic = Arithmetic(weights, dtype, "cpu", 8192, "head", "avx2")
+    with nullcontext() if fine else pytest.raises(CheckpointError, match="known texts are off"):
+        self_test.check(stored, p + np.float32([off, -off, 0]), arithmetic)
 
 
 @pytest.mark.parametrize(
@@ -71,31 +111,66 @@ def test_answers_to_another_prompt_are_not_compared(certified, known):
 )
 def test_damaged_known_answers_are_refused(certified, known, damage):
     artifact, stored = known
-    artifact.annotate(probe=stored | damage)
-    with pytest.raises(CheckpointError, match="known answers"):
+    artifact.annotate(self_test=stored | damage)
+    with pytest.raises(CheckpointError, match="self-test is damaged"):
         Engine.load(certified)
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (0.2, "same answer")])
-def test_a_model_that_answers_nonsense_gets_no_probe(value, word):
+def test_a_model_that_answers_nonsense_gets_no_self_test(value, word):
     engine = Engine.load(FOLDER)
-    scores = engine.score(list(probe.TEXTS))
-    for score in scores:
-        score.probabilities[:] = value
+    probabilities = np.full_like(engine.score(list(self_test.TEXTS)).probabilities, value)
     with pytest.raises(CheckpointError, match=word):
-        probe.record(engine.prompt, scores)
+        self_test.record(engine.prompt.template_sha256, engine.prompt.labels, probabilities)
 
 
 def test_max_flip_rate_needs_a_certificate_within_it(certified):
-    rate = Artifact(certified).certificate["drift"]["overall"]["figures"]["flip_rate"]
+    rate = open_artifact(certified).certificate["drift"]["overall"]["figures"]["flip_rate"]
     assert rate > 0
-    assert Engine.load(certified, max_flip_rate=rate).stable_margin > 0
+    assert Engine.load(certified, FP32, max_flip_rate=rate).stable_margin > 0
     with pytest.raises(CheckpointError, match="over the limit"):
-        Engine.load(certified, max_flip_rate=rate * 0.99)
+        Engine.load(certified, FP32, max_flip_rate=rate * 0.99)
     with pytest.raises(CheckpointError, match="no certificate"):
         Engine.load(FOLDER, max_flip_rate=1.0)
     with pytest.raises(CheckpointError, match="another prompt"):
-        Engine.load(certified, labels={"0": "left", "4": "right"}, max_flip_rate=1.0)
+        Engine.load(certified, FP32, labels={"0": "left", "4": "right"}, max_flip_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"weights": "bf16"}, "dtype=bf16 instead of fp32"),
+        pytest.param({"weights": "int8"}, "weights=int8 instead of artifact", marks=NEEDS_VNNI),
+        ({"max_tokens": 512}, "max_tokens=512 instead of 8192"),
+        ({"truncation": "middle"}, "truncation=middle instead of head"),
+    ],
+)
+def test_a_certificate_does_not_cover_arithmetic_that_it_did_not_measure(certified, options, difference):
+    options = {"weights": "fp32", **options}
+    with pytest.raises(CheckpointError, match=difference):
+        Engine.load(certified, **options, max_flip_rate=1.0)
+    engine = Engine.load(certified, **options)
+    assert engine.score(TEXTS[0]).stable is None
+    with pytest.raises(SlantError, match=difference):
+        Cascade(engine, engine)
+
+
+def test_the_same_arithmetic_by_another_name_is_covered(certified):
+    """What counts is what runs: an artifact's own recipe named, or a limit that is the default."""
+    engine = Engine.load(certified, weights="fp32", max_tokens=8192, token_budget=300, deterministic=True)
+    assert engine.score(TEXTS[0]).stable is not None
+
+
+def test_a_certificate_of_format_1_covers_nothing_and_the_artifact_loads(certified, tmp_path):
+    """It did not record what it was measured with: of an artifact it said "artifact", whatever the weights."""
+    folder = shutil.copytree(certified, tmp_path / "old")
+    artifact = open_artifact(folder)
+    old = copy.deepcopy(dict(artifact.certificate)) | {"format": 1}
+    del old["arithmetic"]
+    artifact.annotate(certificate=old)
+    assert Engine.load(folder, FP32).score(TEXTS[0]).stable is None
+    with pytest.raises(CheckpointError, match="does not say what it was measured with"):
+        Engine.load(folder, FP32, max_flip_rate=1.0)
 
 
 def test_a_stable_row_never_flips(certified):
@@ -127,7 +202,7 @@ def test_a_cascade_answers_unstable_rows_with_the_second_model(certified):
 
 
 def test_a_cascade_needs_a_certificate_and_equal_labels(certified):
-    first, second = Engine.load(certified), Engine.load(FOLDER)
+    first, second = Engine.load(certified, FP32), Engine.load(FOLDER)
     with pytest.raises(SlantError, match="no certificate"):
         Cascade(second, first)
     with pytest.raises(SlantError, match="different labels"):
@@ -141,20 +216,29 @@ def test_the_command_certifies_and_rescores(certified, tmp_path):
     measured = ["drift", str(made), "--reference-model", "demo", "--texts", str(FOLDER / "passages.jsonl"), "--certify"]
     beyond = run(app, [*measured, "--max-kl", "0"])
     assert beyond.exit_code == 1
-    assert Artifact(made).certificate is None
+    assert open_artifact(made).certificate is None
     assert run(app, [*measured, "--max-flip-rate", "0"]).exit_code == 0
-    assert Artifact(made).certificate["drift"]["overall"]["figures"]["flips"] == 0
+    assert open_artifact(made).certificate["drift"]["overall"]["figures"]["flips"] == 0
     assert "Certificate" in run(app, ["inspect", str(made)]).output
-    options = ["--model", str(certified), "--rescore-unstable", "demo", "--output", str(tmp_path / "out.jsonl")]
+    options = [
+        "--model",
+        str(certified),
+        "--weights",
+        "fp32",
+        "--rescore-unstable",
+        "demo",
+        "--output",
+        str(tmp_path / "out.jsonl"),
+    ]
     assert run(app, ["score", str(FOLDER / "passages.jsonl"), *options]).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {row["stable"] for row in rows} == {True, False}
-    truth = Engine.load(FOLDER).score(TEXTS)
+    truth = Engine.load(FOLDER, FP32).score(TEXTS)
     assert all(row["label"] == score.label for row, score in zip(rows, truth, strict=True))
 
 
 def test_an_artifact_layer_by_layer_gives_the_same_bits(certified):
-    whole, parts = (load(certified, weights="fp32").score(TEXTS) for load in (Engine.load, Engine.layerwise))
+    whole, parts = (load(certified, weights="fp32").score(TEXTS) for load in (Engine.load, Engine.offloaded))
     assert np.array_equal(whole.logits, parts.logits)
 
 
@@ -172,7 +256,7 @@ BUDGETS = {
 def test_demo_within_its_stated_budgets(weights, budgets, within):
     texts = LabelledTexts.read(str(FOLDER / "passages.jsonl"))
     report = measure(
-        FOLDER, texts, date="2026-01-31", weights=weights, reference="fp32", budgets=BUDGETS[budgets], device="cpu"
+        FOLDER, texts, LoadOptions(weights=weights), date="2026-01-31", reference="fp32", budgets=BUDGETS[budgets]
     )
     found = {excess.budget for excess in report.exceeded}
     assert found == (set() if within else {"max_flip_rate", "max_kl", "max_p99_delta"})

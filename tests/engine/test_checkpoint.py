@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 import tiny
 from slant.errors import CheckpointError
 from slant.evaluation.reference import last_logits, load_model
-from slant.model.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_shapes
-from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
+from slant.model.checkpoint import Checkpoint
+from slant.model.network import Model
+from slant.model.registry import parse_config
 from slant.model.weights import Weights
+from slant.tensor_files import EMBEDDING, HEAD
 
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]
 
@@ -57,7 +58,7 @@ def test_expected_shapes_are_those_of_transformers():
         model = tiny.build(shape)
         theirs = {name.removeprefix("model."): tuple(t.shape) for name, t in model.state_dict().items()}
         del theirs[HEAD]
-        assert expected_shapes(ModelConfig.parse(model.config.to_dict())) == theirs
+        assert parse_config(model.config.to_dict()).shapes() == theirs
 
 
 def test_sharded_equals_single(folder, tmp_path):
@@ -71,7 +72,7 @@ def test_multimodal_naming_skips_vision_and_mtp(tiny_checkpoint, tmp_path):
     edit(multimodal, lambda tensors: tensors.update({"mtp.fc.weight": torch.ones(3)}))
     checkpoint = Checkpoint.open(multimodal)
     assert checkpoint.tensors[EMBEDDING].key == "model.language_model.embed_tokens.weight"
-    assert checkpoint.tensors.keys() == expected_shapes(checkpoint.config).keys()
+    assert checkpoint.tensors.keys() == checkpoint.config.shapes().keys()
     assert "mtp.fc.weight" in checkpoint.skipped
     assert any(key.startswith("model.visual.") for key in checkpoint.skipped)
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from slant.runtime.layers import tensors
 
 import child
 import tiny
@@ -20,7 +21,6 @@ from slant.model.outline import META, Outline, reduced
 from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime import kernel_cache as kernel_folder
-from slant.runtime.layers import tensors
 from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")

@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slant import Engine
-from slant.batching.costs import Table
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.evaluation.reference import Reference
@@ -101,7 +101,7 @@ def test_sequences_with_and_without_the_prefix_in_one_call(engine):
     mixed += [prefix[:5], prefix]  # shorter than the prefix, and the prefix itself
     answers = {row: line for result in runner.run(mixed) for row, line in zip(result.rows, result.logits, strict=True)}
     assert sorted(answers) == list(range(len(mixed)))
-    plain = Runner(runner.model, runner.head, (), max_tokens=runner.max_tokens, token_budget=1)
+    plain = Runner(runner.model, runner.head, (), replace(runner.planner, token_budget=1))
     for row, sequence in enumerate(mixed):
         (result,) = plain.run([sequence])
         np.testing.assert_allclose(answers[row], result.logits[0], atol=1e-4, rtol=0)
@@ -184,19 +184,6 @@ def test_stream_overlapped_passes_failures_on(engine, monkeypatch):
     monkeypatch.setattr(engine.runner, "run", lambda sequences: (_ for _ in ()).throw(SlantError("no memory")))
     with pytest.raises(SlantError, match="no memory"):
         list(engine.stream(TEXTS, window=8, overlap=True))
-
-
-def test_a_deadline_and_measured_costs_are_options(engine, tmp_path, scores):
-    encoded = [text.ids for text in engine.prompt.encode(TEXTS)]
-    assert max(len(batch.rows) for batch in engine.runner.batches(encoded)) > 1
-    options = {"weights": "fp32", "device": "cpu", "max_seconds": 1e-9}
-    hurried = Engine.load(FOLDER, **options)
-    assert {len(batch.rows) for batch in hurried.runner.batches(encoded)} == {1}
-    np.testing.assert_allclose(hurried.score(TEXTS[:3]).logits, scores.logits[:3], atol=1e-5)
-    table = Table("cpu", "demo", {}, 0.0, {(1, 16): 1e-12, (64, 16): 1e-11})
-    table.write(tmp_path / "costs.json")
-    measured = Engine.load(FOLDER, **options, costs=tmp_path / "costs.json")
-    assert max(len(batch.rows) for batch in measured.runner.batches(encoded)) > 1
 
 
 def test_stream_refuses_an_empty_window(engine):

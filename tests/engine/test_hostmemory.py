@@ -8,7 +8,7 @@ import child
 
 MAPPED = """
 import ctypes, sys, torch
-from slant.model.host_memory import keep_freed_memory
+from slant.runtime.allocator import keep_freed_memory
 
 class Mallinfo(ctypes.Structure):
     _fields_ = [(str(i), ctypes.c_size_t) for i in range(4)] + [("hblkhd", ctypes.c_size_t)]

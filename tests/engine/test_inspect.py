@@ -12,12 +12,12 @@ from slant.cli.inspect_report import human, report
 from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
-from slant.runtime.memory import weight_bytes
+from slant.options import LoadOptions
 
 
 def printed(model, **options):
     console = Console(file=io.StringIO(), width=120)
-    console.print(report(model, **options))
+    console.print(report(model, LoadOptions(**options)))
     return console.file.getvalue()
 
 
@@ -35,8 +35,9 @@ def test_architecture_tensors_answers_and_memory(monkeypatch):
     resident = {tuple(row[:2]): row[3] for row in cells if row[2:3] == ["resident"]}
     assert resident.pop(("cpu", "int8")) == "1.97 MB", "2.78 in bf16, less a byte a weight, and 8 more a row"
     sizes = {("cpu", "bf16"): 2, ("cpu", "fp32"): 4, ("cuda", "bf16"): 2}
-    assert resident == {key: human(weight_bytes(config, size, 5)) for key, size in sizes.items()}
-    assert {row[2] for row in cells if row[0] == "cuda"} == {"resident", "packed", "packed, host", "streamed"}
+    assert resident == {key: human(tiny.weight_bytes(config, size, 5)) for key, size in sizes.items()}
+    names = {row[2] for row in cells if row[0] == "cuda"}
+    assert names == {"resident", "quantized", "quantized, host embedding", "offload"}
 
 
 def test_an_unusual_checkpoint_is_noted(tiny_checkpoint, tmp_path):
@@ -44,7 +45,7 @@ def test_an_unusual_checkpoint_is_noted(tiny_checkpoint, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     with pytest.raises(SlantError, match="tokenizer"):
-        report(folder)
+        report(folder, LoadOptions())
     assert any("lm_head" in note for note in Checkpoint.open(folder).notes)
     assert Checkpoint.open(folder).config.vocab_size == tiny.VOCABULARY
 

@@ -8,11 +8,11 @@ from peak import PeakBytes
 from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.model.qwen3_5 import Attention
-from slant.runtime.classifier import Classifier, choose_dtype
-from slant.runtime.placement import demand, place
-from slant.runtime.tiers import tiers
-from slant_kernels import cpu
+from slant.model.qwen3_5.blocks import Attention
+from slant.options import LoadOptions, choose_dtype
+from slant.runtime.classifier import Classifier
+from slant.runtime.load import load_runner
+from slant.runtime.memory import tiers
 from slant_kernels.int8 import Int8Matrix, can_multiply_int8
 
 CPU = torch.device("cpu")
@@ -30,13 +30,13 @@ def test_all_matrices_but_those_of_the_gates_are_in_8_bits():
 
 @needs_vnni
 def test_the_weights_are_as_large_as_predicted():
-    made = Classifier.open(FOLDER, weights="int8", max_tokens=512)
-    (tier,) = tiers(demand(made, 512))
+    made = Classifier.open(FOLDER, LoadOptions(weights="int8", max_tokens=512))
+    (tier,) = tiers(made.memory_request())
     with PeakBytes() as peak:
-        runner = place(made, tier, max_tokens=512)
+        runner = load_runner(made, tier, positions=512)
         held = peak.live
     assert 0.95 * held <= tier.weights + tier.prefix <= 1.05 * held
-    assert runner.model.dtype == made.dtype
+    assert runner.model.dtype == made.options.dtype
 
 
 @needs_vnni
@@ -48,14 +48,14 @@ def test_probabilities_stay_near_and_are_not_the_same():
 
 
 @needs_vnni
-def test_layer_by_layer_gives_the_same_bits():
-    resident, layered = Engine.load(FOLDER, weights="int8"), Engine.layerwise(FOLDER, weights="int8")
-    assert np.array_equal(resident.score(TEXTS[:9]).logits, layered.score(TEXTS[:9]).logits)
+def test_offloaded_gives_the_same_bits():
+    resident, offloaded = Engine.load(FOLDER, weights="int8"), Engine.offloaded(FOLDER, weights="int8")
+    assert np.array_equal(resident.score(TEXTS[:9]).logits, offloaded.score(TEXTS[:9]).logits)
 
 
 def test_a_gpu_and_a_cpu_without_vnni_are_refused(monkeypatch):
     with pytest.raises(SlantError, match="needs a CPU with VNNI, and this is cuda; use hqq8"):
         choose_dtype("int8", torch.device("cuda"))
-    monkeypatch.setattr(cpu, "instruction_set", lambda: "avx512")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(SlantError, match="VNNI"):
         choose_dtype("int8", CPU)

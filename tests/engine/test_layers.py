@@ -7,25 +7,26 @@ import pytest
 import torch
 
 import tiny
-from slant.artifact.recipe import Recipe
+from slant.batching.plan import Planner
 from slant.model.checkpoint import Checkpoint
-from slant.model.qwen3_5 import Block, Model
+from slant.model.network import Model
+from slant.model.qwen3_5.blocks import Block
 from slant.model.weights import Weights
 from slant.runtime.execution import Head
-from slant.runtime.layers import StreamedLayers, placed, tensors
-from slant.runtime.layerwise import LayerwiseRunner, groups
+from slant.runtime.offload import OffloadRunner, groups
+from slant.runtime.offloaded_blocks import BlocksInHostMemory, placed, tensors
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")
 PREFIX = tuple(range(5, 12))
-OPTIONS = {"max_tokens": 256, "token_budget": 300}
+MAX_TOKENS = 256
 
 
 @cache
 def source(folder, recipe):
     """The checkpoint, or seen through a recipe and quantized once."""
-    return tiny.quantized(folder, Recipe.named(recipe)) if recipe else Checkpoint.open(folder)
+    return tiny.quantized(folder, tiny.recipe(recipe)) if recipe else Checkpoint.open(folder)
 
 
 def weights(folder, recipe, dtype):
@@ -41,15 +42,17 @@ def sequences():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("recipe", [None, "hqq4"])
 @pytest.mark.parametrize("shape", ["grouped", "attention first and last", "one attention layer"])
-def test_streamed_equals_resident_bit_for_bit(tiny_checkpoint, shape, recipe, dtype):
+def test_offloaded_equals_resident_bit_for_bit(tiny_checkpoint, shape, recipe, dtype):
     """With an even number of layers, an odd one, whose first follows its last in the same slot, and a single one."""
     folder = tiny_checkpoint(shape)
     made = weights(folder, recipe, dtype)
     head = Head(made.source.read("norm.weight").float(), made.source.head_rows(tiny.ANSWERS).float(), 1e-6)
-    resident = Runner(Model(Weights(made.source, dtype, CPU), 256), head, PREFIX, **OPTIONS)
-    streamed = LayerwiseRunner.streaming(made, CPU, head, PREFIX, group_tokens=400, **OPTIONS)
+    planner = Planner(300, MAX_TOKENS, step=8)
+    resident = Runner(Model(Weights(made.source, dtype, CPU), MAX_TOKENS), head, PREFIX, planner)
+    offloaded = OffloadRunner.from_host_memory(made, CPU, head, PREFIX, planner, MAX_TOKENS)
+    assert offloaded.group_tokens == planner.token_budget, "three groups of several batches"
     for _ in range(2):
-        theirs, ours = list(resident.run(sequences())), list(streamed.run(sequences()))
+        theirs, ours = list(resident.run(sequences())), list(offloaded.run(sequences()))
         assert [r.rows for r in ours] == [r.rows for r in theirs]
         for one, other in zip(theirs, ours, strict=True):
             assert np.isfinite(one.logits).all()
@@ -60,7 +63,7 @@ def test_streamed_equals_resident_bit_for_bit(tiny_checkpoint, shape, recipe, dt
 def test_a_block_keeps_its_values_until_it_was_used(tiny_checkpoint, shape):
     """The next block arrives while this one is in use, and never in its place."""
     made = weights(tiny_checkpoint(shape), "hqq4", torch.float32)
-    layers, config = StreamedLayers(made, CPU), made.source.config
+    layers, config = BlocksInHostMemory(made, CPU), made.source.config
     for index in [*range(len(layers)), *range(len(layers))]:
         expected = tensors(Block(config, made, index))
         with layers.use(index) as block:
@@ -71,9 +74,10 @@ def test_a_block_keeps_its_values_until_it_was_used(tiny_checkpoint, shape):
 
 def test_the_device_holds_two_blocks(tiny_checkpoint):
     made = weights(tiny_checkpoint("grouped"), "hqq4", torch.bfloat16)
-    layers = StreamedLayers(made, CPU)
+    layers = BlocksInHostMemory(made, CPU)
     sizes = [sum(t.nbytes for t in tensors(Block(made.source.config, made, i))) for i in range(len(layers))]
-    assert 2 * max(sizes) <= layers.slot_bytes <= 2 * (max(sizes) + 256 * 40)
+    held = sum(slot.nbytes for slot in layers._slots)
+    assert 2 * max(sizes) <= held <= 2 * (max(sizes) + 256 * 40)
     slots = [(slot.data_ptr(), slot.data_ptr() + slot.nbytes) for slot in layers._slots]
     for index in range(len(layers)):
         with layers.use(index) as block:

@@ -1,4 +1,4 @@
-"""Layer by layer gives the very bits of the whole model, in the memory of one layer."""
+"""Blocks read from disk one by one give the very bits of the whole model, in the memory of one layer."""
 
 import weakref
 from pathlib import Path
@@ -11,16 +11,16 @@ import child
 import published
 import tiny
 from slant import Engine
+from slant.batching.plan import Planner
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
-from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Block, Model
+from slant.model.network import Model
+from slant.model.qwen3_5 import blocks
+from slant.model.registry import read_config
 from slant.model.weights import Weights
-from slant.runtime import layers
 from slant.runtime.execution import Head
-from slant.runtime.layerwise import LayerwiseRunner
-from slant.runtime.memory import weight_bytes
+from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,9 +34,9 @@ PREFIX = tuple(range(5, 12))
 def runners(folder, dtype, prefix):
     checkpoint = Checkpoint.open(folder)
     head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
-    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET}
-    plain = Runner(Model(Weights(checkpoint, dtype, CPU), MAX_TOKENS), head, prefix, **options)
-    return plain, LayerwiseRunner.reading(Weights(checkpoint, dtype, CPU), head, prefix, **options)
+    planner = Planner(BUDGET, MAX_TOKENS, step=8)
+    plain = Runner(Model(Weights(checkpoint, dtype, CPU), MAX_TOKENS), head, prefix, planner)
+    return plain, OffloadRunner.from_disk(Weights(checkpoint, dtype, CPU), head, prefix, planner, MAX_TOKENS)
 
 
 def sequences():
@@ -51,8 +51,8 @@ def sequences():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", ["grouped", "attention first and last", "linear last", "one attention layer"])
 def test_bit_identical_to_the_runner(tiny_checkpoint, shape, dtype, prefix):
-    plain, layered = runners(tiny_checkpoint(shape), dtype, prefix)
-    theirs, ours = list(plain.run(sequences())), list(layered.run(sequences()))
+    plain, offloaded = runners(tiny_checkpoint(shape), dtype, prefix)
+    theirs, ours = list(plain.run(sequences())), list(offloaded.run(sequences()))
     assert [r.rows for r in ours] == [r.rows for r in theirs]
     assert [r.computed_tokens for r in ours] == [r.computed_tokens for r in theirs]
     assert len(ours) > 4, "several batches"
@@ -63,9 +63,9 @@ def test_bit_identical_to_the_runner(tiny_checkpoint, shape, dtype, prefix):
 
 
 def test_texts_without_the_tokens_of_the_prefix(tiny_checkpoint):
-    plain, layered = runners(tiny_checkpoint("grouped"), torch.float32, (94, 95))
+    plain, offloaded = runners(tiny_checkpoint("grouped"), torch.float32, (94, 95))
     texts = [np.array([1, 2, 3], dtype=np.int32)]
-    (one,), (other,) = list(plain.run(texts)), list(layered.run(texts))
+    (one,), (other,) = list(plain.run(texts)), list(offloaded.run(texts))
     np.testing.assert_array_equal(one.logits, other.logits)
 
 
@@ -73,11 +73,11 @@ def test_texts_without_the_tokens_of_the_prefix(tiny_checkpoint):
 def test_bit_identical_to_the_engine(weights):
     texts = [*TEXTS[::4], "", None, "short", " ".join(TEXTS)]
     options = {"weights": weights, "device": "cpu", "max_tokens": 512, "truncation": "middle", "token_budget": 700}
-    plain, layered = Engine.load(FOLDER, **options), Engine.layerwise(FOLDER, **options)
+    plain, offloaded = Engine.load(FOLDER, **options), Engine.offloaded(FOLDER, **options)
     theirs = plain.score(texts)
     seen = []
-    layered.runner.progress = lambda done, total: seen.append((done, total))
-    ours = layered.score(texts)
+    offloaded.runner.progress = lambda done, total: seen.append((done, total))
+    ours = offloaded.score(texts)
     np.testing.assert_array_equal(ours.logits, theirs.logits)
     np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
     assert ours.error == theirs.error
@@ -87,7 +87,7 @@ def test_bit_identical_to_the_engine(weights):
 
 
 def test_nothing_in_nothing_out():
-    engine = Engine.layerwise(FOLDER, device="cpu")
+    engine = Engine.offloaded(FOLDER, device="cpu")
     assert len(engine.score([])) == 0
     assert engine.score([""]).error[0]
 
@@ -97,33 +97,34 @@ def test_nothing_in_nothing_out():
 )
 def test_an_option_that_cannot_be_is_refused(options, word):
     with pytest.raises(SlantError, match=word):
-        Engine.layerwise(FOLDER, **options)
+        Engine.offloaded(FOLDER, **options)
 
 
 def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
     """The old block is gone before the next one is read, not when its name is assigned anew."""
     held = weakref.WeakSet()
 
-    class Counted(Block):
+    class Counted(blocks.Block):
         def __init__(self, *arguments):
             assert not held, "a block is still held while the next one is read"
             held.add(self)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(layers, "Block", Counted)
-    _, layered = runners(tiny_checkpoint("grouped"), torch.float32, PREFIX)
-    assert len(list(layered.run(sequences()))) > 4
+    _, offloaded = runners(tiny_checkpoint("grouped"), torch.float32, PREFIX)
+    monkeypatch.setattr(blocks, "Block", Counted)
+    assert len(list(offloaded.run(sequences()))) > 4
     assert not held
 
 
 RUN = """
 import re, sys, numpy as np, torch
 from pathlib import Path
+from slant.batching.plan import Planner
 from slant.model.checkpoint import Checkpoint
-from slant.runtime.layerwise import LayerwiseRunner
-from slant.model.qwen3_5 import Block, Model
+from slant.model.network import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Head
+from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 
 def kilobytes(field):
@@ -133,12 +134,12 @@ torch.set_num_threads(1)
 checkpoint, cpu = Checkpoint.open(sys.argv[1]), torch.device("cpu")
 head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(range(5)).float(), 1e-6)
 texts = [np.full(16, i % 50, dtype=np.int32) for i in range(8)]
-options = {"max_tokens": 64, "token_budget": 64}
+planner = Planner(64, 64)
 before = kilobytes("VmRSS")
-if sys.argv[2] == "layerwise":
-    runner = LayerwiseRunner.reading(Weights(checkpoint, torch.float32, cpu), head, (), **options)
+if sys.argv[2] == "offload":
+    runner = OffloadRunner.from_disk(Weights(checkpoint, torch.float32, cpu), head, (), planner, 64)
 else:
-    runner = Runner(Model(Weights(checkpoint, torch.float32, cpu), 64), head, (), **options)
+    runner = Runner(Model(Weights(checkpoint, torch.float32, cpu), 64), head, (), planner)
 assert sum(len(result.rows) for result in runner.run(texts)) == len(texts)
 print((kilobytes("VmHWM") - before) * 1024)
 """
@@ -148,11 +149,10 @@ print((kilobytes("VmHWM") - before) * 1024)
 def test_peak_memory_is_far_below_the_model(tmp_path):
     settings = {"vocab_size": 64, "num_hidden_layers": 32, "hidden_size": 256, "intermediate_size": 1536}
     folder = published.write_small(tmp_path, **settings)
-    config = ModelConfig.read(folder / "config.json")
-    whole = weight_bytes(config, 4, answers=0)
+    whole = tiny.weight_bytes(read_config(folder), 4, answers=0)
 
     def peak(way):
         return int(child.python("-c", RUN, folder, way).stdout)
 
     assert peak("resident") > 0.95 * whole, "the measurement sees the weights"
-    assert peak("layerwise") < whole / 4, "of which most is the libraries' own first use"
+    assert peak("offload") < whole / 4, "of which most is the libraries' own first use"

@@ -9,16 +9,13 @@ import torch
 
 import child
 import published
+import tiny
 from peak import PeakBytes
 from slant.demo import FOLDER
 from slant.model.checkpoint import Checkpoint
-from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
+from slant.model.registry import read_config
 from slant.model.weights import Weights
-from slant.runtime.memory import activation_bytes, prefix_bytes, weight_bytes
-from slant_kernels.onednn import can_reorder
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,7 @@ def models(tmp_path_factory):
             changes = {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
             changes |= {"intermediate_size": 9216} if shape == "wide" else {}
             folder = published.write_small(tmp_path_factory.mktemp("model"), **changes)
-            weights = Weights(Checkpoint.open(folder), dtype, CPU, reordered=can_reorder(dtype, CPU))
+            weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), reordered=True)
             made[key] = Model(weights, 2048)
         return made[key]
 
@@ -49,7 +46,7 @@ def check_activations(model, rows, length):
     ids, lengths = torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length)
     with torch.inference_mode(), PeakBytes() as peak:
         model(ids, lengths)
-    predicted = activation_bytes(model.config, model.dtype.itemsize, rows, length)
+    predicted = model.config.activation_bytes(model.dtype.itemsize, rows, length)
     assert 0.9 * peak.bytes <= predicted <= 1.25 * peak.bytes
 
 
@@ -63,8 +60,7 @@ import json, sys
 import torch
 from peak import PeakBytes
 from published import large
-from slant.runtime.memory import activation_bytes
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.outline import META, Outline
 from slant.model.weights import Weights
 from slant_kernels.cross import compiling, rehearsing
@@ -76,7 +72,7 @@ def case(kind, inner, rows, length):
     ids = torch.empty(rows, length, dtype=torch.int64, device=META)
     with PeakBytes() as peak:
         model(ids, torch.empty(rows, dtype=torch.int64, device=META))
-    return peak.bytes, activation_bytes(config, 2, rows, length, "cuda")
+    return peak.bytes, config.activation_bytes(2, rows, length, "cuda")
 
 with compiling("sm_90"), rehearsing(), torch.inference_mode():
     print(json.dumps([case(*arguments) for arguments in json.loads(sys.argv[1])]))
@@ -111,18 +107,18 @@ def test_weights_and_prefix_are_predicted_exactly():
                     collect(part)
 
     collect([model.embedding, model.blocks])
-    assert sum(owned.values()) + head_and_norm == weight_bytes(model.config, 2, answers=5)
+    assert sum(owned.values()) + head_and_norm == tiny.weight_bytes(model.config, 2, answers=5)
     with torch.inference_mode():
         states = model.prefix(torch.arange(30)).states
     held = sum(part.nbytes for state in states for part in state)
-    assert held == prefix_bytes(model.config, 2, tokens=30)
+    assert held == model.config.prefix_bytes(2, tokens=30)
 
 
 LOAD = """
 import re, sys, torch
 from pathlib import Path
 from slant.model.checkpoint import Checkpoint
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
 
 def kilobytes(field):
@@ -138,7 +134,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_loading_holds_the_result_and_at_most_one_layer(tmp_path):
     folder = published.write_small(tmp_path, vocab_size=64, num_hidden_layers=12)
-    config = ModelConfig.read(folder / "config.json")
-    result = weight_bytes(config, 2, answers=0)
+    config = read_config(folder)
+    result = tiny.weight_bytes(config, 2, answers=0)
     layer = result / config.num_hidden_layers
     assert result * 0.95 <= int(child.python("-c", LOAD, folder).stdout) <= result + layer

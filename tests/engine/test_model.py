@@ -7,7 +7,7 @@ import tiny
 from slant.batching.buckets import bucket_lengths
 from slant.evaluation.reference import last_logits, load_model
 from slant.model.checkpoint import Checkpoint
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
 from slant_kernels.digit_head import digit_head
 

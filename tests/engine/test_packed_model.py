@@ -6,16 +6,18 @@ import pytest
 import torch
 
 import tiny
-from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.artifact.recipe import Grid, Recipe
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
-from slant.model.qwen3_5 import Attention, Model
+from slant.model.network import Model
+from slant.model.qwen3_5.blocks import Attention
+from slant.model.qwen3_5.tensors import QUANTIZABLE
 from slant.model.weights import Weights
 from slant_kernels.merged import MergedMatrix, Scratch, merge
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 CPU = torch.device("cpu")
-UNIFORM = Recipe({role: Grid(4, 32) for role in ROLES})
+UNIFORM = Recipe({role: Grid(4, 32) for role in QUANTIZABLE})
 MIXED = Recipe(
     {
         "linear_attn.in_proj_qkv.weight": Grid(4, 32),

@@ -10,6 +10,7 @@ from rich.console import Console
 from webpage import Page, stands_alone
 
 from slant.artifact import certificate as certificates
+from slant.artifact.arithmetic import Arithmetic
 from slant.demo import FOLDER
 from slant.evaluation import charts
 from slant.evaluation.calibration import calibrate
@@ -41,7 +42,7 @@ def made(n=30, k=5, *, gold=True, name="model", failures=True, budgets=None):
         drift_between(*sides, labels),
         texts=[HOSTILE] * n,
         prompt=Prompt.load(FOLDER, labels={str(i): name for i, name in enumerate(names)}),
-        weights="hqq4",
+        arithmetic=Arithmetic("hqq4", "fp32", "cpu", 8192, "head", "avx2"),
         reference="bf16",
         method="layerwise",
         device="cpu",

@@ -7,33 +7,45 @@ import pytest
 import torch
 
 import classifier
-from slant.artifact.reader import Artifact
-from slant.artifact.recipe import ROLES, Grid, Recipe
+import tiny
+from slant.artifact.recipe import Grid, Recipe
 from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.evaluation.drift.figures import drift_between
-from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.evaluation.drift.figures import compare
+from slant.model.checkpoint import HEAD, Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
+from slant.model.source import open_artifact
 from slant.model.weights import Weights
+from slant.options import LoadOptions
 from slant.quantize.gauge import Gauge, groups
+from slant.quantize.job import quantize_checkpoint
 from slant.quantize.replay import Replay, places
 from slant.quantize.sensitivity import Chooser, plan
-from slant.quantize.writer import quantize_checkpoint
 from slant.runtime.runner import Runner
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)
 SHAPES = ["grouped", "attention first and last", "linear last", "tied"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """The models here are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=SHAPES)
 def folder(request, tmp_path_factory):
     return classifier.write(tmp_path_factory.mktemp(request.param.replace(" ", "-")), request.param)
+
+
+SHORT = LoadOptions(weights="fp32", max_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +54,14 @@ def grouped(tmp_path_factory):
 
 
 def load(folder):
-    return Gauge.load(folder, classifier.TEXTS, device="cpu", max_tokens=512)
+    return Gauge.load(folder, classifier.TEXTS, SHORT)
 
 
 def ordinary(gauge, recipe):
     """An engine that reads the quantized checkpoint the ordinary way."""
     model = Model(Weights(QuantizedCheckpoint(gauge.checkpoint, recipe, CPU), torch.float32, CPU), 512)
-    options = {"max_tokens": 512, "token_budget": gauge.runner.token_budget, "costs": gauge.runner.costs}
-    return Engine(gauge.prompt, Runner(model, gauge.runner.head, gauge.prompt.prefix_ids, **options))
+    runner = Runner(model, gauge.runner.head, gauge.prompt.prefix_ids, gauge.runner.planner)
+    return Engine(gauge.prompt, runner, SHORT.resolve(max_positions=8192, is_artifact=False))
 
 
 def through(engine, ids):
@@ -95,7 +107,7 @@ def test_a_cost_is_the_mean_kl_that_drift_reports(grouped):
     for s in gauge.measure(groups(gauge.checkpoint.config)[::6], GRIDS[::-1]):
         for grid, option in zip(s.grids, s.options, strict=True):
             ours = ordinary(gauge, Recipe(dict.fromkeys(s.names, grid))).score(classifier.TEXTS)
-            kl = drift_between(reference, ours).overall.figures.kl.mean
+            kl = compare(reference, ours).overall.figures.kl.mean
             assert option.cost == pytest.approx(kl, rel=1e-9, abs=1e-15)
         assert s.options[0].cost == 0 < s.options[3].cost < s.options[1].cost
 
@@ -121,20 +133,20 @@ def sizes(grouped):
 @pytest.mark.parametrize("by", ["tensor", "part"])
 def test_the_artifact_has_the_bytes_and_the_kl_of_the_plan(grouped, sizes, tmp_path, by):
     target = (sizes[0] + 2 * sizes[1]) // 3
-    found = plan(grouped, classifier.TEXTS, target_bytes=target, by=by, weights="fp32", device="cpu", max_tokens=512)
-    artifact = Artifact(quantize_checkpoint(grouped, tmp_path / "q", found.recipe, device="cpu"))
-    stored = sum(artifact.tensors[name].nbytes for name in expected_shapes(artifact.config))
+    found = plan(grouped, classifier.TEXTS, target_bytes=target, by=by, options=SHORT)
+    artifact = open_artifact(quantize_checkpoint(grouped, tmp_path / "q", found.recipe))
+    stored = sum(artifact.tensors[name].nbytes for name in artifact.config.shapes())
     stored += artifact.head_rows(artifact.manifest.answers).nbytes if artifact.head == HEAD else 0
     assert found.nbytes == stored <= target
     assert found.nbytes > 0.9 * target
     ours = Engine.load(tmp_path / "q", weights="fp32", device="cpu", max_tokens=512).score(classifier.TEXTS)
     reference = Engine.load(grouped, weights="fp32", device="cpu", max_tokens=512).score(classifier.TEXTS)
-    kl = drift_between(reference, ours).overall.figures.kl.mean
+    kl = compare(reference, ours).overall.figures.kl.mean
     assert found.measured == pytest.approx(kl, rel=1e-9)
 
 
 def test_the_smallest_size_is_within_reach_and_below_it_nothing(grouped, sizes):
-    options = {"grids": (Grid(8), Grid(2)), "device": "cpu", "max_tokens": 512}
+    options = {"grids": (Grid(8), Grid(2)), "options": SHORT}
     found = plan(grouped, classifier.TEXTS, target_bytes=sizes[1], **options)
     assert found.nbytes == sizes[1]
     with pytest.raises(SlantError, match=f"the least that they can take is {sizes[1]:,}"):
@@ -142,7 +154,7 @@ def test_the_smallest_size_is_within_reach_and_below_it_nothing(grouped, sizes):
 
 
 def test_a_largest_kl_holds_and_is_used(grouped):
-    options = {"device": "cpu", "max_tokens": 512, "by": "part", "grids": GRIDS}
+    options = {"options": SHORT, "by": "part", "grids": GRIDS}
     loose = plan(grouped, classifier.TEXTS, max_kl=1e-3, **options)
     tight = plan(grouped, classifier.TEXTS, max_kl=1e-6, **options)
     none = plan(grouped, classifier.TEXTS, max_kl=0.0, **options)
@@ -156,10 +168,10 @@ def test_a_largest_kl_holds_and_is_used(grouped):
 def test_beats_uniform_bits_on_held_out_texts_of_the_demo():
     """Some passages calibrate, others judge: less than half of the divergence of 4 bits everywhere."""
     texts = [passage["text"] for passage in passages()]
-    gauge = Gauge.load(FOLDER, texts[0::8], device="cpu")
+    gauge = Gauge.load(FOLDER, texts[0::8], LoadOptions(weights="fp32"))
     judge = Replay(gauge.runner, [text.ids for text in gauge.prompt.encode(texts[1::4])])
     chooser = Chooser(gauge.measure(groups(gauge.checkpoint.config), (Grid(8), Grid(4), Grid(3))), gauge.fixed_bytes)
-    uniform = Recipe(dict.fromkeys(ROLES, Grid(4)))
+    uniform = Recipe(dict.fromkeys(gauge.checkpoint.config.quantizable, Grid(4)))
     gauge.kl(uniform)
     theirs = judge.kl(gauge.exchange.first)
     size = sum(s.options[1].size for s in chooser.sensitivities)
@@ -176,26 +188,26 @@ def test_beats_uniform_bits_on_held_out_texts_of_the_demo():
         (["One."], {"target_bytes": 1, "max_kl": 1.0}, "either a target of bytes or a largest KL"),
         (["One."], {"max_kl": -1.0}, "largest KL is -1"),
         (["One."], {"max_kl": math.nan}, "largest KL is nan"),
-        (["One."], {"max_kl": 1.0, "weights": "hqq4"}, "hqq4' is no reference"),
+        (["One."], {"max_kl": 1.0, "options": LoadOptions(weights="hqq4")}, "hqq4' is no reference"),
         (["", None], {"max_kl": 1.0}, "no calibration text can be scored: The text is empty"),
         ([], {"max_kl": 1.0}, "no calibration text can be scored: there are none"),
     ],
 )
 def test_refused(grouped, texts, options, message):
     with pytest.raises(SlantError, match=message):
-        plan(grouped, texts, device="cpu", max_tokens=512, **options)
+        plan(grouped, texts, **{"options": SHORT, **options})
 
 
 def test_unscorable_texts_are_left_out_and_counted(grouped):
-    found = plan(grouped, ["One.", "", None, "Two."], max_kl=1.0, grids=GRIDS, device="cpu", max_tokens=512)
+    found = plan(grouped, ["One.", "", None, "Two."], max_kl=1.0, grids=GRIDS, options=SHORT)
     assert (found.texts, found.skipped) == (2, 2)
     assert "on 2 texts (2 could not be scored)" in found.summary()
 
 
 def test_an_artifact_is_refused(grouped, tmp_path):
-    quantize_checkpoint(grouped, tmp_path / "q", Recipe.of(4), device="cpu")
+    quantize_checkpoint(grouped, tmp_path / "q", tiny.recipe(4))
     with pytest.raises(CheckpointError):
-        plan(tmp_path / "q", ["One."], max_kl=1.0, device="cpu")
+        plan(tmp_path / "q", ["One."], max_kl=1.0)
 
 
 def command(folder, target, *options):
@@ -210,7 +222,7 @@ def test_the_command(grouped, sizes, tmp_path, capsys):
     assert command(grouped, tmp_path / "q", "--target-bytes", target, *options, *table) == 0
     out = capsys.readouterr().out
     assert re.search(r"^[\d,]+ bytes of tensors\. .* on 2 texts \(1 could not be scored\)", out)
-    rules = Artifact(tmp_path / "q").recipe.rules
+    rules = open_artifact(tmp_path / "q").recipe.rules
     size = int(out.split(" ")[0].replace(",", ""))
     assert size <= target
     assert {grid.group_size for grid in rules.values() if grid} == {64}

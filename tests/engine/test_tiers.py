@@ -10,21 +10,19 @@ import published
 import tiny
 from peak import PeakBytes
 from slant import Engine
-from slant.artifact.recipe import Recipe
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
+from slant.options import LoadOptions
 from slant.runtime.classifier import Classifier
-from slant.runtime.layerwise import LayerwiseRunner
-from slant.runtime.memory import activation_bytes, merged_shapes, weight_bytes
-from slant.runtime.placement import demand, place
-from slant.runtime.tiers import Demand, Tier, choose, gigabytes, memory_limit, tiers
+from slant.runtime.load import load_runner
+from slant.runtime.memory import MemoryRequest, choose, gigabytes, tiers
+from slant.runtime.offload import OffloadRunner
 from slant_kernels.quantized import QuantizedMatrix, layout
 
-CPU = torch.device("cpu")
 TEXTS = [passage["text"] for passage in passages()][:6]
-BILLIONS_4 = Demand(
+BILLIONS_4 = MemoryRequest(
     published.large(),
-    Recipe.named("hqq4"),
+    tiny.recipe("hqq4"),
     torch.bfloat16,
     "cuda",
     answers=5,
@@ -39,28 +37,34 @@ def options(**changes):
 
 
 def test_the_tiers_of_four_billion_parameters():
-    """The aims at 8192 tokens: hqq4 under 3 GB, streamed under 1 GB."""
+    """The aims at 8192 tokens: hqq4 under 3 GB, offload under 1 GB."""
     found = options(token_budget=8192)
-    assert list(found) == ["resident", "packed", "packed, host", "streamed"]
+    assert list(found) == ["resident", "quantized", "quantized, host embedding", "offload"]
     peaks = [tier.peak for tier in found.values()]
     assert peaks == sorted(peaks, reverse=True)
-    assert found["packed, host"].peak < 3.0e9
-    assert found["streamed"].peak < 1.0e9
-    dense = weight_bytes(BILLIONS_4.config, 2, 5)
+    assert found["quantized, host embedding"].peak < 3.0e9
+    assert found["offload"].peak < 1.0e9
+    dense = tiny.weight_bytes(BILLIONS_4.config, 2, 5)
     assert found["resident"].weights == dense
     embedding = 248320 * 2560 * 2
-    assert found["packed"].weights - found["packed, host"].weights == embedding
+    assert found["quantized"].weights - found["quantized, host embedding"].weights == embedding
 
 
 def test_what_there_is_depends_on_recipe_and_device():
-    assert list(options(recipe=None)) == ["resident", "streamed"]
-    assert list(options(device_type="cpu")) == ["resident", "packed"]
+    assert list(options(recipe=None)) == ["resident", "offload"]
+    assert list(options(device_type="cpu")) == ["resident", "quantized"]
     assert list(options(recipe=None, device_type="cpu")) == ["resident"]
 
 
 @pytest.mark.parametrize(
     ("limit", "name"),
-    [(None, "resident"), (80e9, "resident"), (8e9, "packed"), (3.2e9, "packed, host"), (2e9, "streamed")],
+    [
+        (None, "resident"),
+        (80e9, "resident"),
+        (8e9, "quantized"),
+        (3.2e9, "quantized, host embedding"),
+        (2e9, "offload"),
+    ],
 )
 def test_the_fastest_that_fits_is_chosen(limit, name):
     tier = choose(BILLIONS_4, None if limit is None else int(limit))
@@ -75,17 +79,16 @@ def test_the_token_budget_shrinks_before_a_slower_tier_is_taken():
     limit = next(tiers(needed)).peak
     tier = choose(BILLIONS_4, limit)
     assert (tier.name, tier.token_budget) == ("resident", 8192)
-    assert choose(BILLIONS_4, limit - 1).name == "packed", "the longest text alone needs as much"
+    assert choose(BILLIONS_4, limit - 1).name == "quantized", "the longest text alone needs as much"
 
 
-def test_too_little_memory_names_the_cheapest_way():
-    with pytest.raises(
-        SlantError, match=r"0\.50 GB of memory are too little: the cheapest way, streamed, needs 0\.\d\d"
-    ):
+def test_too_little_memory_names_the_smallest_configuration():
+    smallest = r"0\.50 GB is not enough memory: the smallest configuration, offload, needs 0\.\d\d GB for texts of 8192"
+    with pytest.raises(SlantError, match=smallest):
         choose(BILLIONS_4, int(0.5e9))
     with pytest.raises(SlantError, match="give weights=hqq4 or a smaller max_tokens"):
         choose(dataclasses.replace(BILLIONS_4, recipe=None), int(0.5e9))
-    with pytest.raises(SlantError, match="the cheapest way, packed, needs"):
+    with pytest.raises(SlantError, match="the smallest configuration, quantized, needs"):
         Engine.load(FOLDER, weights="hqq4", device="cpu", memory="1MB")
 
 
@@ -93,7 +96,7 @@ def test_what_the_error_names_is_enough():
     with pytest.raises(SlantError) as error:
         choose(BILLIONS_4, int(0.5e9))
     needed = float(str(error.value).split("needs ")[1].split(" GB")[0])
-    assert choose(BILLIONS_4, int((needed + 0.01) * 1e9)).name == "streamed"
+    assert choose(BILLIONS_4, int((needed + 0.01) * 1e9)).name == "offload"
 
 
 @pytest.mark.parametrize(
@@ -110,19 +113,25 @@ def test_what_the_error_names_is_enough():
     ],
 )
 def test_sizes(given, size):
-    assert memory_limit(given, CPU) == size
+    options = LoadOptions(device="cpu", memory=given).resolve(max_positions=512, is_artifact=False)
+    assert options.memory == size
 
 
 @pytest.mark.parametrize("given", ["", "4 apples", "GB", "-4GB", "4IB", 0, -1, True, "0GB"])
 def test_sizes_that_are_none(given):
-    with pytest.raises(SlantError, match="is no size; give auto, bytes, or one like 4GB"):
-        memory_limit(given, CPU)
+    with pytest.raises(SlantError, match="is not a size; give auto, bytes, or one like 4GB"):
+        LoadOptions(memory=given)
 
 
 def opened(folder, recipe, **options):
     """A classifier in bf16, of the checkpoint or seen through a recipe."""
-    made = Classifier.open(folder, weights="bf16", device="cpu", **options)
-    return dataclasses.replace(made, source=tiny.quantized(folder, Recipe.named(recipe))) if recipe else made
+    made = Classifier.open(folder, LoadOptions(weights="bf16", device="cpu", **options))
+    return dataclasses.replace(made, source=tiny.quantized(folder, tiny.recipe(recipe))) if recipe else made
+
+
+def on_a_gpu(made):
+    """The tiers that the classifier would have there, by name."""
+    return {tier.name: tier for tier in tiers(dataclasses.replace(made.memory_request(), device_type="cuda"))}
 
 
 @pytest.fixture(scope="module")
@@ -148,50 +157,51 @@ def coded(source, name):
 
 
 @pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
-@pytest.mark.parametrize(("recipe", "name"), [(None, "resident"), ("hqq4", "packed")])
+@pytest.mark.parametrize(("recipe", "name"), [(None, "resident"), ("hqq4", "quantized")])
 def test_the_predicted_peak_is_what_is_held(folders, kind, recipe, name):
     """Within 10 %, from before the weights are loaded to after the largest batch."""
     made = opened(folders[kind], recipe, max_tokens=512, token_budget=1024)
-    tier = next(tier for tier in tiers(demand(made, 512)) if tier.name == name)
+    tier = next(tier for tier in tiers(made.memory_request()) if tier.name == name)
     if recipe:
         made.source.quantized = lambda matrix: coded(made.source, matrix)
     texts = [np.full(128 + len(made.prompt.prefix_ids), 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
     for text in texts:
         text[: len(made.prompt.prefix_ids)] = made.prompt.prefix_ids
     with PeakBytes() as peak:
-        runner = place(made, tier, max_tokens=512)
+        runner = load_runner(made, tier, positions=512)
         assert len(list(runner.run(texts))) == 2, "a batch of the budget, and the longest text"
     assert 0.9 * peak.bytes <= tier.peak <= 1.1 * peak.bytes
 
 
-def test_the_streamed_tier_is_two_blocks_a_scratch_and_what_waits(folders):
+def test_the_offload_tier_is_two_blocks_a_scratch_and_what_waits(folders):
     made = opened(folders["linear_attention"], "hqq4", max_tokens=512, token_budget=1024)
     made.source.quantized = lambda matrix: coded(made.source, matrix)
-    needs = dataclasses.replace(demand(made, 512), device_type="cuda")
-    tier = next(tier for tier in tiers(needs) if tier.name == "streamed")
-    runner = place(made, tier, max_tokens=512)
-    scratch = max(n * k for n, k in merged_shapes(made.source.config)) * 2
+    tier = on_a_gpu(made)["offload"]
+    runner = load_runner(made, tier, positions=512)
+    slots = sum(slot.nbytes for slot in runner.blocks._slots)
+    scratch = max(n * k for n, k in made.source.config.merged_shapes()) * 2
     waiting = 1024 * made.source.config.hidden_size * 2
-    assert tier.weights == pytest.approx(runner.layers.slot_bytes + scratch + waiting, rel=0.01)
+    assert tier.weights == pytest.approx(slots + scratch + waiting, rel=0.01)
     assert runner.group_tokens == 1024
 
 
 @pytest.mark.parametrize("recipe", ["hqq4", "hqq8"])
 def test_every_tier_gives_the_same_bits(recipe):
-    made, found = opened(FOLDER, recipe, token_budget=512), {}
-    for name in ("resident", "packed", "packed, host", "streamed"):
-        runner = place(made, Tier(name, 0, 0, 0, 512), max_tokens=512)
-        assert isinstance(runner, LayerwiseRunner) == (name == "streamed")
-        found[name] = Engine(made.prompt, runner).score(TEXTS).logits
+    made, found = opened(FOLDER, recipe, max_tokens=512, token_budget=512), {}
+    for name, tier in on_a_gpu(made).items():
+        runner = load_runner(made, tier, positions=512)
+        assert isinstance(runner, OffloadRunner) == (name == "offload")
+        found[name] = Engine(made.prompt, runner, made.options).score(TEXTS).logits
+    assert list(found) == ["resident", "quantized", "quantized, host embedding", "offload"]
     assert np.isfinite(found["resident"]).all()
     for name, logits in found.items():
         assert np.array_equal(logits, found["resident"]), name
 
 
 def test_memory_is_an_option_of_load():
-    sizes = dict.fromkeys(("resident", "packed"))
-    made = Classifier.open(FOLDER, weights="hqq4", device="cpu", max_tokens=1024)
-    for tier in tiers(demand(made, 1024)):
+    sizes = dict.fromkeys(("resident", "quantized"))
+    made = Classifier.open(FOLDER, LoadOptions(weights="hqq4", device="cpu", max_tokens=1024))
+    for tier in tiers(made.memory_request()):
         sizes[tier.name] = tier.peak
     engine = Engine.load(FOLDER, weights="hqq4", device="cpu", max_tokens=1024)
     assert engine.tier.name == "resident"
@@ -203,7 +213,7 @@ def test_memory_is_an_option_of_load():
 
 
 def test_the_longest_text_and_the_batch_both_count():
-    batch = activation_bytes(BILLIONS_4.config, 2, 128, 128, "cuda")
+    batch = BILLIONS_4.config.activation_bytes(2, 128, 128, "cuda")
     assert options()["resident"].activations == batch
-    text = activation_bytes(BILLIONS_4.config, 2, 1, 8192, "cuda")
+    text = BILLIONS_4.config.activation_bytes(2, 1, 8192, "cuda")
     assert options(token_budget=1024)["resident"].activations == text

@@ -7,20 +7,21 @@ import pytest
 import torch
 
 import tiny
+from capture import capture_on
 from slant.artifact.recipe import Grid, Recipe
 from slant.batching.batches import pad
 from slant.batching.buckets import Batch
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
-from slant.runtime.execution import Head, capture_on
+from slant.runtime.execution import Head
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 
 LENGTHS = (1, 66)  # two chunks of the delta rule, padded to 70
 PREFIX = torch.arange(5, 12)
-HQQ4 = Recipe.named("hqq4")
+HQQ4 = tiny.recipe("hqq4")
 MIXED = Recipe(  # the parts of fused matrices on grids of their own, and one that is not quantized
     {
         **HQQ4.rules,
@@ -110,7 +111,7 @@ def test_bf16_is_as_close_to_the_truth_as_the_torch_path(tiny_checkpoint, both, 
         (HQQ4, {}),
         (MIXED, {"prefix": False, "lengths": (1, 5)}),
         pytest.param(MIXED, {}, marks=SLOW),
-        pytest.param(Recipe.named("hqq8"), {}, marks=SLOW),
+        pytest.param(tiny.recipe("hqq8"), {}, marks=SLOW),
     ],
     ids=["hqq4", "mixed, short texts", "mixed", "hqq8"],
 )

@@ -5,14 +5,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from slant.artifact.recipe import Recipe
+import tiny
 from slant.demo import FOLDER
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Head
-from slant.runtime.layerwise import LayerwiseRunner
+from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 from slant_kernels.quantized import QuantizedMatrix, pack
@@ -30,7 +30,7 @@ def source(recipe=None):
     checkpoint = Checkpoint.open(FOLDER)
     if recipe is None:
         return checkpoint
-    quantized = QuantizedCheckpoint(checkpoint, Recipe.named(recipe), CPU)
+    quantized = QuantizedCheckpoint(checkpoint, tiny.recipe(recipe), CPU)
     quantized.quantized = cache(lambda name: nearest(checkpoint.read(name), quantized.recipe.grid(name)))
     return quantized
 
@@ -73,7 +73,7 @@ def runner(network, **options):
 
 def streamed(device, recipe):
     options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET, "group_tokens": 2 * BUDGET}
-    return LayerwiseRunner.streaming(weights(device, recipe, home=CPU), device, head(device), PREFIX, **options)
+    return OffloadRunner.from_host_memory(weights(device, recipe, home=CPU), device, head(device), PREFIX, **options)
 
 
 def sequences(lengths=LENGTHS, prefix=PREFIX, seed=0):

@@ -8,7 +8,7 @@ import truth
 
 from slant import Engine
 from slant.demo import FOLDER
-from slant.runtime.layers import StreamedLayers
+from slant.runtime.offloaded_blocks import BlocksInHostMemory
 
 
 def rms(x):
@@ -102,7 +102,7 @@ def test_an_embedding_on_the_host_gives_the_same_bits(device):
 def test_a_streamed_block_keeps_its_values_until_it_was_used(device):
     """Slots are filled anew while work on the block that was in them is still queued."""
     made = models.weights(device, "hqq4", home=models.CPU)
-    layers = StreamedLayers(made, device)
+    layers = BlocksInHostMemory(made, device)
     sums = []
     for _ in range(4):
         for index in range(len(layers)):

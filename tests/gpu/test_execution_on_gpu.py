@@ -6,6 +6,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from slant.runtime.tiers import Demand
 
 from gpu.device import DryRun, Gpu, no_synchronisation
 from gpu.model_measures import Bench, Scope
@@ -13,7 +14,6 @@ from gpu.model_tiers import WAYS, load
 from harness.workloads import PREFIX, prompts
 from published import large
 from slant.runtime.memory import activation_bytes
-from slant.runtime.tiers import Demand
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import no_compilation
 

@@ -1,6 +1,6 @@
 """The certificate of an artifact: the drift from its reference, measured on which texts, with which versions and how.
 
-A leaf: ``slant.evaluation`` measures, an engine asks ``certified_margin``; neither is imported here.
+A leaf: ``slant.evaluation`` measures, an engine asks ``slant.artifact.coverage``; neither is imported here.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import datetime
 import hashlib
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from slant import __version__
+from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.drift_record import Drift, Slice
 from slant.artifact.records import from_plain, to_plain
 from slant.errors import CheckpointError
 from slant.prompt.prompt import Prompt
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # format 1 did not record the arithmetic
 METHODS = ("layerwise", "resident", "transformers")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -47,16 +48,14 @@ class PromptRecord:
     max_tokens: int
     truncation: str
 
-    @classmethod
-    def of(cls, prompt: Prompt) -> PromptRecord:
-        return cls(_sha256(prompt.template), tuple(prompt.labels), prompt.max_tokens, prompt.truncation)
-
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """``drift`` of the ``weights`` setting from the reference of dtype ``reference``, computed by ``method``.
 
-    ``texts`` are the SHA-256 of each text's UTF-8 bytes, in the order measured, None for a row that is no text.
+    ``arithmetic`` is what our side computed with; None in format 1, which did not record it. ``device`` names what both
+    sides ran on. ``texts`` are the SHA-256 of each text's UTF-8 bytes, in the order measured, None for a row that is
+    no text.
     """
 
     format: int
@@ -65,6 +64,7 @@ class Certificate:
     reference: str
     method: str
     device: str
+    arithmetic: Arithmetic | None
     versions: Versions
     prompt: PromptRecord
     texts: tuple[str | None, ...]
@@ -76,7 +76,7 @@ def certificate(
     *,
     texts: Sequence[object],
     prompt: Prompt,
-    weights: str,
+    arithmetic: Arithmetic,
     reference: str,
     method: str,
     device: str,
@@ -84,28 +84,29 @@ def certificate(
 ) -> Certificate:
     """The certificate of a measured drift; ``as_json`` makes of it what an artifact stores.
 
-    texts: the measured ones, all of them and in their order. prompt: that of our side. weights: our setting, such as
-    "hqq4", or "artifact" for one that has its own recipe. reference: "bf16" or "fp32". method: "layerwise", "resident"
-    or "transformers". device: what both sides ran on. date: ISO 8601, such as "2026-01-31".
+    texts: the measured ones, all of them and in their order. prompt, arithmetic: those of our side. reference: "bf16"
+    or "fp32". method: "layerwise", "resident" or "transformers". device: what both sides ran on. date: ISO 8601, such
+    as "2026-01-31".
 
     Raises CheckpointError if these contradict each other.
     """
     made = Certificate(
         FORMAT,
         date,
-        weights,
+        arithmetic.weights,
         reference,
         method,
         device,
+        arithmetic,
         Versions(
             __version__,
             platform.python_version(),
             version("torch"),
             version("numpy"),
             transformers=_version("transformers") if method == "transformers" else None,
-            hqq=_version("hqq") if weights.startswith("hqq") else None,
+            hqq=_version("hqq") if arithmetic.weights.startswith("hqq") else None,
         ),
-        PromptRecord.of(prompt),
+        PromptRecord(prompt.template_sha256, tuple(prompt.labels), prompt.max_tokens, prompt.truncation),
         tuple(_sha256(text) if isinstance(text, str) else None for text in texts),
         drift,
     )
@@ -127,50 +128,14 @@ def parse(value: Any) -> Certificate:
     found = value.get("format") if isinstance(value, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise CheckpointError(f"the certificate is of format {found}, this slant reads {FORMAT}; use a newer slant.")
+    if found == 1:
+        value = {**value, "arithmetic": None}
     try:
         made = from_plain(Certificate, value)
     except ValueError as error:
         raise CheckpointError(f"the certificate does not hold together: {error}; measure the drift again.") from None
     _check(made)
     return made
-
-
-def certified_margin(
-    stored: Mapping[str, Any] | None, model: str | Path, prompt: PromptRecord, max_flip_rate: float | None = None
-) -> float | None:
-    """The margin above which a row is called stable: the certificate's ``gap.p99``; None without one that applies.
-
-    A row's gap is how far its two most drifted labels moved apart, max_i (q_i - p_i) - min_i (q_i - p_i), where p are
-    the reference's probabilities and q ours. A row with a margin larger than its own gap has the reference's label. The
-    gap of a new text is unknown, so the margin is held against the 99th percentile of the gaps of the certified texts:
-    a percentile measured on those texts, not a promise. About one text in a hundred like them drifts further, and may
-    flip if its gap exceeds its margin; texts of another kind may drift more.
-
-    stored: the certificate's JSON object, None if there is none. model: names the artifact in messages. prompt: the one
-    in use. Raises CheckpointError if ``max_flip_rate`` is given and not certified.
-    """
-    made = None if stored is None else parse(stored)
-    mismatch = None if made is None else _mismatch(made, prompt)
-    if max_flip_rate is not None:
-        if made is None:
-            raise CheckpointError(
-                f"{model} has no certificate, and max_flip_rate asks for one: slant drift --certify makes it."
-            )
-        if mismatch:
-            raise CheckpointError(f"the certificate of {model} is for {mismatch}; measure the drift again.")
-        rate = made.drift.overall.figures.flip_rate
-        if rate > max_flip_rate:
-            raise CheckpointError(
-                f"{model} flips {rate:.2%} of the labels by its certificate, over the limit of {max_flip_rate:.2%}."
-            )
-    return None if made is None or mismatch else made.drift.overall.figures.gap.p99
-
-
-def _mismatch(made: Certificate, prompt: PromptRecord) -> str | None:
-    """What was measured and is not what runs, so that the certificate does not apply; None if it does."""
-    if (made.prompt.template_sha256, made.prompt.answers) != (prompt.template_sha256, prompt.answers):
-        return "another prompt"
-    return None
 
 
 def _check(made: Certificate) -> None:
@@ -182,7 +147,8 @@ def _problems(made: Certificate) -> list[str]:
     drift, overall = made.drift, made.drift.overall
     failed = [failure.row for failure in drift.failures]
     checks = {
-        f"format is {made.format}": made.format == FORMAT,
+        f"format is {made.format}": made.format in READABLE,
+        "its arithmetic contradicts the rest": _fits_arithmetic(made),
         f"date is {made.date!r}, not ISO 8601": _is_date(made.date),
         f"method is {made.method!r}, none of {METHODS}": made.method in METHODS,
         f"reference is {made.reference!r}": made.reference in ("bf16", "fp32"),
@@ -199,6 +165,13 @@ def _problems(made: Certificate) -> list[str]:
     problems = [problem for problem, fine in checks.items() if not fine]
     slices = [("overall", overall), *((f"bucket from {part.low}", part) for part in drift.buckets)]
     return problems + [f"{problem} ({name})" for name, part in slices for problem in _slice_problems(part, drift)]
+
+
+def _fits_arithmetic(made: Certificate) -> bool:
+    if made.arithmetic is None:
+        return made.format == 1
+    prompt, a = made.prompt, made.arithmetic
+    return (a.weights, a.max_tokens, a.truncation) == (made.weights, prompt.max_tokens, prompt.truncation)
 
 
 def _adds_up(drift: Drift) -> bool:

@@ -20,7 +20,7 @@ from slant.files import write_whole
 
 NAME, FORMAT, VERSION = "artifact.json", "slant-artifact", 1
 _REQUIRED = ("format", "version", "recipe", "made", "source", "answers", "files")
-_OPTIONAL = ("certificate", "probe")
+_OPTIONAL = {"certificate": "certificate", "probe": "self_test"}  # key in the file: field
 _MADE = {"slant", "torch", "hqq", "device"}
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +39,7 @@ class Manifest:
     """``made`` names the versions and the device, ``source`` the checkpoint's files and ``files`` the artifact's.
 
     ``answers`` are the token ids whose rows of the head are kept, or None where the head is the embedding.
-    ``certificate`` and ``probe`` are JSON objects of their own makers, or None.
+    ``certificate`` and ``self_test`` are JSON objects of their own makers, or None.
     """
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class Manifest:
     answers: tuple[int, ...] | None
     files: Mapping[str, FileInfo]
     certificate: Mapping[str, Any] | None = None
-    probe: Mapping[str, Any] | None = None
+    self_test: Mapping[str, Any] | None = None
 
     def json(self) -> dict[str, Any]:
         """The content of the file, without the hash of itself."""
@@ -61,7 +61,8 @@ class Manifest:
             "answers": self.answers and list(self.answers),
             "files": {name: vars(info) for name, info in self.files.items()},
         }
-        return content | {key: getattr(self, key) for key in _OPTIONAL if getattr(self, key) is not None}
+        stored = {key: getattr(self, field) for key, field in _OPTIONAL.items()}
+        return content | {key: value for key, value in stored.items() if value is not None}
 
     def write(self, folder: Path) -> None:
         """Put it in the folder, whole or not at all."""

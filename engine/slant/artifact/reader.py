@@ -8,28 +8,28 @@ layers-00.safetensors   one layer: a quantized matrix as its name with .codes, .
 head.safetensors        the final norm and, where the head is not the embedding, the answers' rows of it
 
 Opening reads every file once and compares its hash. Other files are refused, for they may be meant to be read, except
-for hidden ones, README.md and LICENSE. ``slant_kernels.quantized`` describes the codes, ``slant.quantize.writer``
-makes the folder.
+for hidden ones, README.md and LICENSE. ``slant_kernels.quantized`` describes the codes, ``slant.artifact.writer``
+writes the folder. What architecture it is of, the opener says.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from slant import tensor_files
 from slant.artifact.manifest import NAME, Manifest
 from slant.artifact.recipe import Grid
 from slant.errors import CheckpointError, RecipeError
 from slant.files import sha256
-from slant.model.checkpoint import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, expected_shapes, headers, opened, rows
-from slant.model.config import ModelConfig
+from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, headers, opened
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, nbytes
 
 TEXT_FILES = ("config.json", "tokenizer.json", "slant.json")
@@ -49,24 +49,39 @@ class QuantizedInfo(TensorInfo):
         return nbytes((self.shape[0], self.shape[1]), self.grid.bits, self.grid.group_size)
 
 
-class Artifact:
+class Layout(Protocol):
+    """What a model's configuration says of its tensors: canonical names with shapes, and the roles to quantize."""
+
+    @property
+    def quantizable(self) -> tuple[str, ...]: ...
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+
+Config = TypeVar("Config", bound=Layout)
+
+
+class Artifact(Generic[Config]):
     """An opened, verified artifact; to a model it is what a checkpoint is.
 
-    ``tensors`` maps canonical names to what is stored. Raises CheckpointError naming the first file or tensor that is
-    wrong.
+    ``tensors`` maps canonical names to what is stored.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, read_config: Callable[[Path], Config]) -> None:
+        """``read_config`` reads the folder's config.json, once its hash is checked.
+
+        Raises CheckpointError naming the first file or tensor that is wrong.
+        """
         self.folder = folder
         self.manifest = Manifest.read(folder)
         self.recipe = self.manifest.recipe
         self._verify_files()
-        self.config = ModelConfig.read(folder / "config.json")
+        self.config = read_config(folder)
+        self._shapes = self.config.shapes()
         try:
-            self.recipe.check(self.config)
+            self.recipe.check(self._shapes, self.config.quantizable)
         except RecipeError as error:
             raise CheckpointError(f"{folder / NAME} does not fit its config.json: {error}") from None
-        shards = shard_tensors(self.config)
+        shards = shard_tensors(self._shapes)
         self._complete({*shards, *TEXT_FILES})
         stored = headers({folder / shard: None for shard in shards})
         self.tensors = dict(self._canonical(stored))
@@ -77,17 +92,13 @@ class Artifact:
         self.skipped: list[str] = []
         self.notes = (f"quantized by slant {self.manifest.made['slant']} on {self.manifest.made['device']}.",)
 
-    @classmethod
-    def open(cls, folder: str | Path) -> Artifact:
-        return cls(Path(folder))
-
     @property
     def certificate(self) -> Mapping[str, Any] | None:
         return self.manifest.certificate
 
     @property
-    def probe(self) -> Mapping[str, Any] | None:
-        return self.manifest.probe
+    def self_test(self) -> Mapping[str, Any] | None:
+        return self.manifest.self_test
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """The stored matrix (CPU), or None if the recipe left it as it was."""
@@ -105,13 +116,11 @@ class Artifact:
         matrix = self.quantized(name)
         if matrix is not None:
             return dequantize(matrix, torch.float32)
-        info = self.tensors[name]
-        with opened(info.file) as file:
-            return file.get_tensor(info.key)
+        return tensor_files.read(self.tensors[name])
 
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of a matrix that is not quantized, the embedding for one; no other row is read."""
-        return rows(self.tensors[name], ids)
+        return tensor_files.rows(self.tensors[name], ids)
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """Rows of the language-model head. Raises CheckpointError for ids whose rows were not kept."""
@@ -125,10 +134,9 @@ class Artifact:
             )
         return self.rows(HEAD, [kept.index(id) for id in ids])
 
-    def annotate(self, *, certificate: Mapping[str, Any] | None = None, probe: Mapping[str, Any] | None = None) -> None:
-        """Store a certificate or a probe, JSON objects, in the manifest, and keep the other; replaces what is there."""
-        new = {key: value for key, value in (("certificate", certificate), ("probe", probe)) if value is not None}
-        self.manifest = replace(self.manifest, **new)  # type: ignore[arg-type]
+    def annotate(self, **objects: Mapping[str, Any]) -> None:
+        """Store JSON objects, ``certificate`` or ``self_test``, in the manifest in place of what is there."""
+        self.manifest = replace(self.manifest, **objects)  # type: ignore[arg-type]
         self.manifest.write(self.folder)
 
     def _verify_files(self) -> None:
@@ -156,9 +164,9 @@ class Artifact:
 
     def _canonical(self, stored: dict[str, TensorInfo]) -> Iterator[tuple[str, TensorInfo]]:
         """Take the expected tensors out of ``stored``, each with the shape and dtype it must have."""
-        shapes = expected_shapes(self.config)
+        shapes = dict(self._shapes)
         if self.manifest.answers is not None:
-            shapes[HEAD] = (len(self.manifest.answers), self.config.hidden_size)
+            shapes[HEAD] = (len(self.manifest.answers), shapes[EMBEDDING][1])
         for name, shape in shapes.items():
             grid = self.recipe.grid(name)
             if grid is None:
@@ -182,10 +190,10 @@ class Artifact:
         return info
 
 
-def shard_tensors(config: ModelConfig) -> dict[str, list[str]]:
-    """The names of an artifact's shards, and the canonical names of the tensors in each, without the head."""
+def shard_tensors(names: Iterable[str]) -> dict[str, list[str]]:
+    """An artifact's shards by file name: the canonical ``names`` of the tensors in each, without the head."""
     shards: dict[str, list[str]] = {"embedding.safetensors": [EMBEDDING]}
-    for name in expected_shapes(config):
+    for name in names:
         if name.startswith("layers."):
             shards.setdefault(f"layers-{int(name.split('.')[1]):02d}.safetensors", []).append(name)
     return shards | {"head.safetensors": ["norm.weight"]}

@@ -1,37 +1,17 @@
-"""Recipe: how many bits each matrix of a model gets.
-
-Only the large projections are ever quantized. in_proj_a and in_proj_b, convolutions, norms, A_log and dt_bias are 0.1 %
-of the weights and sensitive; embedding and head stay as they are, because rows of them are looked up.
-"""
+"""Recipe: how many bits each matrix of a model gets. Which matrices can be quantized, the model's architecture says."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slant.errors import RecipeError
-from slant.model.checkpoint import expected_shapes
-from slant.model.config import ModelConfig
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
-# By public reports the projections back into the residual stream suffer most from quantization.
-SENSITIVE = ("linear_attn.out_proj.weight", "self_attn.o_proj.weight")
-ROLES = (
-    "linear_attn.in_proj_qkv.weight",
-    "linear_attn.in_proj_z.weight",
-    "linear_attn.out_proj.weight",
-    "self_attn.q_proj.weight",
-    "self_attn.k_proj.weight",
-    "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight",
-    "mlp.gate_proj.weight",
-    "mlp.up_proj.weight",
-    "mlp.down_proj.weight",
-)
 NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
 _LAYER = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)")
 
@@ -59,29 +39,15 @@ class Recipe:
 
     rules: Mapping[str, Grid | None]
 
-    def __post_init__(self) -> None:
-        for key in self.rules:
-            if _role(key) not in ROLES:
-                raise RecipeError(f"{key!r} is nothing a recipe can quantize; it names layers' {', '.join(ROLES)}.")
-
-    @classmethod
-    def named(cls, name: str, group_size: int = 64) -> Recipe:
-        """ "hqq8", "hqq4" (the default recipe), "hqq3" or "hqq2"."""
-        return cls.of(NAMED[name], group_size)
-
-    @classmethod
-    def of(cls, bits: int, group_size: int = 64) -> Recipe:
-        """``bits`` for every matrix but the two sensitive ones, which get 8."""
-        return cls({role: Grid(8 if role in SENSITIVE else bits, group_size) for role in ROLES})
-
     def grid(self, name: str) -> Grid | None:
         """The grid of the tensor with this canonical name."""
-        return self.rules[name] if name in self.rules else self.rules.get(_role(name))
+        return self.rules[name] if name in self.rules else self.rules.get(role_of(name))
 
-    def check(self, config: ModelConfig) -> None:
-        """Raise RecipeError if a rule is for a matrix that the model does not have."""
-        names = expected_shapes(config)
+    def check(self, names: Collection[str], quantizable: Collection[str]) -> None:
+        """Raise RecipeError if a rule is for something other than a model's tensors ``names`` in a quantizable role."""
         for key in self.rules:
+            if role_of(key) not in quantizable:
+                raise RecipeError(f"{key!r} cannot be quantized; a recipe names layers' {', '.join(quantizable)}.")
             if _LAYER.fullmatch(key) and key not in names:
                 raise RecipeError(f"the recipe has a rule for {key}, which the model does not have.")
 
@@ -121,7 +87,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
     """The name without its layer."""
     found = _LAYER.fullmatch(name)
     return found[2] if found else name

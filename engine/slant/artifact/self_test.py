@@ -1,21 +1,20 @@
-"""Known answers: a few texts whose probabilities are stored with an artifact and asked for again at every load.
+"""The self-test: a few texts whose probabilities are stored with an artifact and computed again at every load.
 
 A broken build, driver or file may still answer, with NaN, with the same thing for every text, or with nonsense; this
-finds out before the first real text does. The stored answers are those of the artifact itself, computed in fp32.
+finds out before the first real text does. The stored answers are those of the artifact itself, computed in fp32 and
+asked through the artifact's own prompt.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from slant.artifact.arithmetic import Arithmetic
 from slant.errors import CheckpointError
-from slant.prompt.prompt import Prompt
-from slant.scores import Scores
 
 TEXTS = (
     "The council voted five to two on Tuesday to repair the bridge, and work begins in the spring.",
@@ -23,41 +22,36 @@ TEXTS = (
     "Government should get out of the way, cut taxes, and let free people build and prosper.",
     "Rain.",
 )
-# |dp|: far above what rounding does to a classifier, far below what a broken one does.
-TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
+# |dp|: far above what rounding, or 8-bit activations, do to a classifier, far below what a broken one does.
+TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1}
 _KEYS = {"template_sha256", "answers", "texts", "probabilities"}
 
 
-def record(prompt: Prompt, scores: Scores) -> dict[str, Any]:
-    """What an artifact stores: the scores of ``TEXTS``, which were asked through ``prompt``.
+def record(template_sha256: str, answers: Iterable[str], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """What an artifact stores: its probabilities ``[4, k]`` for ``TEXTS``, asked through the prompt that is named.
 
     Raises CheckpointError if the answers could not tell a working model from a broken one.
     """
-    _check_sound(scores.probabilities)
-    rows = [[round(float(p), 6) for p in row] for row in scores.probabilities]
-    return {**_question(prompt), "texts": list(TEXTS), "probabilities": rows}
+    _check_sound(probabilities)
+    rows = [[round(float(p), 6) for p in row] for row in probabilities]
+    prompt = {"template_sha256": template_sha256, "answers": list(answers)}
+    return {**prompt, "texts": list(TEXTS), "probabilities": rows}
 
 
-def applies(probe: Mapping[str, Any], prompt: Prompt) -> bool:
-    """Whether the answers were given to this template and these answers; a user's own get others."""
-    question = _question(prompt)
-    return {key: probe.get(key) for key in question} == question
+def check(stored: Mapping[str, Any], probabilities: NDArray[np.float32], arithmetic: Arithmetic) -> None:
+    """Compare the probabilities of ``stored["texts"]`` with the stored ones.
 
-
-def check(probe: Mapping[str, Any], scores: Scores, dtype: torch.dtype) -> None:
-    """Compare the scores of ``probe["texts"]``, computed in ``dtype``, with the stored ones.
-
-    Raises CheckpointError if they are not finite, all the same, or further off than the dtype explains.
+    Raises CheckpointError if they are not finite, all the same, or further off than the arithmetic explains.
     """
-    found = scores.probabilities
-    _check_sound(found)
-    stored = np.array(probe["probabilities"], dtype=np.float64)
-    if stored.shape != found.shape:
-        raise CheckpointError("the artifact's known answers are not of its labels; quantize again.")
-    off = float(np.abs(found - stored).max())
-    if off > TOLERANCES[dtype]:
+    _check_sound(probabilities)
+    expected = np.array(stored["probabilities"], dtype=np.float64)
+    if expected.shape != probabilities.shape:
+        raise CheckpointError("the artifact's self-test is not of its labels; quantize again.")
+    off = float(np.abs(probabilities - expected).max())
+    tolerance = TOLERANCES["int8" if arithmetic.weights == "int8" else arithmetic.dtype]
+    if off > tolerance:
         raise CheckpointError(
-            f"the model's answers to known texts are off by {off:.3f} in probability, over {TOLERANCES[dtype]}: "
+            f"the model's answers to known texts are off by {off:.3f} in probability, over {tolerance}: "
             "something computes wrongly here; try device=cpu or weights=fp32, and get the artifact again."
         )
 
@@ -73,15 +67,8 @@ def parse(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         or len(rows) != len(raw["texts"])
         or len({len(row) if isinstance(row, list) else -1 for row in rows}) != 1
     ):
-        raise CheckpointError("the artifact's known answers are damaged; quantize again.")
+        raise CheckpointError("the artifact's self-test is damaged; quantize again.")
     return raw
-
-
-def _question(prompt: Prompt) -> dict[str, Any]:
-    return {
-        "template_sha256": hashlib.sha256(prompt.template.encode()).hexdigest(),
-        "answers": list(prompt.labels),
-    }
 
 
 def _check_sound(probabilities: np.ndarray) -> None:

@@ -134,8 +134,8 @@ def notes(report: Report) -> Iterator[Text]:
             "Measure longer with --seconds on a quiet machine.",
             style="yellow",
         )
-    if report.tier.streamed:
-        yield Text("The weights are streamed from the host; that way's own limit is not measured.", style="yellow")
+    if report.tier.offload:
+        yield Text("The weights are offload from the host; that way's own limit is not measured.", style="yellow")
 
 
 def _ms(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,48 +19,35 @@ from slant.bench.subject import First, Subject
 from slant.bench.texts import Workload, Writer, own, workloads
 from slant.bench.turns import Spread, Watch
 from slant.errors import SlantError
-from slant.runtime.classifier import INT8
+from slant.options import LoadOptions
 
 Progress = Callable[[str, int, int], None]
 
 
 def measure(
     folder: Path,
+    options: LoadOptions,
     *,
     lengths: Sequence[int] | None = None,
     counts: Sequence[int] = (1, 8, 64),
     texts: Sequence[object] | None = None,
     seconds: float = 3.0,
     imports: float = 0.0,
-    weights: str = "auto",
-    device: str = "auto",
-    memory: str = "auto",
-    max_tokens: int = 8192,
     progress: Progress = lambda stage, done, total: None,
     now: Callable[[], float] = time.perf_counter,
     ways: Mapping[str, Way] | None = None,
-    **options: Any,
 ) -> Report:
     """Load a model's folder and measure it.
 
     lengths: tokens of the prompts of single texts; the shortest is that of the texts of each of ``counts`` too.
     texts: the user's own. seconds: what each workload may take beyond its first call and the two that it has at least.
     imports: seconds that importing the engine took. progress: called with a stage's name and what of it is done.
-    now: a clock in seconds. ways: the ways to multiply whose fastest is the limit. weights, device, memory, max_tokens,
-    options: as for ``Engine.load``.
+    now: a clock in seconds. ways: the ways to multiply whose fastest is the limit.
 
     Raises SlantError for a length that no prompt has, for texts none of which can be scored, and as ``Engine.load``.
     """
     subject = Subject.loaded(
-        folder,
-        weights=weights,
-        device=device,
-        memory=memory,
-        max_tokens=max_tokens,
-        imports=imports,
-        progress=lambda done, total: progress("loading", done, total),
-        now=now,
-        **options,
+        folder, options, imports=imports, progress=lambda done, total: progress("loading", done, total), now=now
     )
     watch, prompt = Watch(subject.device, now), subject.engine.prompt
     writer = Writer(prompt)
@@ -77,7 +63,7 @@ def measure(
 
     try:
         if ways is None:
-            ways = roofline.ways(subject.dtype, subject.device, int8=weights == INT8)
+            ways = roofline.ways(subject.dtype, subject.device, int8=subject.engine.options.int8)
         contenders = Contenders(subject, watch, ways)
         for workload in loads:
             contenders.add(workload, firsts[workload.name])
@@ -94,14 +80,14 @@ def measure(
         settings={
             "model": str(folder),
             "config": asdict(subject.config),
-            "weights": weights,
+            "weights": options.weights,
             "dtype": str(subject.dtype).removeprefix("torch."),
-            "max_tokens": max_tokens,
+            "max_tokens": subject.engine.options.max_tokens,
             "prefix_tokens": len(prompt.prefix_ids),
             "lengths": list(lengths),
             "texts": list(counts),
             "seconds": seconds,
-            "memory": memory,
+            "memory": options.memory,
         },
         tier=subject.tier,
         load=subject.load,

@@ -8,7 +8,7 @@ from typing import Any
 
 from slant.bench.roofline import Executed, Limit, Rate
 from slant.bench.turns import Spread
-from slant.runtime.tiers import Tier
+from slant.runtime.memory import Tier
 
 FORMAT = 1
 

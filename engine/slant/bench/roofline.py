@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant.batching.costs import forward_flops
 from slant.bench.turns import Run, Watch
-from slant.model.checkpoint import EMBEDDING, expected_shapes
 from slant.model.config import ModelConfig
+from slant.tensor_files import EMBEDDING
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import linear
 from slant_kernels.onednn import can_reorder, reorder
@@ -112,14 +111,14 @@ class Limit:
 
 def text_flops(config: ModelConfig, length: int, start: int) -> float:
     """FLOPs of a text of ``length`` tokens behind a prefix of ``start``, whose own are computed beforehand."""
-    token, square = forward_flops(config)
+    token, square = config.flops()
     return token * length + square * ((start + length) ** 2 - start**2)
 
 
 def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     """(N, K) of the linear layers of the blocks in their order, projections of one input stacked."""
     stacks: dict[str, tuple[int, int]] = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in config.shapes().items():
         if len(shape) != 2 or name == EMBEDDING:
             continue
         module, part, _ = name.rsplit(".", 2)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from slant.batching.batches import Result
 from slant.bench import machine
 from slant.bench.report import Load, Memory
 from slant.bench.roofline import Executed, text_flops
@@ -18,11 +16,10 @@ from slant.bench.turns import Watch
 from slant.engine import Engine
 from slant.errors import SlantError
 from slant.model.config import ModelConfig
-from slant.model.source import open_model
+from slant.options import LoadOptions, choose_device
 from slant.prompt.prompt import EncodedText
-from slant.runtime.classifier import INT8, choose_device, choose_dtype
-from slant.runtime.memory import activation_bytes
-from slant.runtime.tiers import Demand, Tier, layer_bytes
+from slant.runtime.execution import Answers
+from slant.runtime.memory import Tier, layer_bytes
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,14 @@ class Subject:
     def loaded(
         cls,
         folder: Path,
+        options: LoadOptions,
         *,
-        weights: str,
-        device: str,
-        max_tokens: int,
         imports: float,
         progress: Callable[[int, int], None],
         now: Callable[[], float],
-        **options: Any,
     ) -> Subject:
-        """Load and warm up; the options are those of ``slant.bench.measure``."""
-        where, before = choose_device(device), machine.resident()
+        """Load and warm up; ``now`` gives seconds."""
+        where, before = choose_device(options.device), machine.resident()
         start = done_with_blocks = now()
 
         def loading(done: int, total: int) -> None:
@@ -85,39 +79,23 @@ class Subject:
             done_with_blocks = now()
             progress(done, total)
 
-        engine = Engine.load(folder, weights=weights, device=device, max_tokens=max_tokens, progress=loading, **options)
+        engine = Engine.load(folder, options, progress=loading)
         loaded = now()
         after, most = machine.resident(), machine.peak(where)
         warmup = Watch(where, now)(engine.warmup)
         load = Load(imports, done_with_blocks - start, loaded - done_with_blocks, warmup)
 
-        # Opened again only now: opening an artifact reads it, and the next to read it would find it in memory.
-        source, dtype, tier, prompt = (
-            open_model(folder, weights, where),
-            choose_dtype(weights, where),
-            engine.tier,
-            engine.prompt,
-        )
+        request, tier = engine.request, engine.tier
+        assert request is not None
         assert tier is not None
-        demand = Demand(
-            source.config,
-            source.recipe,
-            dtype,
-            where.type,
-            answers=len(prompt.answer_ids),
-            prefix_tokens=len(prompt.prefix_ids),
-            max_tokens=max_tokens,
-            token_budget=tier.token_budget,
-            int8=weights == INT8,
-        )
-        layers = range(source.config.num_hidden_layers)
-        size = sum(layer_bytes(demand, index, packed=tier.packed) for index in layers)
-        return cls(engine, source.config, dtype, where, tier, size, load, before, after, most)
+        layers = range(request.config.num_hidden_layers)
+        size = sum(layer_bytes(request, index, quantized=tier.quantized) for index in layers)
+        return cls(engine, request.config, request.dtype, where, tier, size, load, before, after, most)
 
     def first(self, workload: Workload, watch: Watch) -> First:
         """Call a workload for the first time; raises SlantError for a text that cannot be scored."""
         encoded: list[EncodedText] = []
-        results: list[Result] = []
+        results: list[Answers] = []
         encode = watch(lambda: encoded.extend(self.engine.prompt.encode(workload.texts)))
         error = next((text.error for text in encoded if text.error is not None), None)
         if error is not None:
@@ -136,7 +114,7 @@ class Subject:
     def memory(self, batches: Sequence[Executed]) -> Memory:
         """What was held so far, beside the planner's formulas for the batches that were run."""
         shapes = {(batch.rows, batch.computed // batch.rows) for batch in batches}
-        most = max(activation_bytes(self.config, self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
+        most = max(self.config.activation_bytes(self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
         predicted = self.tier.weights + self.tier.prefix + most
         working = machine.peak(self.device)
         return Memory(self.before, self.after, self._own(self.loading), self._own(working), predicted)

@@ -36,7 +36,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
-    max_tokens: MaxTokens = 8192,
+    max_tokens: MaxTokens = None,
     memory: Annotated[str, typer.Option(help="What the device may hold: auto, or a size like 4GB.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
@@ -54,7 +54,7 @@ def bench(
     tokens = None if lengths is None else numbers("--lengths", lengths)
     counts = numbers("--texts", texts)
     for length in tokens or ():
-        if length > max_tokens:
+        if max_tokens is not None and length > max_tokens:
             raise SlantError(f"--lengths {length} is over max_tokens, {max_tokens}; give --max-tokens {length} too.")
     if output is not None:
         check_writable(output, source)
@@ -68,24 +68,22 @@ def bench(
     from slant.bench.measure import measure
     from slant.bench.texts import read
     from slant.model.checkpoint import resolve
+    from slant.options import LoadOptions
 
     folder = resolve(checkpoint_path(model))
     table = {"text_column": text_column, "input_format": input_format, "encoding": encoding}
     own = None if source is None else read(source, rows=rows, **table)  # type: ignore[arg-type]
+    options = LoadOptions(weights=weights, device=device, memory=memory, threads=threads, **settings)
     with Progress() as progress:
         report = measure(
             folder,
+            options,
             lengths=tokens,
             counts=counts,
             texts=own,
             seconds=seconds,
             imports=imports,
-            weights=weights,
-            device=device,
-            memory=memory,
-            threads=threads,
             progress=progress,
-            **settings,
         )
     line = json.dumps(report.as_json(), allow_nan=False)
     if output is not None:

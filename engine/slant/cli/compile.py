@@ -14,8 +14,9 @@ from slant.errors import SlantError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from slant.options import LoadOptions
     from slant.runtime.kernel_cache import Kernels
-    from slant.runtime.tiers import Demand
+    from slant.runtime.memory import MemoryRequest
 
 
 def compile_ahead(
@@ -26,7 +27,7 @@ def compile_ahead(
     weights: Annotated[Weights, typer.Option(help="As for slant score; auto is bf16.")] = "auto",
     template: Template = None,
     labels: Labels = None,
-    max_tokens: MaxTokens = 8192,
+    max_tokens: MaxTokens = None,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Computed tokens a batch, as for scoring.")] = None,
 ) -> None:
     """Compile a model's GPU kernels ahead, on any Linux machine and without a GPU.
@@ -36,18 +37,21 @@ def compile_ahead(
     """
     from slant.cli.output import terminal
     from slant.cli.progress import Progress
+    from slant.options import LoadOptions
     from slant.runtime.kernel_cache import check, fill, settle
 
     targets = list(dict.fromkeys(target))
     for name in targets:
         check(name)
-    demand = _demand(checkpoint_path(model), weights, template, labels, max_tokens, token_budget)
+    settings = prompt_options(template, labels, max_tokens)
+    options = LoadOptions(weights=weights, token_budget=token_budget, **settings)
+    request = _request(checkpoint_path(model), options)
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
     settle(output, output)
     console = terminal()
     with Progress() as progress:
-        found = {name: fill(output, name, demand, progress.of(name)) for name in targets}
+        found = {name: fill(output, name, request, progress.of(name)) for name in targets}
     home = at.absolute() if at else output
     settle(output, home)
     for name, kernels in found.items():
@@ -55,43 +59,36 @@ def compile_ahead(
     console.print(f"to use them: TRITON_CACHE_DIR={home}", soft_wrap=True)
 
 
-def _demand(
-    model: str,
-    weights: Weights,
-    template: Path | None,
-    labels: Path | None,
-    max_tokens: int,
-    token_budget: int | None,
-) -> Demand:
+def _request(model: str, options: LoadOptions) -> MemoryRequest:
+    """What a GPU would be asked for, from the files that say it."""
     import torch
 
     from slant.artifact.manifest import NAME, Manifest
-    from slant.artifact.recipe import NAMED, Recipe
+    from slant.artifact.recipe import NAMED
     from slant.model.checkpoint import resolve
-    from slant.model.config import ModelConfig
+    from slant.model.registry import read_config
+    from slant.options import TOKEN_BUDGETS, ResolvedOptions, token_limit
     from slant.prompt.prompt import Prompt
-    from slant.runtime.classifier import TOKEN_BUDGETS
-    from slant.runtime.tiers import Demand
+    from slant.runtime.memory import MemoryRequest
 
     folder = resolve(model)
-    config = ModelConfig.read(folder / "config.json")
-    recipe = Recipe.named(weights) if weights in NAMED else None
+    config = read_config(folder)
+    recipe = config.recipe(NAMED[options.weights]) if options.weights in NAMED else None
     if (folder / NAME).exists():
         own = Manifest.read(folder).recipe
         if recipe not in (None, own):
-            raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")
+            raise SlantError(f"{model} is quantized already, by a recipe other than {options.weights}; use auto.")
         recipe = own
-    prompt = Prompt.load(folder, **prompt_options(template, labels, max_tokens))
-    return Demand(
-        config=config,
-        recipe=recipe,
-        dtype=torch.float32 if weights == "fp32" else torch.bfloat16,
-        device_type="cuda",
-        answers=len(prompt.answer_ids),
-        prefix_tokens=len(prompt.prefix_ids),
-        max_tokens=max_tokens,
-        token_budget=token_budget or TOKEN_BUDGETS["cuda"],
+    resolved = ResolvedOptions(
+        weights=options.weights,
+        dtype=torch.float32 if options.weights == "fp32" else torch.bfloat16,
+        device=torch.device("cuda"),
+        max_tokens=token_limit(options.max_tokens, config.max_position_embeddings),
+        truncation=options.truncation,
+        token_budget=options.token_budget or TOKEN_BUDGETS["cuda"],
     )
+    prompt = Prompt.load(folder, template=options.template, labels=options.labels, max_tokens=resolved.max_tokens)
+    return MemoryRequest.of(config, recipe, prompt, resolved)
 
 
 def _table(target: str, kernels: Sequence[Kernels]) -> Table:

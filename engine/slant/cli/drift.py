@@ -49,7 +49,7 @@ def drift(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
-    max_tokens: MaxTokens = 8192,
+    max_tokens: MaxTokens = None,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
     ] = "head",
@@ -73,14 +73,14 @@ def drift(
     layer, so that it need not fit in memory.
     """
     from slant.artifact.certificate import as_json
-    from slant.artifact.reader import Artifact
     from slant.cli.output import show
     from slant.cli.progress import Progress
     from slant.evaluation.drift.budgets import Budgets
     from slant.evaluation.drift.report import terminal
     from slant.model.checkpoint import resolve
+    from slant.model.source import open_artifact
 
-    artifact = Artifact(resolve(checkpoint_path(model))) if certify else None
+    artifact = open_artifact(resolve(checkpoint_path(model))) if certify else None
     budgets = Budgets(max_flip_rate, max_weighted_flip_rate, max_kl, max_p99, max_expected, max_lost)
     for target in (json_output, html_output):
         if target is not None:
@@ -105,22 +105,20 @@ def drift(
     )
     with Progress() as progress:
         from slant.evaluation.drift.measure import measure
+        from slant.options import LoadOptions
 
         dtype = reference.removeprefix("transformers").strip("-") or "bf16"
         by_transformers = reference.startswith("transformers")
         report = measure(
             checkpoint_path(model),
             read,
+            LoadOptions(weights=weights, device=device, truncation=truncation, **settings),
             date=datetime.now(UTC).date().isoformat(),
-            weights=weights,
             reference=dtype,
             reference_model=reference_model and checkpoint_path(reference_model),
             method="transformers" if by_transformers else "layerwise" if layerwise else "resident",
-            device=device,
-            truncation=truncation,
             budgets=budgets,
             progress=progress,
-            **settings,
         )
     write_outputs(report, json_output, html_output)
     show(terminal(report))

@@ -50,7 +50,7 @@ def finetune(
     epochs: Annotated[int, typer.Option(help="Times through the training rows.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 8,
     accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 4,
-    max_tokens: MaxTokens = 8192,
+    max_tokens: MaxTokens = None,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
     ] = "head",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -13,27 +12,25 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from slant.artifact.certificate import Certificate, parse
-from slant.artifact.recipe import Recipe
-from slant.model.checkpoint import EMBEDDING, HEAD, TensorInfo
+from slant.artifact.recipe import NAMED
 from slant.model.source import Source, open_model
+from slant.options import DTYPES, INT8, TOKEN_BUDGETS, LoadOptions, ResolvedOptions
 from slant.prompt.prompt import Prompt
-from slant.runtime.classifier import DTYPES, INT8, TOKEN_BUDGETS, check_fit
-from slant.runtime.tiers import Demand, tiers
+from slant.runtime.classifier import check_vocabulary, resolve
+from slant.runtime.memory import MemoryRequest, tiers
+from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
 
 
-def report(
-    model: str | Path,
-    *,
-    template: str | None = None,
-    labels: Mapping[str, str] | None = None,
-    max_tokens: int = 8192,
-) -> RenderableType:
+def report(model: str | Path, options: LoadOptions) -> RenderableType:
     """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
     checkpoint = open_model(model)
-    prompt = Prompt.load(checkpoint.folder, template=template, labels=labels, max_tokens=max_tokens)
-    check_fit(checkpoint, prompt)
+    resolved = resolve(checkpoint, options)
+    prompt = Prompt.load(
+        checkpoint.folder, template=options.template, labels=options.labels, max_tokens=resolved.max_tokens
+    )
+    check_vocabulary(checkpoint, prompt)
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
     certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]
     parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, memory(checkpoint, prompt)]
@@ -43,17 +40,10 @@ def report(
 def architecture(checkpoint: Source) -> Table:
     """The model's shape, from its configuration."""
     c = checkpoint.config
-    kinds = Counter(c.layer_types)
     rows = {
         "folder": str(checkpoint.folder),
         "architecture": c.architecture,
-        "layers": f"{c.num_hidden_layers}: {kinds['linear_attention']} Gated DeltaNet, "
-        f"{kinds['full_attention']} full attention",
-        "hidden / intermediate": f"{c.hidden_size} / {c.intermediate_size}",
-        "attention": f"{c.num_attention_heads} query heads, {c.num_key_value_heads} key/value heads of {c.head_dim}, "
-        f"{c.rotary_dim} rotated, theta {c.rope_theta:g}",
-        "DeltaNet": f"{c.linear_num_key_heads} key heads of {c.linear_key_head_dim}, "
-        f"{c.linear_num_value_heads} value heads of {c.linear_value_head_dim}, convolution {c.linear_conv_kernel_dim}",
+        **c.description(),
         "vocabulary": f"{c.vocab_size}, head {'its own' if checkpoint.head == HEAD else 'tied to the embedding'}",
     }
     table = Table.grid(padding=(0, 2))
@@ -107,27 +97,24 @@ def certificate(certified: Certificate) -> Table:
 
 
 def memory(checkpoint: Source, prompt: Prompt) -> Table:
-    """Predicted bytes on the device, by device and tier: see ``slant.runtime.tiers``."""
+    """Predicted bytes on the device, by device and tier: see ``slant.runtime.memory``."""
     table = Table("device", "weights", "tier", *(_right(name) for name in ("weights", "prefix", "batches", "peak")))
     table.title = "Predicted memory"
-    own = checkpoint.recipe
-    recipes = {"artifact": own} if own else {"bf16": None, **{name: Recipe.named(name) for name in ("hqq8", "hqq4")}}
-    known = {"cpu": {**recipes, "fp32": None, INT8: None}, "cuda": recipes}
+    named = {"artifact": "auto"} if checkpoint.recipe else {"bf16": "bf16", "hqq8": "hqq8", "hqq4": "hqq4"}
+    known = {"cpu": {**named, "fp32": "fp32", INT8: INT8}, "cuda": named}
     for device, weights in known.items():
         shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
-        for name, recipe in weights.items():
-            demand = Demand(
-                checkpoint.config,
-                recipe,
-                DTYPES.get(name, torch.bfloat16),
-                device,
-                answers=len(prompt.answer_ids),
-                prefix_tokens=len(prompt.prefix_ids),
+        for name, option in weights.items():
+            recipe = checkpoint.recipe or (checkpoint.config.recipe(NAMED[option]) if option in NAMED else None)
+            options = ResolvedOptions(
+                weights=option,
+                dtype=DTYPES.get(option, torch.bfloat16),
+                device=torch.device(device),
                 max_tokens=prompt.max_tokens,
+                truncation=prompt.truncation,
                 token_budget=TOKEN_BUDGETS[device],
-                int8=name == INT8,
             )
-            for tier in tiers(demand):
+            for tier in tiers(MemoryRequest.of(checkpoint.config, recipe, prompt, options)):
                 if (tier.name, tier.peak) not in shown:
                     shown.add((tier.name, tier.peak))
                     sizes = tier.weights, tier.prefix, tier.activations, tier.peak

@@ -17,7 +17,9 @@ Truncation = Literal["head", "middle", "error"]
 
 Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest prompt in tokens.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="The longest prompt in tokens. Default: 8192, or the model's own limit.")
+]
 
 
 def checkpoint_path(model: str) -> str:
@@ -29,7 +31,7 @@ def checkpoint_path(model: str) -> str:
     return str(FOLDER)
 
 
-def prompt_options(template: Path | None, labels: Path | None, max_tokens: int) -> dict[str, Any]:
+def prompt_options(template: Path | None, labels: Path | None, max_tokens: int | None) -> dict[str, Any]:
     """The options that make the prompt, as Engine.load takes them."""
     try:
         text = template.read_bytes().decode() if template else None

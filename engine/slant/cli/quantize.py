@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from slant.cli.options import Labels, Template, checkpoint_path, prompt_options
+from slant.cli.options import Labels, MaxTokens, Template, checkpoint_path, prompt_options
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def quantize(
         str | None, typer.Option(metavar="TEXTS", help="CSV, JSON Lines, Parquet or lines to measure bits with.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="The column or key of TEXTS that holds the text.")] = "text",
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest prompt of TEXTS in tokens.")] = 8192,
+    max_tokens: MaxTokens = None,
     by: Annotated[
         By, typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster.")
     ] = "tensor",
@@ -60,14 +60,19 @@ def quantize(
     model is in memory for that, and a stopped run measures again.
     """
     from slant.artifact.recipe import Recipe
+    from slant.artifact.writer import check_target
     from slant.cli.progress import Progress
-    from slant.quantize.writer import check_target, quantize_checkpoint
+    from slant.model.checkpoint import resolve
+    from slant.model.registry import read_config
+    from slant.options import LoadOptions
+    from slant.quantize.job import quantize_checkpoint
 
     prompt = prompt_options(template, labels, max_tokens)
     if target_bytes is None and max_kl is None:
         if calibration is not None:
             raise SlantError("--calibration goes with --target-bytes or --max-kl.")
-        uniform = Recipe.of(4 if bits is None else bits, 64 if group_size is None else group_size)
+        config = read_config(resolve(checkpoint_path(source)))
+        uniform = config.recipe(4 if bits is None else bits, 64 if group_size is None else group_size)
         rules = Recipe.read(recipe) if recipe else uniform
     else:
         if bits is not None or recipe is not None:
@@ -76,18 +81,14 @@ def quantize(
             raise SlantError("name the texts to measure with: --calibration TEXTS.")
         check_target(destination, force)
         budget = {"target_bytes": target_bytes, "max_kl": max_kl}
-        measuring = {"by": by, "weights": reference, "device": device}
-        rules = _chosen(
-            checkpoint_path(source), calibration, text_column, group_size, {**budget, **measuring, **prompt}
-        )
+        measuring = {"by": by, "options": LoadOptions(weights=reference, device=device, **prompt)}
+        rules = _chosen(checkpoint_path(source), calibration, text_column, group_size, {**budget, **measuring})
     with Progress() as progress:
         quantize_checkpoint(
             checkpoint_path(source),
             destination,
             rules,
-            device=device,
-            template=prompt["template"],
-            labels=prompt["labels"],
+            options=LoadOptions(device=device, template=prompt["template"], labels=prompt["labels"]),
             force=force,
             progress=progress.of("quantizing"),
         )

@@ -32,7 +32,7 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
     template: Template = None,
     labels: Labels = None,
-    max_tokens: MaxTokens = 8192,
+    max_tokens: MaxTokens = None,
     truncation: Annotated[
         Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
     ] = "head",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slant.errors import SlantError
 from slant.model.checkpoint import resolve
-from slant.model.config import ModelConfig
+from slant.model.registry import read_config
 from slant.prompt.prompt import Prompt
 from slant.scores import Score, Scores
 
@@ -74,7 +74,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
         )
     import transformers
 
-    architecture = ModelConfig.read(folder / "config.json").architecture
+    architecture = read_config(folder).architecture
     model = getattr(transformers, architecture).from_pretrained(folder, dtype=dtype)
     return model.to(device).eval()
 

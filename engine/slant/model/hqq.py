@@ -36,12 +36,12 @@ class QuantizedCheckpoint:
     """
 
     def __init__(self, checkpoint: Checkpoint, recipe: Recipe, device: torch.device) -> None:
-        recipe.check(checkpoint.config)
+        recipe.check(checkpoint.tensors, checkpoint.config.quantizable)
         self.checkpoint, self.recipe, self.device = checkpoint, recipe, device
         self.folder, self.config, self.tensors = checkpoint.folder, checkpoint.config, checkpoint.tensors
         self.head, self.skipped, self.notes = checkpoint.head, checkpoint.skipped, checkpoint.notes
         self.rows, self.head_rows = checkpoint.rows, checkpoint.head_rows
-        self.certificate = self.probe = None  # they are of an artifact's files
+        self.certificate = self.self_test = None  # they are of an artifact's files
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """The matrix in our layout, or None if the recipe leaves it as it is."""

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slant.artifact.recipe import ROLES, Recipe
-from slant.model.checkpoint import TensorInfo, expected_shapes
+from slant.artifact.recipe import Recipe
 from slant.model.config import ModelConfig
+from slant.tensor_files import TensorInfo
 from slant_kernels.quantized import QuantizedMatrix, layout
 
 META = torch.device("meta")
@@ -28,9 +28,8 @@ class Outline:
 
     def __init__(self, config: ModelConfig, recipe: Recipe | None = None) -> None:
         self.config, self.recipe = config, recipe
-        shapes = expected_shapes(config)
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(Path(), name, shape, "BF16") for name, shape in shapes.items()
+            name: TensorInfo(Path(), name, shape, "BF16") for name, shape in config.shapes().items()
         }
 
     def read(self, name: str) -> Tensor:
@@ -60,9 +59,10 @@ def reduced(config: ModelConfig, recipe: Recipe | None = None) -> tuple[ModelCon
     small = replace(config, num_hidden_layers=len(kept), layer_types=types)
     if recipe is None:
         return small, None
-    names = [(f"layers.{new}.{role}", f"layers.{old}.{role}") for new, old in enumerate(kept) for role in ROLES]
+    roles = config.quantizable
+    names = [(f"layers.{new}.{role}", f"layers.{old}.{role}") for new, old in enumerate(kept) for role in roles]
     return small, Recipe({new: recipe.grid(old) for new, old in names})
 
 
 def _likeness(config: ModelConfig, recipe: Recipe | None, index: int) -> tuple[object, ...]:
-    return config.layer_types[index], *(recipe.grid(f"layers.{index}.{role}") for role in ROLES if recipe)
+    return config.layer_types[index], *(recipe.grid(f"layers.{index}.{role}") for role in config.quantizable if recipe)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from slant.artifact.manifest import NAME
-from slant.artifact.reader import Artifact
 from slant.artifact.recipe import NAMED, Recipe
 from slant.errors import SlantError
-from slant.model.checkpoint import Checkpoint, TensorInfo, resolve
+from slant.model.checkpoint import Checkpoint, resolve
 from slant.model.config import ModelConfig
-from slant.model.hqq import QuantizedCheckpoint
+from slant.model.registry import read_config
+from slant.tensor_files import TensorInfo
 from slant_kernels.quantized import QuantizedMatrix
+
+if TYPE_CHECKING:
+    from slant.artifact.reader import Artifact
 
 
 class Tensors(Protocol):
@@ -37,8 +40,8 @@ class Tensors(Protocol):
 class Source(Tensors, Protocol):
     """What a classifier is made of: its tensors, and ``folder`` with the tokenizer.
 
-    ``recipe`` says which matrices are quantized. ``certificate`` and ``probe`` are the JSON objects that an artifact
-    stores. Each of the three may be None.
+    ``recipe`` says which matrices are quantized. ``certificate`` and ``self_test`` are the JSON objects that an
+    artifact stores. Each of the three may be None.
     """
 
     @property
@@ -54,7 +57,7 @@ class Source(Tensors, Protocol):
     @property
     def certificate(self) -> Mapping[str, Any] | None: ...
     @property
-    def probe(self) -> Mapping[str, Any] | None: ...
+    def self_test(self) -> Mapping[str, Any] | None: ...
     def head_rows(self, ids: Sequence[int]) -> Tensor: ...
 
 
@@ -66,11 +69,20 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
     """
     folder = resolve(model)
     if (folder / NAME).exists():
-        artifact = Artifact(folder)
-        if weights in NAMED and artifact.recipe != Recipe.named(weights):
+        artifact = open_artifact(folder)
+        if weights in NAMED and artifact.recipe != artifact.config.recipe(NAMED[weights]):
             raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")
         return artifact
     checkpoint = Checkpoint(folder)
     if weights in NAMED:
-        return QuantizedCheckpoint(checkpoint, Recipe.named(weights), device or torch.device("cpu"))
+        from slant.model.hqq import QuantizedCheckpoint
+
+        return QuantizedCheckpoint(checkpoint, checkpoint.config.recipe(NAMED[weights]), device or torch.device("cpu"))
     return checkpoint
+
+
+def open_artifact(folder: str | Path) -> Artifact[ModelConfig]:
+    """Open and verify a quantized artifact; raises CheckpointError naming the first file or tensor that is wrong."""
+    from slant.artifact.reader import Artifact
+
+    return Artifact(Path(folder), read_config)

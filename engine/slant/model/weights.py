@@ -12,13 +12,6 @@ from slant_kernels.linear import Weight
 from slant_kernels.merged import Part, Scratch, merge
 from slant_kernels.onednn import reorder
 
-NOT_INT8 = ("linear_attn.in_proj_a", "linear_attn.in_proj_b")  # small, and a gate's error is in every later state
-
-
-def is_int8(name: str) -> bool:
-    """Whether ``weights="int8"`` has a matrix of this canonical name in 8 bits."""
-    return not name.removesuffix(".weight").endswith(NOT_INT8)
-
 
 class Weights:
     """Reads tensors of a source into memory of their own.
@@ -46,7 +39,7 @@ class Weights:
         if self.scratch is not None:
             return merge([self._part(name) for name in names], self.scratch, self.device)
         dense = self.dense(*names)
-        if self.int8 and is_int8(names[0]):
+        if self.int8 and self.source.config.is_int8(names[0]):
             return int8_matrix(dense)
         return reorder(dense) if self.reordered else dense
 

@@ -12,6 +12,7 @@ gets that token, as in transformers; one that cannot be encoded is an error of i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ class Prompt:
         cls,
         folder: Path,
         *,
+        tokenizer: Tokenizer | None = None,
         template: str | None = None,
         labels: Mapping[str, str] | None = None,
         max_tokens: int = 8192,
@@ -113,22 +115,20 @@ class Prompt:
     ) -> Prompt:
         """The prompt of a checkpoint folder: its tokenizer.json and, if it is there, its slant.json.
 
+        tokenizer: the one of the folder, where it is loaded already.
         slant.json may set {"template": str, "labels": {answer: name}}; arguments win over it, and what neither sets
         takes its default. Raises PromptError if a file is missing, damaged or has an unknown key.
         """
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise PromptError(
-                f"{path} is missing: transformers' AutoTokenizer writes it, with save_pretrained(folder)."
-            )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises Exception itself for whatever is wrong with the file
-            raise PromptError(f"{path} is damaged, download or save it again: {error}") from error
-        found = _settings(path.with_name("slant.json"))
+        tokenizer = _tokenizer(Path(folder) / "tokenizer.json") if tokenizer is None else tokenizer
+        found = _settings(Path(folder) / "slant.json")
         template = found[0] if template is None else template
         labels = found[1] if labels is None else labels
         return cls(tokenizer, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation)
+
+    @property
+    def template_sha256(self) -> str:
+        """By which certificates and self-tests know the template."""
+        return hashlib.sha256(self.template.encode()).hexdigest()
 
     def encode(self, texts: Sequence[object]) -> list[EncodedText]:
         """One row per text, in order. A text that cannot be scored is an error of its row, never an exception."""
@@ -232,6 +232,15 @@ class Prompt:
             if len(edges) >= tokens or window == len(article):
                 return edges
             window *= 4
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise PromptError(f"{path} is missing: transformers' AutoTokenizer writes it, with save_pretrained(folder).")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises Exception itself for whatever is wrong with the file
+        raise PromptError(f"{path} is damaged, download or save it again: {error}") from error
 
 
 def _batches(texts: Iterable[object]) -> Iterator[list[object]]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.artifact.recipe import Grid, Recipe, role_of
 from slant.errors import CheckpointError, SlantError
-from slant.model.checkpoint import HEAD, Checkpoint, expected_shapes
+from slant.model.checkpoint import Checkpoint
 from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
+from slant.options import DTYPES, LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.quantize.knapsack import Option
 from slant.quantize.replay import Exchange, Replay
-from slant.runtime.classifier import DTYPES, Classifier
-from slant.runtime.placement import read_costs
+from slant.runtime.classifier import Classifier
+from slant.runtime.load import planner_of
 from slant.runtime.runner import Runner
+from slant.tensor_files import HEAD
 from slant_kernels.quantized import nbytes
 
 
@@ -35,9 +37,8 @@ def groups(config: ModelConfig, by: str = "tensor") -> list[tuple[str, ...]]:
     if by not in ("tensor", "part"):
         raise SlantError(f"there are no groups by {by!r}; use tensor or part.")
     found: dict[str, list[str]] = {}
-    for name in expected_shapes(config):
-        _, _, role = name.removeprefix("layers.").partition(".")
-        if role in ROLES:
+    for name in config.shapes():
+        if name.startswith("layers.") and role_of(name) in config.quantizable:
             found.setdefault(name if by == "tensor" else name.rsplit(".", 2)[0], []).append(name)
     return [tuple(names) for names in found.values()]
 
@@ -58,7 +59,7 @@ class Gauge:
         if not self.replay.reference.isfinite().all():
             raise CheckpointError("the model answers with NaN or infinity; check the checkpoint.")
         quantizable = {name for names in groups(checkpoint.config) for name in names}
-        others = expected_shapes(checkpoint.config).keys() - quantizable
+        others = checkpoint.config.shapes().keys() - quantizable
         self.fixed_bytes = sum(checkpoint.tensors[name].nbytes for name in others)
         if checkpoint.head == HEAD:
             head = checkpoint.tensors[HEAD]
@@ -69,38 +70,19 @@ class Gauge:
         cls,
         model: str | Path,
         texts: Iterable[object],
-        *,
-        weights: str = "fp32",
-        device: str = "auto",
-        template: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        max_tokens: int = 8192,
+        options: LoadOptions,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Gauge:
         """Load the model for it; arguments and errors are those of ``plan``."""
-        if weights not in DTYPES:
-            raise SlantError(f"weights={weights!r} is no reference; use {' or '.join(DTYPES)}.")
-        opened = Classifier.open(
-            model,
-            weights=weights,
-            device=device,
-            template=template,
-            labels=labels,
-            max_tokens=max_tokens,
-            truncation="head",
-            token_budget=None,
-        )
+        if options.weights not in DTYPES:
+            raise SlantError(f"weights={options.weights!r} is no reference; use {' or '.join(DTYPES)}.")
+        opened = Classifier.open(model, options)
         if not isinstance(opened.source, Checkpoint):
             raise CheckpointError(f"{model} is quantized already; give the checkpoint that it was made from.")
-        network = Model(Weights(opened.source, opened.dtype, opened.device), max_tokens, progress)
-        runner = Runner(
-            network,
-            opened.head,
-            opened.prompt.prefix_ids,
-            max_tokens=max_tokens,
-            token_budget=opened.token_budget,
-            costs=read_costs(None, opened),  # batches as an engine plans them: its figures are these to the last bit
-        )
+        resolved = opened.options
+        network = Model(Weights(opened.source, resolved.dtype, resolved.device), resolved.max_tokens, progress)
+        # Batches as an engine plans them: its figures are these to the last bit.
+        runner = Runner(network, opened.head, opened.prompt.prefix_ids, planner_of(opened, resolved.token_budget))
         return cls(opened.source, opened.prompt, runner, texts)
 
     def measure(

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from slant.artifact.recipe import Grid
 from slant.batching.batches import Ids
-from slant.model.checkpoint import Checkpoint, expected_shapes
+from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import quantize_matrix
-from slant.model.qwen3_5 import DeltaNet, Model
-from slant.runtime.layerwise import advance
+from slant.model.network import Model
+from slant.runtime.execution import Answers
+from slant.runtime.offload import advance
 from slant.runtime.runner import Runner
 from slant_kernels.embedding import embedding
-from slant_kernels.linear import Weight
 from slant_kernels.quantized import dequantize
 
 
@@ -63,22 +63,14 @@ def places(model: Model) -> dict[str, Tensor]:
 
     The model's weights are dense.
     """
-    shapes = expected_shapes(model.config)
+    shapes = model.config.shapes()
     found: dict[str, Tensor] = {}
     for index, block in enumerate(model.blocks):
-        if isinstance(block.mixer, DeltaNet):
-            merged: list[tuple[Weight, str, tuple[str, ...]]]
-            merged = [(block.mixer.in_qkvz, "linear_attn", ("in_proj_qkv", "in_proj_z"))]
-            merged += [(block.mixer.out, "linear_attn", ("out_proj",))]
-        else:
-            kv, q = ("k_proj", "v_proj"), ("q_proj",)
-            parts = [kv + q] if len(block.mixer.in_kvq) == 1 else [kv, q]
-            merged = [(matrix, "self_attn", part) for matrix, part in zip(block.mixer.in_kvq, parts, strict=True)]
-            merged += [(block.mixer.out, "self_attn", ("o_proj",))]
-        merged += [(block.gate_up, "mlp", ("gate_proj", "up_proj")), (block.down, "mlp", ("down_proj",))]
-        for matrix, module, projections in merged:
+        for matrix, parts in block.matrices():
+            if parts[0] not in model.config.quantizable:
+                continue
             assert isinstance(matrix, Tensor)
-            names = [f"layers.{index}.{module}.{projection}.weight" for projection in projections]
+            names = [f"layers.{index}.{part}" for part in parts]
             found |= zip(names, matrix.split([shapes[name][0] for name in names]), strict=True)
     return found
 
@@ -133,6 +125,6 @@ class Replay:
     def _logits(self, streams: Sequence[Tensor]) -> Tensor:
         found = torch.empty(sum(len(batch.rows) for batch in self._batches), len(self._head.rows))
         for batch, stream in zip(self._batches, streams[1:], strict=True):
-            answer = self._head.answer(batch, stream[:, 0])
+            answer = Answers(batch, self._head(stream[:, 0]))
             found[list(answer.rows)] = torch.from_numpy(answer.logits)
         return found

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from slant.artifact.recipe import Grid, Recipe
 from slant.errors import SlantError
+from slant.options import LoadOptions
 from slant.quantize.gauge import Gauge, Sensitivity, groups
 from slant.quantize.knapsack import Choice, Frontier
 from slant_kernels.quantized import BITS, GROUP_SIZES
@@ -73,11 +74,7 @@ def plan(
     max_kl: float | None = None,
     grids: Sequence[Grid | None] | None = None,
     by: str = "tensor",
-    weights: str = "fp32",
-    device: str = "auto",
-    template: str | None = None,
-    labels: Mapping[str, str] | None = None,
-    max_tokens: int = 8192,
+    options: LoadOptions | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Plan:
     """Measure the sensitivities of a checkpoint and choose the best recipe for a budget.
@@ -87,8 +84,8 @@ def plan(
     grids: what to choose from, None for a matrix as it is; by default all there are: 8, 4, 3 and
     2 bits in groups of 32, 64 and 128, and None.
     by: "tensor", or "part" to give all matrices of a layer's mixer, or of its MLP, one grid (faster on large models).
-    weights: "fp32" or "bf16", to compute in; bf16 hides differences below its own rounding.
-    device, template, labels, max_tokens: as for ``Engine.load``. progress: called with (stage, done, total).
+    options: how the checkpoint is loaded; its weights are "fp32" (the default here) or "bf16", which hides differences
+    below its own rounding. progress: called with (stage, done, total).
 
     The model is held in memory. Raises SlantError if the budget cannot be met, or no text can be scored.
     """
@@ -96,16 +93,7 @@ def plan(
         raise SlantError("give either a target of bytes or a largest KL.")
     if max_kl is not None and not 0 <= max_kl < math.inf:
         raise SlantError(f"the largest KL is {max_kl}; give a number from 0 on.")
-    gauge = Gauge.load(
-        model,
-        texts,
-        weights=weights,
-        device=device,
-        template=template,
-        labels=labels,
-        max_tokens=max_tokens,
-        progress=partial(progress, "loading"),
-    )
+    gauge = Gauge.load(model, texts, options or LoadOptions(weights="fp32"), partial(progress, "loading"))
     choices = [*(Grid(*grid) for grid in product(BITS, GROUP_SIZES)), None] if grids is None else grids
     found = gauge.measure(groups(gauge.checkpoint.config, by), choices, partial(progress, "measuring"))
     chooser = Chooser(found, gauge.fixed_bytes)

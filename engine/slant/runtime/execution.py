@@ -1,24 +1,26 @@
-"""How a static batch is computed: op by op, or by replaying a CUDA graph of its shape.
+"""How a static batch is computed op by op, and how its answers come to the host.
 
 On a GPU ``submit`` returns before the answers are there: ids go out from pinned memory, answers come back into pinned
-memory, and only who asks a ``Pending`` for its result waits, for that batch alone.
+memory, and only who reads them waits, for that batch alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from slant.batching.batches import Result, StaticBatch
-from slant.batching.buckets import bucket_lengths
-from slant.model.qwen3_5 import Model, Prefix
+from slant.batching.batches import Ids, StaticBatch
+from slant.model.network import Model, Prefix
 from slant_kernels.digit_head import digit_head
 
-Answers = tuple[Tensor, Tensor]
-"""Logits and probabilities, fp32 ``[B, n]``."""
+HeadOutput = tuple[Tensor, Tensor]
+"""Logits and probabilities on the device, fp32 ``[B, n]``."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +31,47 @@ class Head:
     rows: Tensor
     eps: float
 
-    def __call__(self, hidden: Tensor) -> Answers:
+    def __call__(self, hidden: Tensor) -> HeadOutput:
         """The answers on the device, from the last hidden states ``[B, D]``."""
         return digit_head(hidden, self.norm, self.rows, self.eps)
 
-    def answer(self, batch: StaticBatch, hidden: Tensor) -> Result:
-        """The answers for a batch on the host."""
-        return Pending(batch, self(hidden)).result()
 
+class Answers:
+    """A batch's answers, on their way to the host, for its texts ``rows``.
 
-class Pending:
-    """A batch's answers on their way to the host."""
+    Reading ``logits`` or ``probabilities``, float32 ``[len(rows), n]``, waits for this batch and for nothing that was
+    submitted after it.
+    """
 
-    def __init__(self, batch: StaticBatch, answers: Answers) -> None:
-        self._batch, device = batch, answers[0].device
+    def __init__(self, batch: StaticBatch, answers: HeadOutput) -> None:
+        self.rows, self.computed_tokens = batch.rows, batch.ids.numel()
         self._logits, self._probabilities = map(to_host, answers)
-        self._done = torch.cuda.Event() if device.type == "cuda" else None
+        self._done = torch.cuda.Event() if answers[0].is_cuda else None
         if self._done is not None:
-            self._done.record(torch.cuda.current_stream(device))
+            self._done.record(torch.cuda.current_stream(answers[0].device))
 
-    def result(self) -> Result:
-        """Wait for this batch, and for nothing that was submitted after it."""
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        return self._read(self._logits)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        return self._read(self._probabilities)
+
+    def _read(self, x: Tensor) -> NDArray[np.float32]:
         if self._done is not None:
             self._done.synchronize()
-        rows = len(self._batch.rows)
-        logits, probabilities = (x[:rows].numpy() for x in (self._logits, self._probabilities))
-        return Result(self._batch.rows, logits, probabilities, self._batch.ids.numel())
+        return x[: len(self.rows)].numpy()
+
+
+class Executor(Protocol):
+    """What answers for token sequences: a ``Runner``, or an ``OffloadRunner``."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def run(
+        self, sequences: Sequence[Ids], *, head: Head | None = None, max_tokens: int | None = None
+    ) -> Iterator[Answers]: ...
 
 
 class Eager:
@@ -64,107 +81,17 @@ class Eager:
         self.model, self.head, self.prefix = model, head, prefix
 
     @torch.inference_mode()
-    def submit(self, batch: StaticBatch) -> Pending:
+    def submit(self, batch: StaticBatch, head: Head | None = None) -> Answers:
+        """``head`` answers in place of the usual one."""
         ids, lengths = (to_device(x, self.model.device) for x in (batch.ids, batch.lengths))
-        return Pending(batch, self.compute(ids, lengths, batch.start))
+        return Answers(batch, (head or self.head)(self.hidden(ids, lengths, batch.start)))
 
-    def compute(self, ids: Tensor, lengths: Tensor, start: int) -> Answers:
+    def compute(self, ids: Tensor, lengths: Tensor, start: int) -> HeadOutput:
         """The answers on the device, for ids and lengths that are there."""
-        return self.head(self.model(ids, lengths, self.prefix if start else None))
+        return self.head(self.hidden(ids, lengths, start))
 
-
-Compute = Callable[[], Answers]
-Capture = Callable[[Compute], tuple[Callable[[], None], Answers]]
-"""Records a computation: gives what replays it, and the memory in which each replay leaves its answers."""
-
-
-def cuda_capture(device: torch.device) -> Capture:
-    """Capture into CUDA graphs that share one memory pool: capture the largest first, and the others fit into it."""
-    pool = torch.cuda.graph_pool_handle()
-
-    def capture(compute: Compute) -> tuple[Callable[[], None], Answers]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
-            answers = compute()
-        return graph.replay, answers
-
-    return capture
-
-
-GRAPH_LINES = (1, 2, 4, 8)
-GRAPH_TOKENS = 2048  # computed tokens above which a GPU is busy longer than the host needs for the launches
-
-
-def graph_shapes(limit: int) -> list[tuple[int, int]]:
-    """Shapes (lines, padded length) worth capturing, of texts of at most ``limit`` tokens after the prefix."""
-    lengths = bucket_lengths(limit)
-    return [(lines, length) for lines in GRAPH_LINES for length in lengths if lines * length <= GRAPH_TOKENS]
-
-
-def stand_in_capture(compute: Compute) -> tuple[Callable[[], None], Answers]:
-    """Where there are no CUDA graphs: replays read and write the memory that the recording saw, and compute again."""
-    answers = compute()
-
-    def replay() -> None:
-        for place, value in zip(answers, compute(), strict=True):
-            place.copy_(value)
-
-    return replay, answers
-
-
-def capture_on(device: torch.device) -> Capture:
-    """The capture of a GPU, or the stand-in on a CPU."""
-    return cuda_capture(device) if device.type == "cuda" else stand_in_capture
-
-
-@dataclass(frozen=True)
-class Buffers:
-    """The memory of one captured shape: inputs int64 ``[B, T]`` and ``[B]``, answers as digit_head gives them."""
-
-    ids: Tensor
-    lengths: Tensor
-    answers: Answers
-    replay: Callable[[], None]
-
-
-class Graphs:
-    """Replays a batch of a captured shape and computes all others eagerly.
-
-    A batch with fewer lines than a captured shape of its length is filled up: small batches wait for launches, not for
-    arithmetic.
-    """
-
-    def __init__(self, eager: Eager, capture: Capture) -> None:
-        self.eager, self._capture = eager, capture
-        self._buffers: dict[tuple[int, int, int], Buffers] = {}
-
-    @torch.inference_mode()
-    def record(self, shapes: Iterable[tuple[int, int, int]]) -> None:
-        """Capture graphs for shapes (lines, padded length, tokens left out)."""
-        device = self.eager.model.device
-        for lines, length, start in sorted(set(shapes) - self._buffers.keys(), key=lambda s: -s[0] * s[1]):
-            ids = torch.zeros(lines, length, dtype=torch.int64, device=device)
-            lengths = torch.ones(lines, dtype=torch.int64, device=device)
-
-            def compute(ids: Tensor = ids, lengths: Tensor = lengths, start: int = start) -> Answers:
-                return self.eager.compute(ids, lengths, start)
-
-            compute()  # compiles kernels and creates library handles, which a capture must not
-            replay, answers = self._capture(compute)
-            self._buffers[lines, length, start] = Buffers(ids, lengths, answers, replay)
-
-    @torch.inference_mode()
-    def submit(self, batch: StaticBatch) -> Pending:
-        lines, length, start = batch.shape
-        fitting = [shape for shape in self._buffers if shape[0] >= lines and shape[1:] == (length, start)]
-        if not fitting:
-            return self.eager.submit(batch)
-        shape = min(fitting)
-        batch, buffers = batch.padded(shape[0]), self._buffers[shape]
-        for source, place in ((batch.ids, buffers.ids), (batch.lengths, buffers.lengths)):
-            place.copy_(pinned(source) if place.is_cuda else source, non_blocking=True)
-        buffers.replay()
-        return Pending(batch, buffers.answers)
+    def hidden(self, ids: Tensor, lengths: Tensor, start: int) -> Tensor:
+        return self.model(ids, lengths, self.prefix if start else None)
 
 
 def pinned(x: Tensor) -> Tensor:

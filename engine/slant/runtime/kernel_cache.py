@@ -20,7 +20,7 @@ from pathlib import Path
 
 from slant.errors import SlantError
 from slant.files import write_whole
-from slant.runtime.tiers import Demand
+from slant.runtime.memory import MemoryRequest
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import TARGETS, TargetDriver, compiling
 from slant_kernels.launch import triton
@@ -36,15 +36,15 @@ class Kernels:
     nbytes: int
 
 
-def fill(folder: Path, target: str, demand: Demand, progress: Callable[[int, int], None]) -> list[Kernels]:
-    """Compile what ``demand`` asks for into the folder; ``progress`` is called with (kernels done, all).
+def fill(folder: Path, target: str, request: MemoryRequest, progress: Callable[[int, int], None]) -> list[Kernels]:
+    """Compile what ``request`` asks for into the folder; ``progress`` is called with (kernels done, all).
 
     Kernels that the folder holds are read from it. Raises SlantError for a target that there is no compiler for.
     """
     check(target)
     new: set[str] = set()
     with _cache(folder, new), compiling(target):
-        kernels = compile_kernels(demand, progress=progress)
+        kernels = compile_kernels(request, progress=progress)
     names = [kernel.name.strip("_").removesuffix("_kernel") for kernel in kernels]
     groups = {name: [kernel for kernel, own in zip(kernels, names, strict=True) if own == name] for name in names}
     return [

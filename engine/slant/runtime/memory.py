@@ -1,124 +1,157 @@
-"""Predicted memory of a model: its weights, and what a forward holds at its peak. Bytes throughout."""
+"""Where a model's weights stay, chosen by the memory there is: the fastest tier whose predicted peak fits.
+
+resident                    dense matrices, dequantized once
+quantized                   quantized matrices as they are, and scratch memory to dequantize one at a time
+quantized, host embedding   the same, with the embedding in page-locked host memory (GPUs only)
+offload                     all weights in host memory; two blocks at a time on the device (GPUs only)
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
-from slant.model.checkpoint import expected_shapes
+from slant.artifact.recipe import Recipe
+from slant.errors import SlantError
 from slant.model.config import ModelConfig
-from slant.model.qwen3_5 import MLP_TOKENS
-from slant_kernels import native
-from slant_kernels.attention import QUERIES
-from slant_kernels.delta_net import TILE
-from slant_kernels.delta_rule import CHUNK
+from slant.options import ResolvedOptions
+from slant.prompt.prompt import Prompt
+from slant.tensor_files import EMBEDDING
+from slant_kernels import int8
+from slant_kernels.quantized import nbytes as quantized_bytes
 
 FP32 = 4
+LEAST_BUDGET = 1024  # tokens a batch; below, launches cost more than arithmetic
 
 
-def weight_bytes(config: ModelConfig, itemsize: int, answers: int) -> int:
-    """Resident weights: matrices at ``itemsize`` bytes an element, the rest and the ``answers`` head rows in fp32."""
-    total = answers * config.hidden_size * FP32
-    for shape in expected_shapes(config).values():
-        total += math.prod(shape) * (itemsize if len(shape) == 2 else FP32)
+@dataclass(frozen=True)
+class MemoryRequest:
+    """What decides the bytes of every tier."""
+
+    config: ModelConfig
+    recipe: Recipe | None
+    dtype: torch.dtype
+    device_type: str
+    answers: int
+    prefix_tokens: int
+    max_tokens: int
+    token_budget: int
+    int8: bool = False
+
+    @classmethod
+    def of(cls, config: ModelConfig, recipe: Recipe | None, prompt: Prompt, options: ResolvedOptions) -> MemoryRequest:
+        """The request of a model with its prompt; ``recipe`` says which matrices it stores quantized."""
+        return cls(
+            config,
+            None if options.int8 else recipe,
+            options.dtype,
+            options.device.type,
+            answers=len(prompt.answer_ids),
+            prefix_tokens=len(prompt.prefix_ids),
+            max_tokens=options.max_tokens,
+            token_budget=options.token_budget,
+            int8=options.int8,
+        )
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Predicted bytes on the device: ``weights`` with the embedding if it is there, scratch memory included.
+
+    ``quantized``: quantized matrices stay so. ``host_embedding``: the embedding stays in host memory. ``offload``: the
+    blocks do, too.
+    """
+
+    name: str
+    weights: int
+    prefix: int
+    activations: int
+    token_budget: int
+    quantized: bool = False
+    host_embedding: bool = False
+    offload: bool = False
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.prefix + self.activations
+
+
+def tiers(request: MemoryRequest) -> Iterator[Tier]:
+    """All tiers there are for a request, the fastest first, each with its token budget."""
+    config, itemsize = request.config, request.dtype.itemsize
+    embedding = math.prod(config.shapes()[EMBEDDING]) * itemsize
+    small = request.answers * config.hidden_size * FP32 + config.hidden_size * FP32
+    layers = [layer_bytes(request, index, quantized=False) for index in range(config.num_hidden_layers)]
+    prefix = config.prefix_bytes(itemsize, request.prefix_tokens)
+    activations = _activations(request, request.token_budget)
+
+    def tier(name: str, weights: int, held: int = prefix, **places: bool) -> Tier:
+        return Tier(name, weights + small, held, activations, request.token_budget, **places)
+
+    yield tier("resident", sum(layers) + embedding)
+    scratch = 0
+    if request.recipe is not None:
+        layers = [layer_bytes(request, index, quantized=True) for index in range(config.num_hidden_layers)]
+        scratch = max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
+        yield tier("quantized", sum(layers) + scratch + embedding, quantized=True)
+    if request.device_type == "cuda":
+        if request.recipe is not None:
+            yield tier("quantized, host embedding", sum(layers) + scratch, quantized=True, host_embedding=True)
+        waiting = request.token_budget * config.hidden_size * itemsize  # the group's residual streams
+        places = {"quantized": True, "host_embedding": True, "offload": True}
+        yield tier("offload", 2 * max(layers) + scratch + waiting, prefix // config.num_hidden_layers, **places)
+
+
+def choose(request: MemoryRequest, limit: int | None) -> Tier:
+    """The fastest tier within ``limit`` bytes, with the token budget lowered where that makes it fit.
+
+    Raises SlantError naming the setting that needs least, if none fits.
+    """
+    budgets = [request.token_budget]
+    while budgets[-1] > LEAST_BUDGET:
+        budgets.append(max(LEAST_BUDGET, budgets[-1] // 2))
+    choices = list(zip(*(tiers(replace(request, token_budget=budget)) for budget in budgets), strict=True))
+    if limit is None:
+        return choices[0][0]
+    for choice in choices:
+        for tier in choice:
+            if tier.peak <= limit:
+                return tier
+    least = min((choice[-1] for choice in choices), key=lambda tier: tier.peak)
+    advice = "a smaller max_tokens" if request.recipe is not None else "weights=hqq4 or a smaller max_tokens"
+    raise SlantError(
+        f"{gigabytes(limit)} is not enough memory: the smallest configuration, {least.name}, needs "
+        f"{gigabytes(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."
+    )
+
+
+def layer_bytes(request: MemoryRequest, index: int, *, quantized: bool) -> int:
+    """Bytes of one block's weights."""
+    total = 0
+    recipe = request.recipe if quantized else None
+    for name, shape in request.config.layer_shapes(index).items():
+        grid = None if recipe is None else recipe.grid(name)
+        if len(shape) != 2:
+            total += math.prod(shape) * FP32
+        elif request.int8 and request.config.is_int8(name):
+            total += int8.nbytes((shape[0], shape[1]))
+        elif grid is None:
+            total += math.prod(shape) * request.dtype.itemsize
+        else:
+            total += quantized_bytes((shape[0], shape[1]), grid.bits, grid.group_size)
     return total
 
 
-def prefix_bytes(config: ModelConfig, itemsize: int, tokens: int) -> int:
-    """The state that the prompt's prefix of ``tokens`` leaves."""
-    attention = 2 * config.num_key_value_heads * config.head_dim * tokens * itemsize
-    state = config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim * FP32
-    conv = (config.linear_conv_kernel_dim - 1) * config.conv_dim * itemsize
-    return sum(attention if kind == "full_attention" else state + conv for kind in config.layer_types)
+def _activations(request: MemoryRequest, budget: int) -> int:
+    """The larger of a batch of the token budget, in short texts, and the longest text alone."""
+    length = min(128, request.max_tokens)
+    shapes = ((max(1, budget // length), length), (1, request.max_tokens))
+    sizes = (request.config.activation_bytes(request.dtype.itemsize, *shape, request.device_type) for shape in shapes)
+    return max(sizes)
 
 
-def merged_shapes(config: ModelConfig) -> set[tuple[int, int]]:
-    """(N, K) of the matrices that a model multiplies by, each of them projections of one input stacked by rows."""
-    c, query = config, config.num_attention_heads * config.head_dim
-    shapes = {(2 * c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)}
-    if "linear_attention" in c.layer_types:
-        shapes |= {(c.conv_dim + c.value_dim, c.hidden_size), (c.hidden_size, c.value_dim)}
-    if "full_attention" in c.layer_types:
-        shapes |= {(2 * (query + c.num_key_value_heads * c.head_dim), c.hidden_size), (c.hidden_size, query)}
-    return shapes
-
-
-def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int, device_type: str = "cpu") -> int:
-    """The most that a forward of ``rows`` texts of ``length`` tokens holds beside weights and prefix.
-
-    Follows the code: the largest of a DeltaNet, an attention and an MLP, each with the residual stream around it.
-    """
-    c, tokens = config, rows * length
-    stream = tokens * 4 * c.hidden_size * itemsize  # residual, normalised input, and what the callers still hold
-    widths = c.linear_key_head_dim, c.linear_value_head_dim, c.head_dim, c.hidden_size, c.intermediate_size
-    on_cpu = _native_parts if native.supports_widths(*widths) else _torch_parts
-    delta, attention, mlp = (on_cpu if device_type == "cpu" else _gpu_parts)(c, itemsize, rows, length)
-    kinds = {"full_attention": attention, "linear_attention": delta}
-    return stream + max(mlp, *(kinds[kind] for kind in set(c.layer_types)))
-
-
-def _native_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
-    """A DeltaNet, an attention and an MLP on the ops compiled for the CPU."""
-    tokens, threads = rows * length, torch.get_num_threads()
-    mlp = 3 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, their product
-
-    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    projected, copied = (2 * query + 4 * keys) * itemsize, 0 if itemsize == FP32 else 1
-    rotation = tokens * query * (2 * FP32 + copied * itemsize)
-    scored = threads * QUERIES * (length + 2 * c.head_dim) * FP32
-    attention = tokens * projected + max(rotation, 2 * tokens * (query + keys) * itemsize + scored)
-
-    states = c.linear_num_value_heads // c.linear_num_key_heads * c.linear_key_head_dim * c.linear_value_head_dim
-    scratch = (3 * CHUNK * c.linear_key_head_dim + 5 * CHUNK * CHUNK + states) * FP32
-    projected = (c.conv_dim + c.value_dim + 2 * c.linear_num_value_heads) * itemsize
-    delta = tokens * (projected + c.value_dim * itemsize) + max(threads * scratch, tokens * c.value_dim * itemsize)
-    return delta, attention, mlp
-
-
-def _torch_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
-    """A DeltaNet, an attention and an MLP on the torch path."""
-    tokens = rows * length
-    mlp = 4 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, silu(gate), their product
-
-    copied = 0 if itemsize == FP32 else 1  # conversions to and from fp32
-
-    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    projected = (2 * query + 4 * keys) * itemsize
-    rotation = tokens * query * (2 * FP32 + copied * itemsize)
-    block = rows * min(length, QUERIES)
-    scored = block * (query * (FP32 + itemsize) + c.num_attention_heads * length * (FP32 + copied * itemsize))
-    attention = tokens * projected + max(rotation, tokens * (2 * query * itemsize + keys * FP32) + scored)
-
-    heads, chunk = c.linear_num_value_heads, min(length, CHUNK)
-    wide_k, wide_v = heads * c.linear_key_head_dim, heads * c.linear_value_head_dim
-    projected = (c.conv_dim + c.value_dim + 2 * heads) * itemsize
-    inputs = 2 * c.conv_dim * FP32 + 2 * c.key_dim * (FP32 + copied * itemsize)
-    held = c.conv_dim * itemsize if copied else (2 * c.key_dim + c.conv_dim) * FP32
-    chunked = (4 * wide_k + 3 * wide_v) * itemsize + chunk * heads * (3 * FP32 + itemsize)
-    states = wide_k * c.linear_value_head_dim * itemsize // chunk
-    state = min(rows, TILE // CHUNK) * wide_k * c.linear_value_head_dim * (2 * FP32 + itemsize)
-    in_tile = min(tokens, TILE) * max(inputs, held + chunked + states) + state
-    gated = tokens * c.value_dim * (2 + copied) * FP32
-    delta = tokens * (projected + c.value_dim * itemsize) + max(in_tile, gated)
-    return delta, attention, mlp
-
-
-def _gpu_parts(c: ModelConfig, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
-    """A DeltaNet, an attention and an MLP on the Triton path, whose ops hold what they read and what they write."""
-    tokens = rows * length
-    # Gate and up, their product; and, beyond the stream around a mixer, the mixer's output and another residual. In
-    # several parts, the outputs of those before; at the end all of them, and the whole.
-    part, hidden = min(tokens, MLP_TOKENS), c.hidden_size
-    parts = max(3 * c.intermediate_size * part + hidden * (tokens - part), 2 * hidden * tokens if part < tokens else 0)
-    mlp = (parts + 2 * hidden * tokens) * itemsize
-
-    query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    attention = (2 * query + 2 * keys + 2 * keys + 2 * query + query) * itemsize  # projected; k, v; q, o; gated o
-
-    heads, padded = c.linear_num_value_heads, -(-length // CHUNK) * CHUNK
-    projected = (c.conv_dim + c.value_dim + 2 * heads) * itemsize
-    inputs = c.conv_dim * itemsize + 2 * heads * FP32
-    prepared = rows * padded * heads * (2 * CHUNK * itemsize + FP32)
-    delta = tokens * (projected + inputs + c.value_dim * itemsize) + prepared
-    return delta, tokens * attention, mlp
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

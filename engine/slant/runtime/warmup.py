@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from slant.batching.buckets import MOST_ROWS, bucket_lengths
+from slant.batching.buckets import bucket_lengths
+from slant.batching.plan import MOST_ROWS
+from slant.model.network import Model
 from slant.model.outline import META, Outline, reduced
-from slant.model.qwen3_5 import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Eager, Head
-from slant.runtime.tiers import Demand
+from slant.runtime.memory import MemoryRequest
 from slant_kernels.cross import collecting, rehearsing
 from slant_kernels.merged import Scratch
 
@@ -35,19 +36,23 @@ class Shape(NamedTuple):
 
 
 def compile_kernels(
-    demand: Demand, *, packed: bool | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    request: MemoryRequest,
+    *,
+    quantized: bool | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Any]:
-    """Compile all kernels that ``demand`` asks for and return them: Triton's CompiledKernel objects.
+    """Compile all kernels that ``request`` asks for and return them: Triton's CompiledKernel objects.
 
     They are for the current CUDA device or, within ``slant_kernels.cross.compiling``, for a GPU that is not there.
-    ``packed`` says whether quantized matrices stay so; None prepares for both. ``progress`` is called with (kernels
+    ``quantized`` says whether quantized matrices stay so; None prepares for both. ``progress`` is called with (kernels
     done, all).
     """
-    outlines = [_outline(demand, kind) for kind in ({False, demand.recipe is not None} if packed is None else {packed})]
+    kinds = {False, request.recipe is not None} if quantized is None else {quantized}
+    outlines = [_outline(request, kind) for kind in kinds]
     needed: list[tuple[Eager, Shape]] = []
     launches: set[str] = set()
     for outline in outlines:
-        for shape, names in rehearsed(outline, demand):
+        for shape, names in rehearsed(outline, request):
             if not launches.issuperset(names):
                 needed.append((outline, shape))
                 launches.update(names)
@@ -57,9 +62,9 @@ def compile_kernels(
     return kernels
 
 
-def rehearsed(outline: Eager, demand: Demand) -> Iterator[tuple[Shape, Launches]]:
+def rehearsed(outline: Eager, request: MemoryRequest) -> Iterator[tuple[Shape, Launches]]:
     """Shapes of batches and what they launch: all there is, if each launch changes with rows and length one way."""
-    for line in lines(demand):
+    for line in lines(request):
         found: dict[Shape, Launches] = {}
 
         def launched(shape: Shape, found: dict[Shape, Launches] = found) -> Launches:
@@ -78,13 +83,13 @@ def rehearsed(outline: Eager, demand: Demand) -> Iterator[tuple[Shape, Launches]
         yield from found.items()
 
 
-def lines(demand: Demand) -> Iterator[list[Shape]]:
+def lines(request: MemoryRequest) -> Iterator[list[Shape]]:
     """The prefix; with and without it, the most rows of each length, and any number of rows of the shortest."""
-    if demand.prefix_tokens:
-        yield [Shape(0, demand.prefix_tokens, 0)]
-    for start in sorted({0, demand.prefix_tokens}):
-        lengths = bucket_lengths(demand.max_tokens - start)
-        most = {length: max(1, min(demand.token_budget // length, MOST_ROWS)) for length in lengths}
+    if request.prefix_tokens:
+        yield [Shape(0, request.prefix_tokens, 0)]
+    for start in sorted({0, request.prefix_tokens}):
+        lengths = bucket_lengths(request.max_tokens - start)
+        most = {length: max(1, min(request.token_budget // length, MOST_ROWS)) for length in lengths}
         yield [Shape(rows, length, start) for length, rows in most.items()]
         yield [Shape(rows, lengths[0], start) for rows in range(1, most[lengths[0]] + 1)]
 
@@ -100,15 +105,15 @@ def run(outline: Eager, shape: Shape) -> None:
         outline.model.prefix(torch.empty(length, dtype=torch.int64, device=META))
 
 
-def _outline(demand: Demand, packed: bool) -> Eager:
+def _outline(request: MemoryRequest, quantized: bool) -> Eager:
     """A model of meta tensors with one block of each kind, and its head."""
-    config, recipe = reduced(demand.config, demand.recipe if packed else None)
-    scratch = Scratch(demand.dtype, META) if packed else None
-    model = Model(Weights(Outline(config, recipe), demand.dtype, META, scratch), demand.max_tokens)
+    config, recipe = reduced(request.config, request.recipe if quantized else None)
+    scratch = Scratch(request.dtype, META) if quantized else None
+    model = Model(Weights(Outline(config, recipe), request.dtype, META, scratch), request.max_tokens)
     norm = torch.empty(config.hidden_size, device=META)
-    rows = torch.empty(demand.answers, config.hidden_size, device=META)
+    rows = torch.empty(request.answers, config.hidden_size, device=META)
     prefix = None
-    if demand.prefix_tokens:
+    if request.prefix_tokens:
         with rehearsing(), torch.inference_mode():
-            prefix = model.prefix(torch.empty(demand.prefix_tokens, dtype=torch.int64, device=META))
+            prefix = model.prefix(torch.empty(request.prefix_tokens, dtype=torch.int64, device=META))
     return Eager(model, Head(norm, rows, config.rms_norm_eps), prefix)

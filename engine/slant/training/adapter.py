@@ -13,8 +13,6 @@ from slant.artifact.shards import safetensors
 from slant.files import write_whole
 from slant.model.checkpoint import Checkpoint
 
-# where the text model is in transformers' classes, and the head
-_BLOCKS = {"Qwen3_5ForCausalLM": "model", "Qwen3_5ForConditionalGeneration": "model.language_model"}
 _HEAD = "lm_head"
 
 
@@ -26,7 +24,7 @@ def write_adapter(network: Any, checkpoint: Checkpoint, answer_ids: Sequence[int
     from peft import get_peft_model_state_dict
 
     folder.mkdir(exist_ok=True)
-    blocks = _BLOCKS[checkpoint.config.architecture]
+    blocks = checkpoint.config.network_prefix[checkpoint.config.architecture]
     tensors: dict[str, Tensor] = {}
     for key, tensor in get_peft_model_state_dict(network).items():
         place, _, name = key.removeprefix("base_model.model.").partition(".")

@@ -19,7 +19,8 @@ from torch import Tensor
 from slant.artifact.shards import safetensors
 from slant.errors import CheckpointError
 from slant.files import write_whole
-from slant.model.checkpoint import EMBEDDING, HEAD, ITEMSIZE, Checkpoint, opened
+from slant.model.checkpoint import Checkpoint
+from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, opened
 
 INDEX = "model.safetensors.index.json"
 COPIED = (

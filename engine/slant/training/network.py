@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from slant.errors import SlantError
-from slant.model.checkpoint import HEAD, Checkpoint
+from slant.model.checkpoint import Checkpoint
 from slant.prompt.prompt import Prompt
+from slant.tensor_files import HEAD
 from slant.training.recipe import Recipe
 
 
@@ -66,11 +67,11 @@ def text_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     Vision tensors and the vocabulary-wide head are not read.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, Qwen3_5TextModel
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.folder).get_text_config()
     with init_empty_weights():
-        model = Qwen3_5TextModel(config)
+        model = checkpoint.config.text_network(config)
     tensors = {
         name: checkpoint.read(name).to(dtype if len(info.shape) > 1 else torch.float32)
         for name, info in checkpoint.tensors.items()

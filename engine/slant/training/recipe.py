@@ -22,8 +22,8 @@ class Recipe:
     alpha / sqrt(rank), else by alpha / rank. delta_net: adapters on the DeltaNet projections too.
     learning_rate ... max_grad_norm: AdamW's peak rate, the schedule with warmup_steps, and the norm that a step's
     gradient is clipped to. epochs, batch_size, accumulation: a step takes batch_size * accumulation texts.
-    max_tokens, truncation: the longest prompt, as for scoring. validation: the share of each label that is held out.
-    seed: of the split, the adapters' first values and the order of the texts.
+    max_tokens, truncation: the longest prompt, as for ``slant.options.LoadOptions``. validation: the share of each
+    label that is held out. seed: of the split, the adapters' first values and the order of the texts.
     precision: "bf16" (bf16 matrices, autocast, fp32 adapters), "fp32", or "auto": bf16 on a GPU that has it.
     gradient_checkpointing: None is on for a GPU. save_steps: steps between the checkpoints of a run.
     """
@@ -41,7 +41,7 @@ class Recipe:
     epochs: int = 2
     batch_size: int = 8
     accumulation: int = 4
-    max_tokens: int = 8192
+    max_tokens: int | None = None
     truncation: str = "head"
     validation: float = 0.1
     seed: int = 3407
@@ -51,7 +51,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            if not 0 < getattr(self, name) < float("inf"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise RecipeError(f"{name} is {getattr(self, name)}; give a number above 0.")
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < float("inf"):

@@ -10,7 +10,7 @@ import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from slant.evaluation.evaluation import Evaluation, evaluate
 from slant.evaluation.predictions import Predictions
 from slant.files import sync_folder, write_whole
 from slant.model.checkpoint import Checkpoint, resolve
+from slant.options import DTYPES, choose_device, choose_dtype, token_limit
 from slant.prompt.prompt import Prompt
-from slant.runtime.classifier import DTYPES, check_fit, choose_device, choose_dtype
+from slant.runtime.classifier import check_vocabulary
 from slant.tables.labelled import LabelledTexts
 from slant.training import plan as plans
 from slant.training.adapter import write_adapter
@@ -85,10 +86,10 @@ def finetune(
     if (folder / QUANTIZED).exists():
         raise CheckpointError(f"{base} is quantized; give the checkpoint that it was made from.")
     checkpoint = Checkpoint(folder)
-    prompt = Prompt.load(
-        folder, template=template, labels=labels, max_tokens=recipe.max_tokens, truncation=recipe.truncation
-    )
-    check_fit(checkpoint, prompt)
+    limit = token_limit(recipe.max_tokens, checkpoint.config.max_position_embeddings)
+    recipe = replace(recipe, max_tokens=limit)
+    prompt = Prompt.load(folder, template=template, labels=labels, max_tokens=limit, truncation=recipe.truncation)
+    check_vocabulary(checkpoint, prompt)
     examples = Examples.read(tables, prompt, skip_invalid=skip_invalid)
     parts = examples.split(recipe.validation, recipe.seed, prompt.label_names)
     training, validation = parts

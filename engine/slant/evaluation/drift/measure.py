@@ -5,10 +5,9 @@ One model is in memory at a time: ours is released before the reference is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,8 @@ from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.drift.report import DriftReport
 from slant.evaluation.reference import Reference
 from slant.model.checkpoint import resolve
+from slant.options import DTYPES, MAX_TOKENS, LoadOptions, choose_device
 from slant.prompt.prompt import Prompt
-from slant.runtime.classifier import DTYPES, choose_device, choose_dtype
 from slant.scores import Scores
 from slant.tables.labelled import LabelledTexts
 
@@ -33,24 +32,19 @@ Progress = Callable[[str, int, int], None]
 def measure(
     model: str | Path,
     texts: LabelledTexts,
+    options: LoadOptions,
     *,
     date: str,
-    weights: str = "auto",
     reference: str = "bf16",
     reference_model: str | Path | None = None,
     method: str = "layerwise",
-    device: str = "auto",
-    template: str | None = None,
-    labels: Mapping[str, str] | None = None,
-    max_tokens: int = 8192,
-    truncation: str = "head",
     budgets: Budgets | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> DriftReport:
     """Score ``texts`` with ``model`` and with its reference, and compare.
 
-    date: ISO 8601, for the certificate. weights, device, template, labels, max_tokens, truncation: as for
-    ``Engine.load``; the reference answers the same prompt. reference: its dtype, "bf16" or "fp32". reference_model: the
+    options: how ``model`` is loaded; the reference answers the same prompt on the same device. date: ISO 8601, for the
+    certificate. reference: its dtype, "bf16" or "fp32". reference_model: the
     unquantized checkpoint, by default ``model`` itself. method: "layerwise" (one layer in memory), "resident" (an
     Engine), or "transformers". progress: called with (what is being done, done, total).
 
@@ -59,32 +53,28 @@ def measure(
     source = _reference_folder(model, reference_model)
     if reference not in DTYPES or method not in METHODS:
         raise SlantError(f"there is no reference {reference!r} by the method {method!r}.")
-    options: dict[str, Any] = {"max_tokens": max_tokens, "truncation": truncation}
-    engine = Engine.load(
-        model,
-        weights=weights,
-        device=device,
-        template=template,
-        labels=labels,
-        progress=partial(progress, "loading the model"),
-        **options,
-    )
-    prompt, where = engine.prompt, choose_device(device)
+    engine = Engine.load(model, options, progress=partial(progress, "loading the model"))
+    prompt, resolved = engine.prompt, engine.options
+    where = resolved.device
     gold = texts.gold(tuple(prompt.labels), prompt.label_names)
-    options |= {"template": prompt.template, "labels": prompt.labels}
-    check_tokens(prompt, Prompt.load(source, **options), texts)
+    same = LoadOptions(
+        weights=reference,
+        device=options.device,
+        template=prompt.template,
+        labels=prompt.labels,
+        max_tokens=resolved.max_tokens,
+        truncation=resolved.truncation,
+        threads=options.threads,
+    )
+    check_tokens(prompt, _prompt(source, same), texts)
     ours = texts.scored(engine, partial(progress, "scoring with the model"))
     del engine
-    theirs = _reference(source, texts, options, weights=reference, method=method, device=device, progress=progress)
-    if (resolve(model) / NAME).exists():
-        weights = "artifact"
-    elif weights == "auto":
-        weights = next(name for name, dtype in DTYPES.items() if dtype == choose_dtype(weights, where))
+    theirs = _reference(source, texts, same, method, progress)
     made = certificate(
         drift_between(theirs, ours, gold),
         texts=texts.texts,
         prompt=prompt,
-        weights=weights,
+        arithmetic=resolved.arithmetic(),
         reference=reference,
         method=method,
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
@@ -111,26 +101,25 @@ def _reference_folder(model: str | Path, reference_model: str | Path | None) -> 
     return folder
 
 
-def _reference(
-    source: Path,
-    texts: LabelledTexts,
-    options: dict[str, Any],
-    *,
-    weights: str,
-    method: str,
-    device: str,
-    progress: Progress,
-) -> Scores:
+def _prompt(folder: Path, options: LoadOptions) -> Prompt:
+    return Prompt.load(
+        folder,
+        template=options.template,
+        labels=options.labels,
+        max_tokens=options.max_tokens or MAX_TOKENS,
+        truncation=options.truncation,
+    )
+
+
+def _reference(source: Path, texts: LabelledTexts, options: LoadOptions, method: str, progress: Progress) -> Scores:
     if method == "transformers":
         progress("scoring with transformers", 0, 1)
-        loaded = Reference.load(
-            source, weights=weights, device=str(choose_device(device)), prompt=Prompt.load(source, **options)
-        )
+        where, prompt = str(choose_device(options.device)), _prompt(source, options)
+        loaded = Reference.load(source, weights=options.weights, device=where, prompt=prompt)
         return texts.with_errors(loaded.score(texts.texts))  # type: ignore[arg-type]
-    options = {**options, "weights": weights, "device": device}
     if method == "layerwise":
         # The progress of layers, not of texts: these are all answered at the very end.
-        engine = Engine.layerwise(source, **options, progress=partial(progress, "reference, layer by layer"))
+        engine = Engine.offloaded(source, options, progress=partial(progress, "reference, layer by layer"))
         return texts.with_errors(engine.score(texts.texts))
-    engine = Engine.load(source, **options, progress=partial(progress, "loading the reference"))
+    engine = Engine.load(source, options, progress=partial(progress, "loading the reference"))
     return texts.scored(engine, partial(progress, "scoring with the reference"))

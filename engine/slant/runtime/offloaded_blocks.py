@@ -1,4 +1,4 @@
-"""Blocks of which the device holds one or two at a time: read when they are due, or streamed from the host."""
+"""Layer offloading: blocks of which the device holds one or two at a time, read from disk or copied from the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from slant.model.host_memory import lock, pages
-from slant.model.qwen3_5 import Attention, Block, DeltaNet
+from slant.model.network import Block, Part
 from slant.model.weights import Weights
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import QuantizedMatrix
@@ -20,14 +20,14 @@ from slant_kernels.quantized import QuantizedMatrix
 ALIGNMENT = 256  # bytes; what torch's own allocations on a GPU have
 
 
-class Layers(Protocol):
-    """The blocks in order, each to be used within ``with layers.use(index) as block``."""
+class OffloadedBlocks(Protocol):
+    """The blocks in order, each to be used within ``with blocks.use(index) as block``."""
 
     def __len__(self) -> int: ...
     def use(self, index: int) -> AbstractContextManager[Block]: ...
 
 
-class ReadLayers:
+class BlocksOnDisk:
     """Reads a block from its source each time it is used, and keeps none."""
 
     def __init__(self, weights: Weights) -> None:
@@ -38,10 +38,10 @@ class ReadLayers:
 
     @contextmanager
     def use(self, index: int) -> Iterator[Block]:
-        yield Block(self._weights.source.config, self._weights, index)
+        yield self._weights.source.config.block(self._weights, index)
 
 
-class StreamedLayers:
+class BlocksInHostMemory:
     """Blocks in pinned host memory that visit one of two slots on the device, each while the one before it computes.
 
     A block is one piece of memory, on the host and in the slot, so that it travels as one copy.
@@ -57,7 +57,7 @@ class StreamedLayers:
         config, pinned = weights.source.config, device.type == "cuda"
         blocks, self._host = [], []
         for index in range(config.num_hidden_layers):
-            block = Block(config, weights, index)
+            block = config.block(weights, index)
             size = sum(_room(tensor) for tensor in tensors(block))
             self._host.append(pages(size))
             blocks.append(placed(block, self._host[-1], fill=True))
@@ -76,11 +76,6 @@ class StreamedLayers:
 
     def __len__(self) -> int:
         return len(self._views)
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of both slots."""
-        return sum(slot.nbytes for slot in self._slots)
 
     @contextmanager
     def use(self, index: int) -> Iterator[Block]:
@@ -119,7 +114,7 @@ def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return tuple(mapped(part, change) for part in thing)
     if isinstance(thing, QuantizedMatrix):
         return replace(thing, codes=change(thing.codes), scales=change(thing.scales), zeros=change(thing.zeros))
-    if isinstance(thing, Block | DeltaNet | Attention):
+    if isinstance(thing, Part):
         new = copy.copy(thing)
         for name, value in vars(thing).items():
             setattr(new, name, mapped(value, change))

@@ -1,48 +1,36 @@
-"""The Qwen3.5 text model over a static batch: token ids in, the last position's hidden states out.
+"""The blocks of a Qwen3.5 text model: Gated DeltaNet and gated full attention, each with its MLP.
 
-A batch is right-padded and has no masks: convolution, recurrence and causal attention only look back, so what follows a
-text cannot reach it. The last block needs every position's keys and values (or recurrent state) but answers for one
-position only: its query, gate, output projection and MLP run on one row a text.
+The last block needs every position's keys and values (or recurrent state) but answers for one position only: its query,
+gate, output projection and MLP run on one row a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from slant.model.checkpoint import EMBEDDING
-from slant.model.config import ModelConfig
-from slant.model.weights import Weights
+from slant.model.network import Part, State, at_last
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
-from slant_kernels.embedding import embedding
-from slant_kernels.linear import linear
+from slant_kernels.linear import Weight, linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
-from slant_kernels.rotary import gate_heads, keys_values, norm_rotary, rotary_tables
+from slant_kernels.rotary import gate_heads, keys_values, norm_rotary
 from slant_kernels.swiglu import swiglu
+
+if TYPE_CHECKING:
+    from slant.model.qwen3_5.config import Qwen3_5Config
+    from slant.model.weights import Weights
 
 MLP_TOKENS = 4096  # at a time: as many fill any device, and of more the gate and up projections are most of the memory
 
-State = tuple[Tensor, Tensor]
-"""What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the
-last convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
 
-
-@dataclass(frozen=True)
-class Prefix:
-    """The state after ``length`` tokens that all texts of a batch begin with: one entry a layer."""
-
-    length: int
-    states: tuple[State, ...]
-
-
-class DeltaNet:
+class DeltaNet(Part):
     """Gated DeltaNet mixer: projections, convolution, delta rule, gated norm."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, name: str) -> None:
+    def __init__(self, config: Qwen3_5Config, weights: Weights, name: str) -> None:
         self.config = config
         self.in_qkvz = weights.matrix(f"{name}.in_proj_qkv.weight", f"{name}.in_proj_z.weight")
         self.in_ab = weights.matrix(f"{name}.in_proj_a.weight", f"{name}.in_proj_b.weight")
@@ -66,6 +54,11 @@ class DeltaNet:
         o, z, _ = self._mix(x, state)
         return self._project(at_last(o, lengths), at_last(z, lengths))
 
+    def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
+        yield self.in_qkvz, ("linear_attn.in_proj_qkv.weight", "linear_attn.in_proj_z.weight")
+        yield self.in_ab, ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
+        yield self.out, ("linear_attn.out_proj.weight",)
+
     def _mix(self, x: Tensor, state: State | None, keep_state: bool = False) -> tuple[Tensor, Tensor, State | None]:
         c = self.config
         mixed, z = linear(x, self.in_qkvz).split([c.conv_dim, c.value_dim], dim=-1)
@@ -78,10 +71,10 @@ class DeltaNet:
         return linear(gated_rms_norm(o, z, self.norm, self.config.rms_norm_eps).flatten(2), self.out)
 
 
-class Attention:
+class Attention(Part):
     """Gated full attention mixer with q/k norm and partial rotary positions."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, name: str, last: bool) -> None:
+    def __init__(self, config: Qwen3_5Config, weights: Weights, name: str, last: bool) -> None:
         self.config = config
         names = [f"{name}.{part}_proj.weight" for part in "kvq"]
         # One matrix; but the last block's query and gate are wanted at one position only.
@@ -111,6 +104,11 @@ class Attention:
         prefix = k.shape[2] - x.shape[1]
         return linear(gate_heads(last_attention(q, k, v, lengths + prefix), gate), self.out)
 
+    def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
+        k, v, q = (f"self_attn.{part}_proj.weight" for part in "kvq")
+        yield from zip(self.in_kvq, ((k, v, q),) if len(self.in_kvq) == 1 else ((k, v), (q,)), strict=True)
+        yield self.out, ("self_attn.o_proj.weight",)
+
     def _keys_values(self, kv: Tensor, rotary: State, state: State | None) -> State:
         kv = kv.unflatten(-1, (2, self.config.num_key_value_heads, self.config.head_dim))
         return keys_values(kv, self.k_norm, *rotary, self.config.rms_norm_eps, state)
@@ -120,10 +118,10 @@ class Attention:
         return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps, before), gate
 
 
-class Block:
+class Block(Part):
     """Norm, mixer, norm, MLP; the residual stream is carried beside the mixer's and MLP's output."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, index: int) -> None:
+    def __init__(self, config: Qwen3_5Config, weights: Weights, index: int) -> None:
         name = f"layers.{index}"
         self.eps = config.rms_norm_eps
         self.mixer: DeltaNet | Attention
@@ -149,78 +147,12 @@ class Block:
         x, residual = add_rms_norm(x, residual, self.input_norm, self.eps)
         return self._mlp(self.mixer.last(x, rotary, state, lengths), at_last(residual, lengths))
 
+    def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
+        yield from self.mixer.matrices()
+        yield self.gate_up, ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+        yield self.down, ("mlp.down_proj.weight",)
+
     def _mlp(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         x, residual = add_rms_norm(x, residual, self.post_norm, self.eps)
         parts = [linear(swiglu(linear(part, self.gate_up)), self.down) for part in x.flatten(0, 1).split(MLP_TOKENS)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(x), residual
-
-
-class Model:
-    """All blocks of a checkpoint, in ``dtype`` (fp32 or bf16) on one device. It holds no final norm and no head."""
-
-    def __init__(
-        self,
-        weights: Weights,
-        max_tokens: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-        *,
-        host_embedding: bool = False,
-    ) -> None:
-        """Load one tensor at a time; ``progress(done, total)`` counts blocks.
-
-        host_embedding: leave the embedding in page-locked host memory, out of which a GPU reads single rows.
-        """
-        config = weights.source.config
-        self.config, self.device, self.dtype = config, weights.device, weights.dtype
-        self.embedding = weights.on_host(EMBEDDING, self) if host_embedding else weights.dense(EMBEDDING)
-        self.blocks: list[Block] = []
-        for index in range(config.num_hidden_layers):
-            self.blocks.append(Block(config, weights, index))
-            progress(index + 1, config.num_hidden_layers)
-        self.rotary = position_tables(weights, max_tokens)
-
-    def prefix(self, ids: Tensor) -> Prefix:
-        """The state after the tokens ids ``[P]`` that every text begins with."""
-        lengths = torch.tensor([len(ids)], device=self.device)
-        x, residual, rotary = self._embed(ids[None], lengths), None, positions(self.rotary, 0, len(ids))
-        states: list[State] = []
-        for block in self.blocks:
-            x, residual, state = block(x, residual, rotary, None, keep_state=True)
-            assert state is not None
-            states.append((state[0].clone(), state[1].clone()))
-        return Prefix(len(ids), tuple(states))
-
-    def __call__(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> Tensor:
-        """Hidden states before the final norm at each text's last position.
-
-        ids int64 ``[B, T]`` right-padded with any id, lengths int64 ``[B]`` from 1 to T, both without the prefix's
-        tokens; returns ``[B, hidden]`` of the model's dtype.
-        """
-        start = prefix.length if prefix else 0
-        states = prefix.states if prefix else (None,) * len(self.blocks)
-        x, residual, rotary = self._embed(ids, lengths), None, positions(self.rotary, start, ids.shape[1])
-        for block, state in zip(self.blocks[:-1], states[:-1], strict=True):
-            x, residual, _ = block(x, residual, rotary, state)
-        x, residual = self.blocks[-1].last(x, residual, rotary, states[-1], lengths)
-        return (residual + x)[:, 0]
-
-    def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return embedding(ids, lengths, self.embedding)
-
-
-def position_tables(weights: Weights, max_tokens: int) -> State:
-    """cos and sin of the positions 0 to ``max_tokens`` - 1, on the device of the weights."""
-    config = weights.source.config
-    cos, sin = rotary_tables(max_tokens, config.rotary_dim, config.rope_theta)
-    return cos.to(weights.device), sin.to(weights.device)
-
-
-def positions(rotary: State, start: int, length: int) -> State:
-    """The rows of the rotary tables for ``length`` positions from ``start``."""
-    cos, sin = rotary
-    return cos[start : start + length], sin[start : start + length]
-
-
-def at_last(x: Tensor, lengths: Tensor) -> Tensor:
-    """x ``[B, T, ...]`` at each row's position ``lengths - 1``: ``[B, 1, ...]``."""
-    return x[torch.arange(len(x), device=x.device), lengths - 1].unsqueeze(1)

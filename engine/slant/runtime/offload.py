@@ -1,4 +1,4 @@
-"""A model without its memory: all texts go through one block after the other, of which the device holds one or two.
+"""Layer offloading: all texts go through one block after the other, of which the device holds one or two.
 
 Block by block, every static batch is run and its residual stream is kept. The batches, the prefix state and the
 operations are those of ``Runner`` and ``Model``, so the answers are the same bits. Blocks are read from the checkpoint
@@ -11,26 +11,24 @@ Held at the peak: the blocks, their work on one batch, and ``hidden_size`` numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from slant.batching.batches import Ids, Result, StaticBatch, static_batches
-from slant.batching.buckets import STEP
-from slant.batching.costs import Costs
-from slant.model.checkpoint import EMBEDDING
-from slant.model.qwen3_5 import Block, State, position_tables, positions
+from slant.batching.batches import Ids, StaticBatch
+from slant.batching.plan import Planner
+from slant.model.network import Block, State, position_tables, positions
 from slant.model.weights import Weights
-from slant.runtime.execution import Head, Pending, to_device
-from slant.runtime.layers import Layers, ReadLayers, StreamedLayers
+from slant.runtime.execution import Answers, Head, to_device
+from slant.runtime.offloaded_blocks import BlocksInHostMemory, BlocksOnDisk, OffloadedBlocks
+from slant.tensor_files import EMBEDDING
 from slant_kernels.embedding import embedding
 
 
 @dataclass
-class _Part:
+class _Stream:
     """A static batch on its way, with its residual stream."""
 
     batch: StaticBatch
@@ -41,95 +39,90 @@ Embed = Callable[[Sequence[StaticBatch], Ids], tuple[list[Tensor], Tensor]]
 """Residual streams before the first block: of static batches, and ``[1, P, hidden]`` of a prefix of P tokens."""
 
 
-class LayerwiseRunner:
+class OffloadRunner:
     """Executes token sequences as ``Runner`` does, with the blocks on the outside and the batches on the inside.
 
     Streams wait on ``home`` between blocks. The blocks are gone through once for each ``group_tokens`` computed tokens,
-    or once for all if None.
+    or once for all if None. ``progress`` is called with (batches through a block, that of all blocks), in each run.
     """
 
     def __init__(
         self,
-        layers: Layers,
+        blocks: OffloadedBlocks,
         embed: Embed,
         head: Head,
         prefix_ids: Sequence[int],
         rotary: State,
+        planner: Planner,
         *,
         device: torch.device,
         home: torch.device,
-        max_tokens: int,
-        token_budget: int,
-        costs: Costs | None = None,
-        deterministic: bool = False,
         group_tokens: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.layers, self.embed, self.head, self.progress = layers, embed, head, progress
-        self.rotary, self.device, self.home = rotary, device, home
-        self.max_tokens, self.token_budget, self.group_tokens = max_tokens, token_budget, group_tokens
-        self.costs, self.deterministic = costs, deterministic
+        self.blocks, self.embed, self.head, self.progress = blocks, embed, head, progress
+        self.rotary, self.planner, self.device, self.home = rotary, planner, device, home
+        self.group_tokens = group_tokens
         self.prefix_ids = np.asarray(prefix_ids, dtype=np.int32)
 
     @classmethod
-    def reading(cls, weights: Weights, head: Head, prefix_ids: Sequence[int], **options: Any) -> LayerwiseRunner:
+    def from_disk(
+        cls,
+        weights: Weights,
+        head: Head,
+        prefix_ids: Sequence[int],
+        planner: Planner,
+        max_tokens: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> OffloadRunner:
         """Reads each block from its source when it is due; streams wait on the CPU."""
-        tables = position_tables(weights, options["max_tokens"])
-        layers, embed, home = ReadLayers(weights), embed_from(weights), torch.device("cpu")
-        return cls(layers, embed, head, prefix_ids, tables, device=weights.device, home=home, **options)
+        tables, cpu = position_tables(weights, max_tokens), torch.device("cpu")
+        moving = BlocksOnDisk(weights), embed_from(weights)
+        return cls(*moving, head, prefix_ids, tables, planner, device=weights.device, home=cpu, progress=progress)
 
     @classmethod
-    def streaming(
+    def from_host_memory(
         cls,
         weights: Weights,
         device: torch.device,
         head: Head,
         prefix_ids: Sequence[int],
-        *,
-        group_tokens: int,
+        planner: Planner,
+        max_tokens: int,
         loading: Callable[[int, int], None] = lambda done, total: None,
-        **options: Any,
-    ) -> LayerwiseRunner:
+    ) -> OffloadRunner:
         """Keeps all weights on the host, as ``weights`` reads them, and brings two blocks at a time to ``device``.
 
-        The embedding stays on the host; streams wait on the device, so ``group_tokens`` bounds them.
+        The embedding stays on the host; streams wait on the device, so the token budget bounds a group of batches.
         """
-        layers = StreamedLayers(weights, device, loading)
-        table = Weights(weights.source, weights.dtype, device).on_host(EMBEDDING, layers)
-        tables = tuple(part.to(device) for part in position_tables(weights, options["max_tokens"]))
-        return cls(
-            layers,
-            embed_with(table, device),
-            head,
-            prefix_ids,
-            (tables[0], tables[1]),
-            device=device,
-            home=device,
-            group_tokens=group_tokens,
-            **options,
-        )
+        blocks = BlocksInHostMemory(weights, device, loading)
+        embed = embed_with(Weights(weights.source, weights.dtype, device).on_host(EMBEDDING, blocks), device)
+        cos, sin = position_tables(weights, max_tokens)
+        tables, group = (cos.to(device), sin.to(device)), planner.token_budget
+        return cls(blocks, embed, head, prefix_ids, tables, planner, device=device, home=device, group_tokens=group)
 
     @torch.inference_mode()
-    def run(self, sequences: Sequence[Ids]) -> Iterator[Result]:
-        """Score the sequences; each appears in one result."""
-        limits, step = (self.token_budget, self.max_tokens), STEP[self.device.type]
-        batches = list(static_batches(sequences, self.prefix_ids, *limits, self.costs, self.deterministic, step=step))
-        done, total = 0, len(batches) * len(self.layers)
+    def run(
+        self, sequences: Sequence[Ids], *, head: Head | None = None, max_tokens: int | None = None
+    ) -> Iterator[Answers]:
+        """Score the sequences; each is in one batch. head, max_tokens: as for ``Runner.run``."""
+        planner = self.planner if max_tokens is None else replace(self.planner, max_tokens=max_tokens)
+        batches, answering = list(planner.batches(sequences, self.prefix_ids)), head or self.head
+        done, total = 0, len(batches) * len(self.blocks)
         for group in groups(batches, self.group_tokens):
             streams, prefix = self.embed(group, self.prefix_ids)
-            parts = [_Part(*pair) for pair in zip(group, streams, strict=True)]
+            parts = [_Stream(*pair) for pair in zip(group, streams, strict=True)]
             del streams
-            for index in range(len(self.layers)):
+            for index in range(len(self.blocks)):
                 for _ in self._advance(index, parts, prefix):
                     self.progress(done := done + 1, total)
-            pending = [Pending(part.batch, self.head(part.stream[:, 0].to(self.device))) for part in parts]
-            yield from (answers.result() for answers in pending)
+            yield from [Answers(part.batch, answering(part.stream[:, 0].to(self.device))) for part in parts]
 
-    def _advance(self, index: int, parts: Sequence[_Part], prefix: Tensor) -> Iterator[None]:
+    def _advance(self, index: int, parts: Sequence[_Stream], prefix: Tensor) -> Iterator[None]:
         """Take all streams through one block, in place; the block is gone at the end, before the next is read."""
-        with self.layers.use(index) as block:
+        with self.blocks.use(index) as block:
             batches = ((part.batch, part.stream) for part in parts)  # lazily: a list would hold all old streams
-            last = index + 1 == len(self.layers)
+            last = index + 1 == len(self.blocks)
             after = advance(block, self.device, self.rotary, prefix, batches, last=last)
             prefix.copy_(next(after))
             for part, stream in zip(parts, after, strict=True):

@@ -1,0 +1,65 @@
+"""A classifier's runner: its blocks loaded to where a memory tier wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from slant.batching.buckets import STEP
+from slant.batching.costs import default_costs
+from slant.batching.plan import Planner
+from slant.model.network import Model
+from slant.model.weights import Weights
+from slant.runtime.allocator import keep_freed_memory
+from slant.runtime.classifier import Classifier
+from slant.runtime.execution import Executor
+from slant.runtime.graphs import cuda_capture
+from slant.runtime.memory import Tier
+from slant.runtime.runner import Runner
+from slant_kernels.merged import Scratch
+from slant_kernels.onednn import can_reorder
+
+Progress = Callable[[int, int], None]
+
+
+def load_runner(
+    classifier: Classifier,
+    tier: Tier,
+    *,
+    positions: int,
+    progress: Progress = lambda done, total: None,
+) -> Executor:
+    """Load the blocks; ``progress(done, total)`` counts them. ``positions``: as many tokens can a sequence have."""
+    source, prompt, head, options = classifier.source, classifier.prompt, classifier.head, classifier.options
+    dtype, device = options.dtype, options.device
+    if device.type == "cpu":
+        keep_freed_memory()
+    scratch = Scratch(dtype, device) if tier.quantized and source.recipe is not None else None
+    planner = planner_of(classifier, tier.token_budget)
+    if tier.offload:
+        from slant.runtime.offload import OffloadRunner
+
+        weights = Weights(source, dtype, torch.device("cpu"), scratch)
+        return OffloadRunner.from_host_memory(weights, device, head, prompt.prefix_ids, planner, positions, progress)
+    weights = Weights(source, dtype, device, scratch, reordered=can_reorder(dtype, device), int8=options.int8)
+    model = Model(weights, positions, progress, host_embedding=tier.host_embedding)
+    capture = cuda_capture(device) if device.type == "cuda" else None
+    return Runner(model, head, prompt.prefix_ids, planner, capture)
+
+
+def offloaded_to_disk(classifier: Classifier, progress: Progress = lambda done, total: None) -> Executor:
+    """A runner that reads the checkpoint once in every run, block by block."""
+    from slant.runtime.offload import OffloadRunner
+
+    options, prefix_ids = classifier.options, classifier.prompt.prefix_ids
+    weights = Weights(classifier.source, options.dtype, options.device, int8=options.int8)
+    planner = planner_of(classifier, options.token_budget)
+    return OffloadRunner.from_disk(weights, classifier.head, prefix_ids, planner, options.max_tokens, progress)
+
+
+def planner_of(classifier: Classifier, token_budget: int) -> Planner:
+    """Plans batches by the default costs of the device."""
+    options, threads = classifier.options, torch.get_num_threads()
+    costs = default_costs(classifier.source.config, options.device.type, options.dtype.itemsize, threads)
+    return Planner(token_budget, options.max_tokens, costs, options.deterministic, STEP[options.device.type])

@@ -1,0 +1,80 @@
+"""Safetensors files: what is in them, and single tensors or rows out of them, read when they are asked for.
+
+A file is opened for each read: an open mapping would keep every page read so far in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from slant.errors import CheckpointError
+
+ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
+# The canonical names that all architectures share.
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor is: its file, its key there, its shape and its dtype as safetensors spells it."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE.get(self.dtype, 0)
+
+
+def read(info: TensorInfo) -> Tensor:
+    """A tensor as it is in the file (CPU, the file's dtype)."""
+    with opened(info.file) as file:
+        return file.get_tensor(info.key)
+
+
+def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:
+    """Rows ``ids`` of a stored matrix; no other row is read."""
+    with opened(info.file) as file:
+        part = file.get_slice(info.key)
+        return torch.cat([part[row : row + 1] for row in ids])
+
+
+def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
+    """What safetensors files hold, by key; ``files`` maps each to the keys promised to be in it, if any are."""
+    found: dict[str, TensorInfo] = {}
+    for path, promised in files.items():
+        with opened(path) as file:
+            keys = set(file.keys())
+            missing = sorted((promised or set()) - keys)
+            if missing:
+                raise CheckpointError(f"{path} lacks {missing[0]}, which the index promises; download the shard again.")
+            for key in sorted(keys):
+                part = file.get_slice(key)
+                if key in found:
+                    raise CheckpointError(
+                        f"{key} is in {found[key].file} and in {path}; remove the shard that is not in use."
+                    )
+                found[key] = TensorInfo(path, key, tuple(part.get_shape()), part.get_dtype())
+    return found
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file, closed afterwards; what is wrong with it becomes a CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist, though the index names it; download the shard again.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); download it again.") from None
