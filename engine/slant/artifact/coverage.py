@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from slant.artifact.arithmetic import Arithmetic
-from slant.artifact.certificate import parse
 from slant.errors import CheckpointError
 
 
@@ -47,6 +46,8 @@ def coverage(
     """
     if stored is None:
         return Coverage(f"{model} has no certificate")
+    from slant.artifact.certificate import parse
+
     made = parse(stored)
     if made.arithmetic is None:
         return Coverage(f"the certificate of {model} does not say what it was measured with, so it covers nothing")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slant.artifact import MANIFEST
 from slant.artifact.recipe import Recipe
 from slant.errors import CheckpointError, RecipeError
 from slant.files import write_whole
 
-NAME, FORMAT, VERSION = "artifact.json", "slant-artifact", 1
+FORMAT, VERSION = "slant-artifact", 1
 _REQUIRED = ("format", "version", "recipe", "made", "source", "answers", "files")
 _OPTIONAL = {"certificate": "certificate", "probe": "self_test"}  # key in the file: field
 _MADE = {"slant", "torch", "hqq", "device"}
@@ -66,12 +67,12 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Put it in the folder, whole or not at all."""
-        write_whole(folder / NAME, _render(self.json()))
+        write_whole(folder / MANIFEST, _render(self.json()))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Raises CheckpointError if the file is missing, was changed or is of another version."""
-        path = folder / NAME
+        path = folder / MANIFEST
         try:
             content = path.read_bytes()
             raw = json.loads(content, parse_constant=_refuse)

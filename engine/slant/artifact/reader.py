@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from slant import tensor_files
-from slant.artifact.manifest import NAME, Manifest
+from slant.artifact import MANIFEST
+from slant.artifact.manifest import Manifest
 from slant.artifact.recipe import Grid
 from slant.errors import CheckpointError, RecipeError
 from slant.files import sha256
@@ -80,7 +81,7 @@ class Artifact(Generic[Config]):
         try:
             self.recipe.check(self._shapes, self.config.quantizable)
         except RecipeError as error:
-            raise CheckpointError(f"{folder / NAME} does not fit its config.json: {error}") from None
+            raise CheckpointError(f"{folder / MANIFEST} does not fit its config.json: {error}") from None
         shards = shard_tensors(self._shapes)
         self._complete({*shards, *TEXT_FILES})
         stored = headers({folder / shard: None for shard in shards})
@@ -141,7 +142,7 @@ class Artifact(Generic[Config]):
 
     def _verify_files(self) -> None:
         for path in sorted(self.folder.iterdir()):
-            if path.name not in {*self.manifest.files, NAME, *_BYSTANDERS} and not path.name.startswith("."):
+            if path.name not in {*self.manifest.files, MANIFEST, *_BYSTANDERS} and not path.name.startswith("."):
                 raise CheckpointError(f"{path} does not belong to the artifact; remove it.")
         for name, info in self.manifest.files.items():
             path = self.folder / name
@@ -158,9 +159,11 @@ class Artifact(Generic[Config]):
     def _complete(self, expected: set[str]) -> None:
         listed = self.manifest.files.keys()
         if missing := sorted(expected - listed):
-            raise CheckpointError(f"{self.folder / NAME} does not list {missing[0]}; quantize again.")
+            raise CheckpointError(f"{self.folder / MANIFEST} does not list {missing[0]}; quantize again.")
         if unknown := sorted(listed - expected - set(OPTIONAL_FILES)):
-            raise CheckpointError(f"{self.folder / NAME} lists {unknown[0]}, which no artifact has; quantize again.")
+            raise CheckpointError(
+                f"{self.folder / MANIFEST} lists {unknown[0]}, no file of an artifact; quantize again."
+            )
 
     def _canonical(self, stored: dict[str, TensorInfo]) -> Iterator[tuple[str, TensorInfo]]:
         """Take the expected tensors out of ``stored``, each with the shape and dtype it must have."""

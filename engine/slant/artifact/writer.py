@@ -1,7 +1,7 @@
 """Writes an artifact's folder, shard by shard, so that a stopped run goes on where it was.
 
-Work is done in ``NAME.partial`` beside the destination. A shard appears there whole and is noted, with its hash, in a
-journal; the first line of the journal says what is being made from what. The next run finds the journal, checks the
+Work is done in ``DST.partial`` beside the destination DST. A shard appears there whole and is noted, with its hash, in
+a journal; the first line of the journal says what is being made from what. The next run finds the journal, checks the
 shards' hashes and makes the others. The last step is one rename of the folder. No time or path gets into the folder.
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from slant.artifact.manifest import NAME, FileInfo, Manifest
+from slant.artifact import MANIFEST
+from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import PARTS
 from slant.artifact.shards import safetensors
 from slant.errors import CheckpointError
@@ -93,7 +94,7 @@ def check_target(target: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{target} exists; name another destination, or replace it with force (--force).")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / NAME).exists()):
+    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists()):
         raise CheckpointError(f"{target} is no artifact and is not replaced; name another destination.")
 
 

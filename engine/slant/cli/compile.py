@@ -63,7 +63,8 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     """What a GPU would be asked for, from the files that say it."""
     import torch
 
-    from slant.artifact.manifest import NAME, Manifest
+    from slant.artifact import MANIFEST
+    from slant.artifact.manifest import Manifest
     from slant.artifact.recipe import NAMED
     from slant.model.checkpoint import resolve
     from slant.model.registry import read_config
@@ -74,7 +75,7 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     folder = resolve(model)
     config = read_config(folder)
     recipe = config.recipe(NAMED[options.weights]) if options.weights in NAMED else None
-    if (folder / NAME).exists():
+    if (folder / MANIFEST).exists():
         own = Manifest.read(folder).recipe
         if recipe not in (None, own):
             raise SlantError(f"{model} is quantized already, by a recipe other than {options.weights}; use auto.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from slant.artifact.manifest import NAME
+from slant.artifact import MANIFEST
 from slant.artifact.recipe import NAMED, Recipe
 from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint, resolve
@@ -68,7 +68,7 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
     are read; an artifact has its own recipe and refuses another.
     """
     folder = resolve(model)
-    if (folder / NAME).exists():
+    if (folder / MANIFEST).exists():
         artifact = open_artifact(folder)
         if weights in NAMED and artifact.recipe != artifact.config.recipe(NAMED[weights]):
             raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slant.model.host_memory import lock, pages
 from slant.model.source import Tensors
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import Weight
@@ -54,6 +53,8 @@ class Weights:
 
     def on_host(self, name: str, owner: object) -> Tensor:
         """A matrix in the model's dtype in host memory; page-locked while the owner lives, if the device is a GPU."""
+        from slant.model.host_memory import lock, pages
+
         rows, columns = self.source.tensors[name].shape
         memory = pages(rows * columns * self.dtype.itemsize)
         matrix = memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name))

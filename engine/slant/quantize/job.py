@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from slant import __version__
-from slant.artifact import self_test
-from slant.artifact.manifest import NAME, FileInfo, Manifest
+from slant.artifact import MANIFEST, self_test
+from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, stored
@@ -57,7 +57,7 @@ def quantize_checkpoint(
     target = Path(destination)
     check_target(target, force)
     folder = resolve(source)
-    if (folder / NAME).exists():
+    if (folder / MANIFEST).exists():
         raise CheckpointError(f"{source} is quantized already; give the checkpoint that it was made from.")
     checkpoint = Checkpoint(folder)
     shapes = checkpoint.config.shapes()

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from slant.artifact.manifest import NAME as MANIFEST
-from slant.artifact.self_test import check, parse
+from slant.artifact import MANIFEST
 from slant.errors import CheckpointError
 from slant.model.source import Source, open_model
-from slant.options import LoadOptions, ResolvedOptions, choose_device, token_limit
+from slant.options import LoadOptions, ResolvedOptions, choose_device
 from slant.prompt.prompt import Prompt
-from slant.runtime.execution import Executor, Head
+from slant.runtime.execution import Head
 from slant.runtime.memory import MemoryRequest
 from slant.tensor_files import EMBEDDING
+
+if TYPE_CHECKING:
+    from slant.runtime.self_test import SelfTest
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,11 @@ class Classifier:
 
     def self_test(self) -> SelfTest | None:
         """The self-test that the source brings, ready to be run; None for a checkpoint."""
-        return None if self.source.self_test is None else SelfTest(self)
+        if self.source.self_test is None:
+            return None
+        from slant.runtime.self_test import SelfTest
 
-
-class SelfTest:
-    """An artifact's self-test: its own prompt and limits, whatever the user's.
-
-    ``tokens`` are those of its longest text.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        """Raises CheckpointError if what is stored is damaged."""
-        source, options = classifier.source, classifier.options
-        assert source.self_test is not None
-        self._stored, self._arithmetic = parse(source.self_test), options.arithmetic()
-        limit = token_limit(None, source.config.max_position_embeddings)
-        own = Prompt.load(source.folder, tokenizer=classifier.prompt.tokenizer, max_tokens=limit)
-        self._ids = [text.ids for text in own.encode(self._stored["texts"])]
-        self._head = answer_head(source, own, options.device)
-        self.tokens = max(map(len, self._ids))
-
-    def check(self, runner: Executor, positions: int) -> None:
-        """Run it on a runner that was loaded for so many positions; raises CheckpointError unless the answers fit."""
-        probabilities = np.empty((len(self._ids), len(self._head.rows)), dtype=np.float32)
-        for answers in runner.run(self._ids, head=self._head, max_tokens=positions):
-            probabilities[list(answers.rows)] = answers.probabilities
-        check(self._stored, probabilities, self._arithmetic)
+        return SelfTest(self)
 
 
 def resolve(source: Source, options: LoadOptions) -> ResolvedOptions:

@@ -14,7 +14,6 @@ from slant.model.weights import Weights
 from slant.runtime.allocator import keep_freed_memory
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
-from slant.runtime.graphs import cuda_capture
 from slant.runtime.memory import Tier
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
@@ -44,8 +43,11 @@ def load_runner(
         return OffloadRunner.from_host_memory(weights, device, head, prompt.prefix_ids, planner, positions, progress)
     weights = Weights(source, dtype, device, scratch, reordered=can_reorder(dtype, device), int8=options.int8)
     model = Model(weights, positions, progress, host_embedding=tier.host_embedding)
-    capture = cuda_capture(device) if device.type == "cuda" else None
-    return Runner(model, head, prompt.prefix_ids, planner, capture)
+    if device.type == "cpu":
+        return Runner(model, head, prompt.prefix_ids, planner)
+    from slant.runtime.graphs import cuda_capture
+
+    return Runner(model, head, prompt.prefix_ids, planner, cuda_capture(device))
 
 
 def offloaded_to_disk(classifier: Classifier, progress: Progress = lambda done, total: None) -> Executor:

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from slant.batching.plan import Planner
 from slant.errors import SlantError
 from slant.model.network import Model, Prefix
 from slant.runtime.execution import Answers, Eager, Head
-from slant.runtime.graphs import Capture, Graphs
+
+if TYPE_CHECKING:
+    from slant.runtime.graphs import Capture, Graphs
 
 AHEAD = {"cpu": 0, "cuda": 2}  # batches submitted beyond the one whose answers are given out
 
@@ -36,7 +39,11 @@ class Runner:
             with torch.inference_mode():
                 self.prefix = model.prefix(torch.tensor(self.prefix_ids, dtype=torch.int64, device=model.device))
         self._eager = Eager(model, head, self.prefix)
-        self._graphs = Graphs(self._eager, capture) if capture else None
+        self._graphs: Graphs | None = None
+        if capture is not None:
+            from slant.runtime.graphs import Graphs
+
+            self._graphs = Graphs(self._eager, capture)
 
     @property
     def device(self) -> torch.device:

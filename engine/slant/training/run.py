@@ -1,6 +1,6 @@
 """``finetune``: base and tables in, a merged checkpoint with its validation out.
 
-Work is done in ``NAME.partial`` beside the destination: ``plan.json`` says what is being made from what, and
+Work is done in ``MANIFEST.partial`` beside the destination: ``plan.json`` says what is being made from what, and
 ``checkpoints`` holds the training's state. A run that was stopped goes on there. The last step is one rename.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slant.artifact.manifest import NAME as QUANTIZED
+from slant.artifact import MANIFEST as QUANTIZED
 from slant.artifact.records import to_plain
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
@@ -136,7 +136,7 @@ def finetune(
     partial.rename(target)
     sync_folder(target.parent)
     shutil.rmtree(target / CHECKPOINTS)
-    (target / plans.NAME).unlink()
+    (target / plans.MANIFEST).unlink()
     return Finetuned(target, record, quality)
 
 

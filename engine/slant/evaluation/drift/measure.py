@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from slant.artifact import MANIFEST
 from slant.artifact.certificate import METHODS, certificate
-from slant.artifact.manifest import NAME
 from slant.engine import Engine
 from slant.errors import SlantError
 from slant.evaluation.drift.budgets import Budgets
@@ -96,7 +96,7 @@ def _reference_folder(model: str | Path, reference_model: str | Path | None) -> 
     if reference_model is not None:
         return resolve(reference_model)
     folder = resolve(model)
-    if (folder / NAME).exists():
+    if (folder / MANIFEST).exists():
         raise SlantError(f"{model} is quantized; name the checkpoint it was made of with --reference-model.")
     return folder
 
