@@ -1,4 +1,7 @@
-"""A cascade of two models: the second answers again where the first one's label is not stable."""
+"""A cascade of two models: the second one scores again the texts whose label is not stable by the first.
+
+Its time goes only where the drift of a quantized model may have flipped the label. Both models stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from slant.scores import Score
 
 
 class Cascade:
-    """Scores with ``first``, a certified model, and sends the texts whose margin is within its drift to ``second``.
+    """Scores with ``first``, a certified model, and again with ``second`` where the margin is within its drift.
 
-    A row that was sent on holds the answer of ``second`` and stays marked as not ``stable``. Raises SlantError if
-    ``first`` has no certificate for its prompt, or if the labels differ.
+    Such a row holds the answer of ``second`` and stays marked as not ``stable``. Raises SlantError if ``first`` has no
+    certificate for its prompt, or if the labels differ.
     """
 
     def __init__(self, first: Engine, second: Engine) -> None:

@@ -63,6 +63,13 @@ def test_a_late_key_with_the_name_of_an_added_column(tmp_path: Path, ending: str
         assert row.keys() == {"text", "id", *(prefix + added for added in ADDED)}
 
 
+def test_a_row_with_an_error_is_not_scored(tmp_path: Path) -> None:
+    path = json_lines(tmp_path, '{"text": "b", "label": 1}', '{"text": "c", "late": 1}')
+    assert score_table(Engine(), path, tmp_path / "out.jsonl", window=2).tokens == 5
+    summary = score_table(Engine(), path, tmp_path / "out.csv", window=2)
+    assert (summary.rows, summary.errors, summary.tokens) == (6, 2, 4)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_key_that_is_not_unicode(tmp_path: Path, ending: str) -> None:
     for early in (False, True):
