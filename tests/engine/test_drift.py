@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from slant.artifact.drift_record import Tail
 from slant.errors import SlantError
-from slant.evaluation.bootstrap import Estimate
 from slant.evaluation.calibration import calibrate
-from slant.evaluation.compare import differences
 from slant.evaluation.drift.budgets import Budgets, exceeded
 from slant.evaluation.drift.figures import RowDrift, drift_between
-from slant.evaluation.metrics import accuracy, confusion, macro_f1, mae
 from slant.scores import Score, Scores
 
 HAND = [[0.5, 0.25, 0.25], [0.6, 0.4, 0.0], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0]]
@@ -168,15 +165,6 @@ def test_nothing_to_compare_is_refused():
             drift_between(good, good, np.array(gold))
 
 
-def test_gold_figures_by_hand():
-    """The macro-F1 is that of scikit-learn's documentation: labels 0, 1 and 2, F1 0.8, 0 and 0."""
-    counts = confusion(np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 1, 0, 0, 1]), 5)
-    assert accuracy(counts) == pytest.approx(2 / 6)
-    assert mae(counts) == pytest.approx((1 + 1 + 1 + 1) / 6)
-    assert macro_f1(counts) == pytest.approx(0.8 / 3)
-    assert counts[1].tolist() == [1, 0, 1, 0, 0], "rows are gold"
-
-
 def test_gold_of_some_rows():
     a, b = random_pair(200)
     rng = np.random.default_rng(1)
@@ -197,25 +185,6 @@ def test_gold_of_some_rows():
         assert np.array(quality.confusion).sum() == found.rows
     assert found.accuracy.difference == pytest.approx(found.ours.accuracy - found.reference.accuracy)
     assert found.accuracy.low < found.accuracy.difference < found.accuracy.high
-
-
-def test_bootstrap_is_that_of_resampled_rows():
-    rng = np.random.default_rng(2)
-    gold, a, b = (rng.integers(0, 3, 80) for _ in range(3))
-    b = np.where(rng.random(80) < 0.5, gold, b)
-    figures = (accuracy, mae, macro_f1)
-    drawn = differences(gold, a, b, 3, figures, resamples=8000)
-    draws = []
-    for _ in range(4000):
-        rows = rng.integers(0, 80, 80)
-        one, other = (confusion(gold[rows], side[rows], 3) for side in (a, b))
-        draws.append([figure(other) - figure(one) for figure in figures])
-    limits = np.array([[estimate.low, estimate.high] for estimate in drawn]).T
-    np.testing.assert_allclose(limits, np.quantile(draws, [0.025, 0.975], axis=0), atol=0.015)
-    assert drawn == differences(gold, a, b, 3, figures, resamples=8000), "the seed is fixed"
-    assert differences(gold, a, a, 3, figures) == [Estimate(0, 0, 0)] * 3
-    one, other = (confusion(gold, side, 3) for side in (a, b))
-    assert [estimate.value for estimate in drawn] == [figure(other) - figure(one) for figure in figures]
 
 
 @pytest.mark.parametrize(

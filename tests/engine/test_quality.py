@@ -173,6 +173,24 @@ def test_a_comparison_is_of_pairs():
     assert opposite.accuracy.value == -found.accuracy.value
 
 
+def test_the_paired_bootstrap_is_that_of_resampled_rows():
+    rng = np.random.default_rng(2)
+    gold, a, b = (rng.integers(0, 3, 80) for _ in range(3))
+    b = np.where(rng.random(80) < 0.5, gold, b)
+    found = differences(gold, a, b, 3, resamples=8000)
+
+    def change(rows):
+        one, other = (of_confusion(metrics.confusion(gold[rows], side[rows], 3)) for side in (a, b))
+        return other - one
+
+    limits = np.quantile([change(rng.integers(0, 80, 80)) for _ in range(4000)], [0.025, 0.975], axis=0)
+    np.testing.assert_allclose([e.low for e in found.values()], limits[0], atol=0.015)
+    np.testing.assert_allclose([e.high for e in found.values()], limits[1], atol=0.015)
+    assert [e.value for e in found.values()] == change(np.arange(80)).tolist()
+    assert found == differences(gold, a, b, 3, resamples=8000), "the seed is fixed"
+    assert set(differences(gold, a, a, 3).values()) == {Estimate(0, 0, 0)}
+
+
 def test_a_comparison_with_groups_or_without_probabilities():
     gold, p = sample(120)
     groups = np.arange(120) % 12
@@ -183,12 +201,12 @@ def test_a_comparison_with_groups_or_without_probabilities():
     grouped = compare(gold, p, labels, groups=groups)
     assert (grouped.groups, grouped.mcnemar) == (12, None)
     assert grouped.accuracy.low != found.accuracy.low
-    (found,) = differences(gold, p.argmax(1), labels, 5, [metrics.accuracy], groups)
+    drawn = differences(gold, p.argmax(1), labels, 5, groups)["accuracy"]
     rng, draws = np.random.default_rng(3), []
     for _ in range(3000):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 12, 12)])
         draws.append((labels == gold)[rows].mean() - (p.argmax(1) == gold)[rows].mean())
-    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
+    assert [drawn.low, drawn.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
 
 
 @pytest.mark.parametrize(

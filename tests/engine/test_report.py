@@ -124,7 +124,7 @@ def test_many_points_are_thinned_but_no_flip_is():
 
 @pytest.mark.parametrize("high", [1e-9, 3e-5, 0.07, 0.25, 1.0, 812.0])
 def test_ticks_are_round_and_cover(high):
-    marks = charts.ticks(0, high)
+    marks = charts.ticks(high)
     assert marks[0] == 0
     assert high <= marks[-1] < 1.7 * high
     assert 4 <= len(marks) <= 7

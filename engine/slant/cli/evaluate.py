@@ -95,11 +95,10 @@ def evaluate(
     settings = prompt_options(template, labels, max_tokens)
 
     from slant.evaluation.evaluation import evaluate as judge
-    from slant.evaluation.metrics import NO_LABEL
     from slant.evaluation.page import html
     from slant.evaluation.predictions import locate, settle_labels
     from slant.evaluation.report import terminal as summary
-    from slant.tables.labelled import LabelledTexts, read_columns
+    from slant.tables.labelled import NO_LABEL, LabelledTexts, read_columns
 
     table = read_columns(
         source,

@@ -38,9 +38,8 @@ class Units:
         Without groups the units are the distinct rows of ``cells``: they are few, and how often each is in a resample
         is multinomial, so that the cost does not grow with n.
         """
-        m = cells.shape[1]
+        m, counts = cells.shape[1], None
         places = cells + width * np.arange(m)
-        counts = None
         if groups is None:
             places, counts = np.unique(places, axis=0, return_counts=True)
             groups = np.arange(len(places))

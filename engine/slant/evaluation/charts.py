@@ -6,7 +6,7 @@ Every label, title and count is escaped here; nothing else comes from outside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
@@ -86,19 +86,20 @@ def reliability(series: Iterable[Series]) -> str:
 def scatter(tokens: NDArray, delta: NDArray, flip: NDArray, p99: float) -> str:
     """|Δp| of each row by its prompt's tokens, flipped rows marked apart, with a line at the 99th percentile."""
     width, height, left, right, top, bottom = 820, 340, 54, 14, 26, 44
-    y_ticks = ticks(0, max(float(delta.max()), 1e-9))
-    x_of, x_ticks = _length_axis(float(tokens.min()), float(tokens.max()))
+    y_ticks = ticks(max(float(delta.max()), 1e-9))
+    first = math.floor(math.log2(tokens.min()))  # lengths on a logarithmic axis between powers of two
+    last = max(math.ceil(math.log2(tokens.max())), first + 1)
     inner_w, inner_h = width - left - right, height - top - bottom
 
     def x(value: float) -> float:
-        return left + inner_w * x_of(value)
+        return left + inner_w * (math.log2(value) - first) / (last - first)
 
     def y(value: float) -> float:
         return top + inner_h * (1 - value / y_ticks[-1])
 
     parts = [_text(0, 12, "|Δp| ↑", "muted")]
     parts += [_grid_line(left, width - right, y(tick), f"{tick:g}") for tick in y_ticks]
-    parts += [_text(x(tick), height - bottom + 18, f"{tick:,.0f}", "muted", "middle") for tick in x_ticks]
+    parts += [_text(x(2**i), height - bottom + 18, f"{2**i:,}", "muted", "middle") for i in range(first, last + 1)]
     parts.append(_text(left + inner_w / 2, height - 6, "tokens of the prompt", "muted", "middle"))
     for i in thinned(delta, flip)[::-1]:  # the notable ones last, on top
         kind, radius = ("flip", 4) if flip[i] else ("point", 3)
@@ -133,24 +134,11 @@ def thinned(delta: NDArray, flip: NDArray) -> NDArray[np.int64]:
     return np.concatenate([order[:NOTABLE], order[rest]])
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from ``low``, a multiple of their step, to the first that is not below ``high``."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
-    steps = math.ceil((high - low) / step - 1e-9)
-    return [float(f"{low + i * step:.12g}") for i in range(steps + 1)]
-
-
-def _length_axis(low: float, high: float) -> tuple[Callable[[float], float], list[float]]:
-    """A map of tokens to 0..1 and the ticks: logarithmic from a factor of four on."""
-    if high / low >= 4:
-        first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
-        return (lambda v: (math.log2(v) - first) / (last - first)), [2.0**i for i in range(first, last + 1)]
-    step = max(10 ** math.floor(math.log10(max(high - low, 10))), 10)
-    start = low // step * step
-    marks = ticks(start, max(high, start + step))
-    return (lambda v: (v - marks[0]) / (marks[-1] - marks[0])), marks
+def ticks(high: float) -> list[float]:
+    """Some five round numbers from 0 to the first that is not below ``high``."""
+    power = 10.0 ** math.floor(math.log10(high / 5))
+    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= high / 5 * (1 - 1e-9))
+    return [float(f"{i * step:.12g}") for i in range(math.ceil(high / step - 1e-9) + 1)]
 
 
 def _wrap(label: str, width: int) -> list[str]:

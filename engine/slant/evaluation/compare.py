@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slant.evaluation.assess import METRICS, checked, mean_estimates
+from slant.evaluation.assess import METRICS, checked, mean_estimates, of_confusion
 from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate, Units, bootstrap
 from slant.evaluation.calibration import brier, nll
 from slant.evaluation.metrics import Floats, Labels
@@ -69,7 +68,6 @@ def compare(
     (p, one, k), (q, other, width) = (checked(gold, answers, classes, groups) for answers in (first, second))
     if k != width:
         raise ValueError(f"{k} labels cannot be compared with {width}.")
-    changes = differences(gold, one, other, k, list(METRICS.values()), groups, resamples, seed)
     scores: list[Estimate | None] = [None, None]
     if p is not None and q is not None:
         with np.errstate(invalid="ignore"):  # infinity minus infinity
@@ -78,7 +76,7 @@ def compare(
     return Comparison(
         len(gold),
         None if groups is None else len(np.unique(groups)),
-        **dict(zip(METRICS, changes, strict=True)),  # type: ignore[arg-type]
+        **differences(gold, one, other, k, groups, resamples, seed),  # type: ignore[arg-type]
         brier=scores[0],
         nll=scores[1],
         mcnemar=mcnemar(one == gold, other == gold) if groups is None else None,
@@ -92,20 +90,18 @@ def differences(
     first: Labels,
     second: Labels,
     k: int,
-    metrics: Sequence[Callable[[NDArray], Floats]],
     groups: NDArray | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> list[Estimate | None]:
-    """The second labels' metrics of the confusion matrix minus the first's."""
+) -> dict[str, Estimate | None]:
+    """The second labels' ``METRICS`` minus the first's, by name; each row or group is drawn with both its labels."""
 
     def change(sums: Floats) -> Floats:
-        counts = sums.reshape(*sums.shape[:-1], 2, k, k)
-        found = np.stack([metric(counts) for metric in metrics], -1)
+        found = of_confusion(sums.reshape(*sums.shape[:-1], 2, k, k))
         return found[..., 1, :] - found[..., 0, :]
 
     units = Units.of_cells(np.stack([gold * k + first, gold * k + second], 1), k * k, groups)
-    return bootstrap(units, change, resamples, seed)
+    return dict(zip(METRICS, bootstrap(units, change, resamples, seed), strict=True))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:

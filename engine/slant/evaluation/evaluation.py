@@ -15,9 +15,9 @@ from slant.errors import SlantError
 from slant.evaluation.assess import Assessment, assess
 from slant.evaluation.bootstrap import RESAMPLES, SEED
 from slant.evaluation.compare import Comparison, compare
-from slant.evaluation.metrics import NO_LABEL, Labels
+from slant.evaluation.metrics import Labels
 from slant.evaluation.predictions import Predictions
-from slant.tables.labelled import spelled
+from slant.tables.labelled import NO_LABEL, spelled
 
 
 @dataclass(frozen=True, slots=True)

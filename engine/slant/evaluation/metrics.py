@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Matrix
-from slant.tables.labelled import NO_LABEL as NO_LABEL
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]

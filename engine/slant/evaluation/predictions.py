@@ -1,7 +1,7 @@
-"""Answers that are in a table already: found by their columns, matched to the rows they answer, and checked one by one.
+"""Predictions read from a table: found by their column names, matched to the labelled rows, and checked one by one.
 
 A table as ``slant score`` writes it has p0, p1 ... or only label or label_name, perhaps behind a prefix. Probabilities
-are taken as they are: what is no number from 0 to 1 makes its row a failure, and nothing is scaled to sum to 1.
+are used as they are: one that is not a number from 0 to 1 is an error of its row, and none is scaled to sum to 1.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 from slant.errors import TableError
 from slant.evaluation.formatting import beginning
-from slant.evaluation.metrics import NO_LABEL
 from slant.prompt.prompt import DEFAULT_LABELS
 from slant.scores import Scores
-from slant.tables.labelled import Columns, find_label, read_columns, spelled, spellings
+from slant.tables.labelled import NO_LABEL, Columns, find_label, read_columns, spelled, spellings
 from slant.tables.read import ENDINGS
 
 Values = tuple[object, ...]
 
-MOST = 100  # labels; a column of identifiers has more, and would take forever
+MOST_LABELS = 100  # a column of identifiers has more, and would take forever
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Predictions:
     """What one model says of n rows: probabilities float64 ``[n, k]`` or labels int64 ``[n]``.
 
     ``errors`` say why a row has no answer (empty: all have one), and such a row holds NaN or -1. ``contradicted`` rows
-    have a label column that is not their most probable label, by which they are judged.
+    have a label column that differs from their most probable label; the latter is evaluated.
     """
 
     name: str
@@ -68,8 +67,8 @@ class Answered:
                 f"{table.source} has no answers: neither {prefix}p0, {prefix}p1 ... nor {prefix}label or "
                 f"{prefix}label_name; its columns are: {', '.join(table.columns)}."
             )
-        told = columns.get(prefix + "error", (None,) * len(table))
-        errors = tuple(read or spelled(error) or None for read, error in zip(table.errors, told, strict=True))
+        written = columns.get(prefix + "error", (None,) * len(table))
+        errors = tuple(read or spelled(error) or None for read, error in zip(table.errors, written, strict=True))
         return cls(name, probabilities if len(probabilities) > 1 else (), labels, names, errors)
 
     @classmethod
@@ -97,25 +96,23 @@ class Answered:
         if len(self.probabilities) not in (0, k):
             raise TableError(f"{self.name} has probabilities of {len(self.probabilities)} labels, not of {k}.")
         known = spellings(tuple(labels), tuple(labels.values()))
-        said = self.names if self.labels is None else self.labels
-        indices = [None] * len(self.errors) if said is None else [find_label(value, known) for value in said]
+        labels_or_names = (self.names if self.labels is None else self.labels) or (None,) * len(self.errors)
+        found = [find_label(value, known) for value in labels_or_names]
         errors = list(self.errors)
         if not self.probabilities:
-            for row, (value, index) in enumerate(zip(said or (), indices, strict=True)):
-                if errors[row] is None and (index is None or index == NO_LABEL):
-                    errors[row] = f"{value!r} is no label." if index is None else "there is no label."
-            answers = [NO_LABEL if error else index for error, index in zip(errors, indices, strict=True)]
+            for row, (value, label) in enumerate(zip(labels_or_names, found, strict=True)):
+                if label is None or label == NO_LABEL:
+                    errors[row] = errors[row] or (f"{value!r} is no label." if label is None else "there is no label.")
+            answers = [NO_LABEL if error else label for error, label in zip(errors, found, strict=True)]
             return Predictions(self.name, np.array(answers, np.int64), tuple(errors))
         p = np.full((len(errors), k), np.nan)
         for row, values in enumerate(zip(*self.probabilities, strict=True)):
             errors[row] = errors[row] or _problem(values)
             if errors[row] is None:
                 p[row] = [float(value) for value in values]
-        contradicted = sum(
-            error is None and index is not None and index != NO_LABEL and p[row, index] < p[row].max()
-            for row, (error, index) in enumerate(zip(errors, indices, strict=True))
-        )
-        return Predictions(self.name, p, tuple(errors), int(contradicted))
+        labelled = [row for row, label in enumerate(found) if label not in (None, NO_LABEL) and errors[row] is None]
+        contradicted = sum(bool(p[row, found[row]] < p[row].max()) for row in labelled)
+        return Predictions(self.name, p, tuple(errors), contradicted)
 
 
 def locate(
@@ -137,7 +134,7 @@ def locate(
     other = read_columns(spec, None, encoding=encoding)
     found = Answered.find(other, spec, prefix)
     behind = [name[:-2] for name in other.columns if name.endswith("p0") and f"{name[:-2]}p1" in other.columns]
-    if behind and not found.probabilities:  # or a copied gold label would be judged by itself
+    if behind and not found.probabilities:  # or a copied gold label would be evaluated against itself
         raise TableError(
             f"{spec} has probabilities behind {behind[0]!r}: give --prefix {behind[0]}, or leave them out."
         )
@@ -179,8 +176,8 @@ def settle_labels(answered: Sequence[Answered], gold: Sequence[object]) -> Mappi
     if named and named <= ours and widths <= {len(DEFAULT_LABELS)}:
         return DEFAULT_LABELS
     k = max(widths, default=max(numbers, default=-1) + 1)
-    if k > MOST:
-        raise TableError(f"there is a label {k - 1:,}: is that the column of labels? At most {MOST} can be judged.")
+    if k > MOST_LABELS:
+        raise TableError(f"there is a label {k - 1:,}: is that the column of labels? The most is {MOST_LABELS}.")
     names = {str(i): names.get(str(i), str(i)) for i in range(max(k, 2))}
     if unknown := named - {name.casefold() for name in names.values()}:
         raise TableError(

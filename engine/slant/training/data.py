@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.evaluation.metrics import NO_LABEL
 from slant.prompt.prompt import Prompt
-from slant.tables.labelled import LabelledTexts, find_label, read_columns, spelled, spellings
+from slant.tables.labelled import NO_LABEL, LabelledTexts, find_label, read_columns, spelled, spellings
 from slant.tables.read import STANDARD
 
 NO_TEXT, NO_GOLD = "empty text", "empty label"

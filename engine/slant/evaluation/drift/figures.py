@@ -25,8 +25,9 @@ from slant.errors import SlantError
 from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate
 from slant.evaluation.calibration import calibrate
 from slant.evaluation.compare import differences
-from slant.evaluation.metrics import NO_LABEL, Floats, Labels, accuracy, as_matrix, confusion, macro_f1, mae
+from slant.evaluation.metrics import Floats, Labels, accuracy, as_matrix, confusion, macro_f1, mae
 from slant.scores import Scores
+from slant.tables.labelled import NO_LABEL
 
 LENGTH_EDGES = (128, 256, 512, 1024, 2048, 4096)  # the longest prompt of each length bucket but the last, in tokens
 NOT_FINITE = "the answer holds NaN or infinity."
@@ -145,12 +146,12 @@ def _tail(values: Floats) -> record.Tail:
 
 def _against_gold(gold: Labels, p: Floats, q: Floats) -> record.GoldComparison:
     """Probabilities ``[n, k]`` of the reference and of ours against gold labels ``[n]`` of 0 to k - 1."""
-    changes = map(_difference, differences(gold, p.argmax(1), q.argmax(1), p.shape[1], (accuracy, mae, macro_f1)))
+    changes = differences(gold, p.argmax(1), q.argmax(1), p.shape[1])
     return record.GoldComparison(
         len(gold),
         _gold_metrics(gold, p),
         _gold_metrics(gold, q),
-        **dict(zip(("accuracy", "mae", "macro_f1"), changes, strict=True)),
+        **{name: _difference(changes[name]) for name in ("accuracy", "mae", "macro_f1")},
         resamples=RESAMPLES,
         seed=SEED,
     )

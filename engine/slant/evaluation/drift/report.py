@@ -17,7 +17,8 @@ from slant.artifact.records import to_plain
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
 from slant.evaluation.drift.figures import RowDrift
 from slant.evaluation.formatting import METRICS, beginning, four, interval, number, percent, terminal_table
-from slant.evaluation.metrics import NO_LABEL, Labels
+from slant.evaluation.metrics import Labels
+from slant.tables.labelled import NO_LABEL
 
 WORST = 20  # rows shown in the page and in JSON
 
