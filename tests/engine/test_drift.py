@@ -143,6 +143,12 @@ def test_rows_with_an_error_are_named_and_counted():
     assert not exceeded(drift, Budgets(max_lost=2))
 
 
+def test_gold_labels_are_those_of_the_compared_rows():
+    a = scores([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]], errors=["empty.", None, None])
+    gold = drift_between(a, a, np.array([1, 0, 1])).overall.gold
+    assert (gold.rows, gold.ours.accuracy, gold.ours.confusion) == (2, 1, ((1, 0), (0, 1)))
+
+
 def test_buckets_are_closed_above_and_follow_the_compared_rows():
     tokens = [5000, 128, 129, 256, 257]
     a = scores([[0.7, 0.3]] * 5, tokens, errors=["empty.", None, None, None, None])

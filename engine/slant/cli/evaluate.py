@@ -72,12 +72,11 @@ def evaluate(
     json_output: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write figures as JSON.")] = None,
     html_output: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots.")] = None,
 ) -> None:
-    """Judge predictions, or a model's answers, by the gold labels of a table; or two of them, and their difference.
+    """Evaluate predictions, or a model's answers, against a table's gold labels; or two of them, and their difference.
 
     Accuracy, MAE, quadratic-weighted kappa and macro-F1 have 95 % bootstrap intervals; with probabilities there are
     also the calibration error, the Brier score and the NLL. Two models, two sets of predictions, or one of each (the
-    model comes first) are compared on the rows that both answered. Rows without a label or an answer are in no figure;
-    how many is told.
+    model comes first) are compared on the rows that both answered. Rows without a label or an answer are reported.
     """
     from slant.cli.output import terminal
     from slant.cli.progress import Progress
