@@ -45,7 +45,7 @@ from slant.evaluation.metrics import Labels
 from texts import cache_folder
 
 RESULT = "baselines"
-BACKEND = "baselines.backend"
+BACKEND = "baselines.backend:load"
 LOADING = 600  # seconds
 HEAD = ("", "trained on", "accuracy", "macro-F1", "mean absolute error", "texts/s", "peak memory")
 

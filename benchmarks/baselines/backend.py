@@ -1,4 +1,4 @@
-"""A fitted system in a process of its own, for ``peers/worker.py``: texts in, a list of numbers a text out.
+"""A fitted system in a process of its own, for ``harness/worker.py``: texts in, a list of numbers a text out.
 
 Options: system (its name), folder (where it was fitted), names (of the labels), threads, and what ``systems`` takes to
 know it: models, bases and weights.
@@ -14,7 +14,7 @@ import torch
 
 from baselines.systems import systems
 
-PACKAGES = ("slant", "torch", "transformers", "sentence-transformers", "scikit-learn")
+PACKAGES = {"load": ("slant", "torch", "transformers", "sentence-transformers", "scikit-learn")}
 
 
 def load(options: dict[str, Any]) -> Callable[[list[str], int], list[list[float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -252,3 +253,19 @@ def _digit_head(c: ModelConfig, B: int) -> Case:
 
     size = B * (2 * D + 2 * 4 * LABELS) + 4 * (1 + LABELS) * D
     return beside_torch("digit_head", digit_head.digit_head, f"{B} texts", make, size)
+
+
+# What a forward calls on a CPU, where delta_net is one op.
+OPS: dict[str, Callable[[ModelConfig, int, int], Case]] = {
+    "embedding": _embedding,
+    "add_rms_norm": _add_rms_norm,
+    "gated_rms_norm": _gated_rms_norm,
+    "delta_net": _delta_net,
+    "norm_rotary": _norm_rotary,
+    "keys_values": _keys_values,
+    "causal_attention": _causal_attention,
+    "gate_heads": _gate_heads,
+    "last_attention": _last_attention,
+    "swiglu": _swiglu,
+    "digit_head": lambda c, B, T: _digit_head(c, B),
+}

@@ -71,6 +71,7 @@ def floors(c: ModelConfig, rows: int, length: int, limits: Limits, recipe: Recip
     """Least seconds of each op in one forward, by its calls at all positions; those at one position are not counted."""
     labels = {f"{rows} x {length}", f"1 x {rows * length}", f"{rows} texts"}
     often, batch = calls(c), [case for case in cases(c, ((rows, length),), few=(16,)) if case.label in labels]
+    often.pop("delta_net")  # delta_inputs and delta_rule on a GPU
     least = {case.op: often[case.op] * limits.floor(case.bytes, case.flops) for case in batch if case.op in often}
     return least | {LINEAR: sum(_linears(c, rows * length, limits, recipe))}
 
@@ -85,6 +86,7 @@ def calls(c: ModelConfig) -> dict[str, int]:
         "gated_rms_norm": linear - (not ends_full),
         "delta_inputs": linear,
         "delta_rule": linear,
+        "delta_net": linear,
         "norm_rotary": full - ends_full,
         "keys_values": full,
         "causal_attention": full - ends_full,

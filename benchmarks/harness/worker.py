@@ -2,9 +2,9 @@
 
     python benchmarks/harness/worker.py BACKEND OPTIONS
 
-BACKEND is a module with ``load(options)``, which gives a function of (sequences or texts, batch size) that returns one
-list of numbers a text, and with ``PACKAGES``, whose versions are reported; OPTIONS is a JSON object. The first line out
-says how loading went, each other one answers a request ``{"texts": [...], "batch": 8}``:
+BACKEND is MODULE:FUNCTION. The function takes OPTIONS, a JSON object, and gives a function of (sequences or texts,
+batch size) that returns one list of numbers a text; ``PACKAGES`` of the module says by function whose versions are
+reported. The first line out says how loading went, each other one answers a request ``{"texts": [...], "batch": 8}``:
 
     {"load_s": 1.5, "rss": 1e9, "peak_rss": 2e9, "versions": {"torch": "2.13.0"}}
     {"seconds": 0.5, "answers": [[...], ...], "peak_rss": 2e9}       or    {"error": "..."}
@@ -34,8 +34,9 @@ def main(backend: str, options: str) -> None:
     sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[1])]
     start = time.perf_counter()
     try:
-        module = import_module(backend)
-        score = module.load(json.loads(options))
+        name, _, function = backend.partition(":")
+        module = import_module(name)
+        score = getattr(module, function)(json.loads(options))
     except Exception as error:
         send(replies, {"error": sentence(error)})
         raise
@@ -43,7 +44,7 @@ def main(backend: str, options: str) -> None:
     # The system's two counts are taken apart and may differ by some pages.
     peak = max((size for size in (status("VmHWM"), rss) if size is not None), default=None)
     loaded = {"load_s": took, "rss": rss, "peak_rss": peak}
-    send(replies, loaded | {"versions": {name: installed(name) for name in module.PACKAGES}})
+    send(replies, loaded | {"versions": {name: installed(name) for name in module.PACKAGES[function]}})
     for line in sys.stdin:
         request = json.loads(line)
         forget_peak()

@@ -19,7 +19,7 @@ EQUAL_LENGTHS = "only texts of one length share a batch: its padded answers are 
 
 @dataclass(frozen=True)
 class System:
-    """``backend`` is a module ``backend_*``; ``model`` see above; ``batch`` the texts a call, 0 if it decides itself.
+    """``backend`` is a function of ``backends``; ``model`` see above; ``batch`` the texts a call, 0 for its own choice.
 
     ``reads_text``: it gets the texts themselves, not token ids. ``sized``: it reserves memory for ``batch`` texts as
     long as the longest of its workloads, so a worker is its own.
@@ -36,7 +36,7 @@ class System:
 
     @property
     def module(self) -> str:
-        return f"peers.backend_{self.backend}"
+        return f"peers.backends:{self.backend}"
 
     def path(self, checkpoint: Path, artifact: Path | None, converted: Path | None) -> str | None:
         """What the backend is to load; None if it was not given or not made."""

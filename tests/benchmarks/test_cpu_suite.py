@@ -9,12 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 import random_model
 import texts
 from cpu import limits, padding, test_engine, test_ops, workload
 from cpu.limits import Limits
+from gpu.kernel_cases import MODEL, PREFIX
 from harness.rows import environment
 from slant import demo
 from slant.batching.costs import forward_flops
@@ -55,7 +57,7 @@ def rows(tmp_path_factory):
 
 def test_a_row_for_every_benchmark(rows):
     counts = Counter(row["group"] for row in rows)
-    ops = sum(map(len, test_ops.OPS.values())) - 1  # the demo's only attention is the last block's
+    ops = len(test_ops.OPS) - 3  # the demo's only attention is the last block's, which answers for one position
     shapes = len(test_ops.SHAPES)
     of_ops = shapes * (ops + len(workload.MATRICES)) + 4
     assert counts == {
@@ -118,10 +120,16 @@ def test_bytes_of_ops(rows, runner):
     assert gate_up["flops"] == 2 * tokens * 2 * c.intermediate_size * c.hidden_size
 
 
-def test_flops_of_attention_count_the_pairs_that_see_each_other(runner):
-    before, c = len(runner.prefix_ids), runner.model.config
-    pairs = sum(before + position + 1 for position in range(128))
-    assert test_ops.flops("causal_attention", runner, 8, 128) == 8 * pairs * 4 * c.num_attention_heads * c.head_dim
+def test_flops_of_attention_count_the_pairs_that_see_each_other():
+    pairs = sum(PREFIX + position + 1 for position in range(128))
+    flops = 8 * pairs * 4 * MODEL.num_attention_heads * MODEL.head_dim
+    assert test_ops.OPS["causal_attention"](MODEL, 8, 128).flops == flops
+
+
+def test_arguments_are_in_the_models_dtype():
+    bf16, fp32 = torch.ones(2, dtype=torch.bfloat16), torch.ones(2)
+    found = test_ops.in_dtype((bf16, (bf16, 3), fp32), torch.float32)
+    assert (found[0].dtype, found[1][0].dtype, found[1][1], found[2] is fp32) == (torch.float32, torch.float32, 3, True)
 
 
 def test_without_the_flag_everything_runs_once_and_no_row_is_written(tmp_path):

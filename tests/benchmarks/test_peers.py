@@ -22,7 +22,7 @@ from texts import Speech
 
 FAKE = """
 import os, sys, time
-PACKAGES = ("numpy", "no-such-package")
+PACKAGES = {"load": ("numpy", "no-such-package")}
 
 def load(options):
     print("noise on stdout")
@@ -55,7 +55,7 @@ def fake(tmp_path, monkeypatch):
     workers = []
 
     def start(**options):
-        workers.append(Worker(sys.executable, "fake_backend", {"scale": 2.5} | options, threads=1, timeout=30))
+        workers.append(Worker(sys.executable, "fake_backend:load", {"scale": 2.5} | options, threads=1, timeout=30))
         return workers[-1]
 
     yield start
@@ -90,7 +90,7 @@ def test_worker_tells_why_it_could_not_load(fake):
 
 def test_worker_needs_an_interpreter_that_is_there(tmp_path):
     with pytest.raises(WorkerError, match="No such file or directory; name another"):
-        Worker(str(tmp_path / "python"), "fake_backend", {}, threads=1)
+        Worker(str(tmp_path / "python"), "fake_backend:load", {}, threads=1)
 
 
 def test_worker_survives_a_failed_request_and_tells_of_a_crash(fake):
@@ -119,7 +119,7 @@ def test_systems_that_differ_in_batch_size_share_a_worker_and_a_failure_is_noted
             ("other", {"scale": 2.5}),
             ("broken", {"broken": 1}),
         ):
-            pool.start(name, "fake_backend", options)
+            pool.start(name, "fake_backend:load", options)
         assert pool.loaded("one") is pool.loaded("two")
         assert pool.loaded("one") is not pool.loaded("other")
         assert pool.loaded("broken") is None
@@ -134,8 +134,8 @@ def test_systems_that_differ_in_batch_size_share_a_worker_and_a_failure_is_noted
 
 
 def test_a_backend_runs_in_the_interpreter_that_was_named_for_it(tmp_path):
-    with closing(Pool(1, 30, pythons={"fake_backend": str(tmp_path / "python")})) as pool:
-        pool.start("one", "fake_backend", {})
+    with closing(Pool(1, 30, pythons={"fake_backend:load": str(tmp_path / "python")})) as pool:
+        pool.start("one", "fake_backend:load", {})
         assert "No such file" in pool.failures["one"]
 
 
