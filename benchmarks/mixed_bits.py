@@ -23,8 +23,10 @@ from rich.progress import track
 import pictures
 from harness.rows import RESULTS, Row, append, environment
 from harness.tables import field, rich_table
-from slant.artifact.recipe import NAMED, ROLES, Grid, Recipe
+from slant.artifact.recipe import NAMED, Grid, Recipe
 from slant.demo import FOLDER, passages
+from slant.model.config import ModelConfig
+from slant.options import LoadOptions
 from slant.quantize.gauge import Gauge, Sensitivity, groups
 from slant.quantize.replay import Replay
 from slant.quantize.sensitivity import Chooser
@@ -40,20 +42,25 @@ def drawn(from_: Sequence[Speech], number: int, rng: np.random.Generator) -> lis
     return [found[i] for i in rng.choice(len(found), min(number, len(found)), replace=False)]
 
 
-def uniform() -> Iterator[tuple[str, str, int, Recipe]]:
+def uniform(config: ModelConfig) -> Iterator[tuple[str, str, int, Recipe]]:
     """Kind, name, group size and recipe."""
     for bits in BITS:
         for size in GROUP_SIZES:
-            yield "uniform", f"{bits} bits, groups of {size}", size, Recipe(dict.fromkeys(ROLES, Grid(bits, size)))
+            yield (
+                "uniform",
+                f"{bits} bits, groups of {size}",
+                size,
+                Recipe(dict.fromkeys(config.quantizable, Grid(bits, size))),
+            )
     for name in NAMED:
-        yield "named", name, 64, Recipe.named(name)
+        yield "named", name, 64, config.recipe(NAMED[name])
 
 
 class Bench:
     """A gauge on the calibration texts and, for the same exchanged model, the held-out texts."""
 
     def __init__(self, calibration: Sequence[str], held_out: Sequence[str]) -> None:
-        self.gauge = Gauge.load(FOLDER, calibration, device="cpu")
+        self.gauge = Gauge.load(FOLDER, calibration, LoadOptions(weights="fp32", device="cpu"))
         self.held_out = Replay(self.gauge.runner, [text.ids for text in self.gauge.prompt.encode(held_out)])
         self.groups = groups(self.gauge.checkpoint.config)
 
@@ -102,7 +109,7 @@ def main() -> None:
 
     run = environment() | {"model": "demo", "calibration_texts": len(calibration), "held_out_texts": len(held_out)}
     rows = []
-    for kind, name, size, recipe in track(list(uniform()), "comparing"):
+    for kind, name, size, recipe in track(list(uniform(bench.gauge.checkpoint.config)), "comparing"):
         nbytes = sum(s.options[s.grids.index(recipe.grid(s.names[0]))].size for s in found)
         rows.append({"kind": kind, "against": name, "matrix_bytes": nbytes} | bench.row(recipe))
         for kind, key in (("own group size", f"groups of {size}"), ("all group sizes", "all group sizes")):

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slant.artifact.recipe import Recipe
-from slant.model.checkpoint import EMBEDDING, TensorInfo
+from slant.model.checkpoint import TensorInfo
 from slant.model.config import ModelConfig
 from slant.model.registry import parse_config
+from slant.tensor_files import EMBEDDING
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 STD = 0.02
@@ -65,7 +66,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 class RandomSource:
     """A source as ``slant.model.source.Source`` describes it. What a tensor holds depends on its name only."""
 
-    folder, head, certificate, probe = Path(), EMBEDDING, None, None
+    folder, head, certificate, self_test = Path(), EMBEDDING, None, None
     notes: tuple[str, ...] = ()
 
     def __init__(self, config: ModelConfig, device: torch.device, recipe: Recipe | None = None) -> None:

@@ -15,8 +15,7 @@ from baselines.data import digest
 from baselines.packaged import Packaged
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.runtime.execution import Eager
-from slant.runtime.runner import Runner
+from slant.runtime.execution import Head
 from slant_kernels.norm import rms_norm
 
 BATCH = 32
@@ -66,11 +65,8 @@ class FinalPosition:
 
 
 @dataclass(frozen=True)
-class _FinalNorm:
+class _FinalNorm(Head):
     """Stands where the digit head does, and gives the normed hidden state in place of logits."""
-
-    norm: Tensor
-    eps: float
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         normed = rms_norm(hidden.float(), self.norm, self.eps)
@@ -78,18 +74,14 @@ class _FinalNorm:
 
 
 def final_positions(engine: Engine, texts: Sequence[str]) -> NDArray[np.float32]:
-    """float32 ``[n, hidden]``; raises SlantError for a text that cannot be read, or an engine without a whole model."""
-    runner = engine.runner
-    if not isinstance(runner, Runner):
-        raise SlantError("features need a model that is resident; load it without a memory limit.")
+    """float32 ``[n, hidden]``; raises SlantError for a text that cannot be read."""
     encoded = engine.prompt.encode(texts)
     if bad := next((row for row in encoded if row.error), None):
         raise SlantError(f"a text has no features: {bad.error}")
-    eager = Eager(runner.model, _FinalNorm(runner.head.norm, runner.head.eps), runner.prefix)  # type: ignore[arg-type]
-    found = np.empty((len(texts), len(runner.head.norm)), dtype=np.float32)
-    for batch in runner.batches([row.ids for row in encoded]):
-        result = eager.submit(batch).result()
-        found[list(result.rows)] = result.logits
+    head = engine.runner.head  # type: ignore[attr-defined]
+    found = np.empty((len(texts), len(head.norm)), dtype=np.float32)
+    for batch in engine.runner.run([row.ids for row in encoded], head=_FinalNorm(head.norm, head.rows, head.eps)):
+        found[list(batch.rows)] = batch.logits
     return found
 
 

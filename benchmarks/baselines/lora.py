@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from baselines.data import Labelled
 from harness.batching import by_length
-from slant.runtime.classifier import choose_dtype
+from slant.options import choose_dtype
 
 MAX_TOKENS = 256
 TARGETS = ("query", "value")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from cpu import padding, workload
 from cpu.padding import Lengths
 from harness.rows import BENCHMARKS
 from harness.workloads import PREFIX
-from slant.batching.buckets import plan
-from slant.batching.costs import default_costs
+from slant.batching.costs import TOKENS, default_costs
 from slant.demo import passages
 from slant.prompt.prompt import Prompt
 from slant.runtime.runner import Runner
@@ -83,9 +83,10 @@ def lengths(prompt: Prompt) -> dict[str, Lengths]:
 @pytest.mark.parametrize("by", ["tokens", "costs"])
 def test_plan(by: str, lengths: dict[str, Lengths], runner: Runner, measure: Callable[..., Any]) -> None:
     tokens = lengths["posts"].tokens
-    costs = default_costs(runner.model.config, "cpu", runner.model.dtype.itemsize) if by == "costs" else None
+    costs = default_costs(runner.model.config, "cpu", runner.model.dtype.itemsize) if by == "costs" else TOKENS
+    planner = replace(runner.planner, costs=costs)
     batches = measure(
-        lambda: plan(tokens, runner.token_budget, padding.LIMIT - PREFIX, costs),
+        lambda: planner.plan(tokens, padding.LIMIT - PREFIX),
         group="batching",
         workload=f"plan by {by}, posts",
         texts=len(tokens),

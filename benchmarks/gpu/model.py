@@ -35,9 +35,9 @@ NAME = "gpu_model"
 SHAPE = "4b"
 MEASURES = {
     "resident": ("memory", "latency", "throughput", "waterfall"),
-    "packed": ("memory", "latency", "throughput", "waterfall"),
-    "packed, host": ("memory",),
-    "streamed": ("memory", "latency", "throughput"),
+    "quantized": ("memory", "latency", "throughput", "waterfall"),
+    "quantized, host embedding": ("memory",),
+    "offload": ("memory", "latency", "throughput"),
 }
 TINY_SCOPE = Scope(
     TINY,

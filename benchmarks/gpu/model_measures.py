@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from gpu.device import DryRun, Limits, in_turn
-from gpu.model_tiers import BF16_RESIDENT, Loaded, predicted
+from gpu.model_tiers import BF16_RESIDENT, Loaded
 from gpu.waterfall import waterfall
 from harness.rows import Row, percentiles
 from harness.workloads import MIXTURES, PREFIX, mixture, prompts
-from slant.artifact.recipe import Recipe
 from slant.batching.batches import Ids, StaticBatch
-from slant.batching.costs import Costs, default_costs
+from slant.batching.costs import TOKENS, BatchCosts, default_costs
 from slant.model.config import ModelConfig
 from slant.runtime.execution import Eager
 from slant.runtime.runner import Runner
@@ -65,12 +64,12 @@ class Bench:
             texts = prompts(lengths, scope.config.vocab_size)
             consume(runner.run(texts))  # compiles, creates handles and their workspaces
             peaks[name] = self.device.peak(partial(answers, runner, texts)) - before
-        expected = predicted(loaded.way, scope.config, tokens, tokens)
+        expected = loaded.way.predicted(scope.config, tokens, tokens)
         yield {
             "held_bytes": held,
-            # Streaming, the residual streams of a group count as weights there.
-            "predicted_held_bytes": None if expected.streamed else expected.weights + expected.prefix,
-            "loading_peak_bytes": None if expected.streamed else while_loading - before,
+            # Offloaded, the residual streams of a group count as weights there.
+            "predicted_held_bytes": None if expected.offload else expected.weights + expected.prefix,
+            "loading_peak_bytes": None if expected.offload else while_loading - before,
             "peak_bytes": max(peaks.values()),
             "peak_bytes_by_load": peaks,
             "predicted_peak_bytes": expected.peak,
@@ -83,7 +82,7 @@ class Bench:
         """Requests of one text, from token ids to probabilities on the host; eager and replayed take turns."""
         scope, budget = self.scope, self.scope.token_budget
         runners: dict[str, Any] = {"eager": loaded.runner(budget)}
-        if loaded.model:
+        if isinstance(loaded.first, Runner):
             runners["graph"] = loaded.runner(budget, capture=self.device.capture())
         for length in sorted(scope.lengths, reverse=True):
             texts = prompts([length] * 8, scope.config.vocab_size)
@@ -110,9 +109,9 @@ class Bench:
     def throughput(self, loaded: Loaded) -> Iterator[Row]:
         """All texts of a mixture in one call, batched as the runner batches them; cost models take turns."""
         scope, budget = self.scope, self.scope.token_budget
-        costs: dict[str, Costs | None] = {"cuda": default_costs(scope.config, "cuda", 2)}
+        costs: dict[str, BatchCosts] = {"cuda": default_costs(scope.config, "cuda", 2)}
         if loaded.way is BF16_RESIDENT:
-            costs["tokens"] = None
+            costs["tokens"] = TOKENS
         runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
         for name in MIXTURES:
             texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
@@ -145,7 +144,7 @@ class Bench:
         runner = loaded.runner(self.scope.token_budget)
         assert isinstance(runner, Runner)
         eager = Eager(runner.model, runner.head, runner.prefix)
-        recipe = Recipe.named(loaded.way.recipe) if loaded.way.recipe else None
+        recipe = loaded.way.recipe(config)
         for rows, length in self.scope.batches:
             batch = full_batch(rows, length, config.vocab_size)
             ids, lengths = batch.ids.to(self.device.place), batch.lengths.to(self.device.place)

@@ -2,92 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from harness.workloads import ANSWERS, random_prefix
 from random_model import RandomSource
-from slant.artifact.recipe import Recipe
-from slant.batching.costs import Costs
+from slant.artifact.recipe import NAMED, Recipe
+from slant.batching.costs import BatchCosts
 from slant.model.config import ModelConfig
-from slant.model.network import Model
-from slant.model.weights import Weights
-from slant.runtime import tiers
-from slant.runtime.execution import Capture, Head
-from slant.runtime.offload import LayerwiseRunner
+from slant.options import ResolvedOptions
+from slant.runtime.classifier import Classifier
+from slant.runtime.execution import Head
+from slant.runtime.graphs import Capture, Graphs
+from slant.runtime.load import load_runner
+from slant.runtime.memory import MemoryRequest, Tier, tiers
+from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
-from slant_kernels.merged import Scratch
 
 BF16 = torch.bfloat16
 
 
 @dataclass(frozen=True)
 class Way:
-    """``kind`` is a tier's name in ``slant.runtime``; ``most`` what a text of 8192 tokens is meant to need in bytes."""
+    """``kind`` is the name of a memory tier; ``most`` what a text of 8192 tokens is meant to need in bytes."""
 
     name: str
-    recipe: str | None
+    weights: str
     kind: str
     most: float | None = None
 
+    def recipe(self, config: ModelConfig) -> Recipe | None:
+        return config.recipe(NAMED[self.weights]) if self.weights in NAMED else None
 
-BF16_RESIDENT = Way("bf16", None, "resident")
+    def predicted(self, config: ModelConfig, max_tokens: int, token_budget: int) -> Tier:
+        """What the engine reckons with on a GPU."""
+        ids = len(random_prefix(config.vocab_size))
+        sizes = len(ANSWERS), ids, max_tokens, token_budget
+        request = MemoryRequest(config, self.recipe(config), BF16, "cuda", *sizes)
+        return next(tier for tier in tiers(request) if tier.name == self.kind)
+
+
+BF16_RESIDENT = Way("bf16", "bf16", "resident")
 # In the order of what is asked first.
 WAYS = (
     BF16_RESIDENT,
-    Way("hqq4", "hqq4", "packed"),
-    Way("hqq4, host embedding", "hqq4", "packed, host", most=3.0e9),
-    Way("hqq4 streamed", "hqq4", "streamed", most=1.0e9),
-    Way("hqq8", "hqq8", "packed"),
+    Way("hqq4", "hqq4", "quantized"),
+    Way("hqq4, host embedding", "hqq4", "quantized, host embedding", most=3.0e9),
+    Way("hqq4, offload", "hqq4", "offload", most=1.0e9),
+    Way("hqq8", "hqq8", "quantized"),
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Loaded:
-    """A model on the device, or streamed to it (then there is no ``model``)."""
+    """A model on the device, or offloaded to the host, with its first runner."""
 
     way: Way
-    head: Head
-    model: Model | None
-    weights: Weights
-    max_tokens: int
-    place: torch.device
-
-    _streaming: LayerwiseRunner | None = None
+    first: Runner | OffloadRunner
 
     def runner(
-        self, token_budget: int, costs: Costs | None = None, capture: Capture | None = None
-    ) -> Runner | LayerwiseRunner:
-        """Starts from the prefix of all prompts. What is streamed has one runner, set anew; it cannot be captured."""
-        ids, limits = random_prefix(self.weights.source.config.vocab_size).tolist(), {"max_tokens": self.max_tokens}
-        if self.model is not None:
-            limits |= {"token_budget": token_budget}
-            return Runner(self.model, self.head, ids, **limits, costs=costs, capture=capture)
-        if self._streaming is None:
-            limits |= {"token_budget": token_budget, "group_tokens": token_budget}
-            self._streaming = LayerwiseRunner.streaming(self.weights, self.place, self.head, ids, **limits)
-        self._streaming.token_budget = self._streaming.group_tokens = token_budget  # groups of one batch
-        self._streaming.costs = costs
-        return self._streaming
+        self, token_budget: int, costs: BatchCosts | None = None, capture: Capture | None = None
+    ) -> Runner | OffloadRunner:
+        """The first runner with other batches; it starts from the prefix of all prompts, and replays with a capture."""
+        runner, planner = copy.copy(self.first), self.first.planner
+        runner.planner = replace(planner, token_budget=token_budget, costs=costs or planner.costs)
+        if isinstance(runner, Runner):
+            runner._graphs = Graphs(runner._eager, capture) if capture else None
+        else:
+            runner.group_tokens = token_budget  # groups of one batch
+        return runner
 
 
 def load(way: Way, config: ModelConfig, place: torch.device, max_tokens: int) -> Loaded:
-    """Make the weights where the way keeps them; what is streamed is read when a runner is made."""
-    recipe = Recipe.named(way.recipe) if way.recipe else None
-    source = RandomSource(config, place, recipe)
+    """Make the weights where the way keeps them, and load them as an engine does."""
+    source = RandomSource(config, place, way.recipe(config))
     norm, rows = source.read("norm.weight").float(), source.head_rows(ANSWERS).float()
-    head = Head(norm, rows, config.rms_norm_eps)
-    streamed = way.kind == "streamed"
-    scratch = Scratch(BF16, place) if way.kind != "resident" else None
-    weights = Weights(source, BF16, torch.device("cpu") if streamed else place, scratch)
-    model = None if streamed else Model(weights, max_tokens, host_embedding=way.kind == "packed, host")
-    return Loaded(way, head, model, weights, max_tokens, place)
-
-
-def predicted(way: Way, config: ModelConfig, max_tokens: int, token_budget: int) -> tiers.Tier:
-    """What the engine reckons with on a GPU."""
-    recipe = Recipe.named(way.recipe) if way.recipe else None
-    ids = len(random_prefix(config.vocab_size))
-    demand = tiers.MemoryRequest(config, recipe, BF16, "cuda", len(ANSWERS), ids, max_tokens, token_budget)
-    return next(tier for tier in tiers.tiers(demand) if tier.name == way.kind)
+    prompt: Any = SimpleNamespace(prefix_ids=random_prefix(config.vocab_size).tolist())
+    options = ResolvedOptions(way.weights, BF16, place, max_tokens, "head", max_tokens)
+    classifier = Classifier(source, prompt, Head(norm, rows, config.rms_norm_eps), options)
+    return Loaded(way, load_runner(classifier, way.predicted(config, max_tokens, max_tokens), positions=max_tokens))

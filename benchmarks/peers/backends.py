@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,17 @@ def slant(options: dict[str, Any]) -> Score:
     import numpy as np
 
     from slant.engine import Engine
+    from slant.options import LoadOptions
     from slant.runtime.classifier import Classifier
-    from slant.runtime.load import demand
     from slant.runtime.memory import tiers
     from slant.runtime.runner import Runner
 
-    model, weights, max_tokens = options["model"], options["weights"], options["max_tokens"]
-    memory: str | int = "auto"
+    model, settings = options["model"], {key: options[key] for key in ("weights", "max_tokens", "threads")}
+    load = LoadOptions(device="cpu", **settings)
     if tier := options.get("tier"):
-        needs = demand(Classifier.open(model, weights=weights, device="cpu", max_tokens=max_tokens), max_tokens)
-        memory = next(way.peak for way in tiers(needs) if way.name == tier)
-    settings = {"weights": weights, "device": "cpu", "max_tokens": max_tokens, "threads": options["threads"]}
-    runner = Engine.load(model, **settings, memory=memory).runner
+        request = Classifier.open(model, load).memory_request()
+        load = replace(load, memory=next(each.peak for each in tiers(request) if each.name == tier))
+    runner = Engine.load(model, load).runner
     if isinstance(runner, Runner) and not options.get("keep_prefix", True):
         runner.prefix_ids = runner.prefix_ids[:0]  # then no text starts with it
 

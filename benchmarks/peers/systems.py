@@ -72,7 +72,7 @@ SYSTEMS: tuple[System, ...] = (
     slant("bf16", weights="bf16"),
     slant("fp32", weights="fp32"),
     slant("int8", weights="int8"),
-    slant("hqq4-packed", ARTIFACT, "its weights stay quantized; " + PREFIX_KEPT, weights="auto", tier="packed"),
+    slant("hqq4-packed", ARTIFACT, "its weights stay quantized; " + PREFIX_KEPT, weights="auto", tier="quantized"),
     slant("bf16-whole", note="computes the prefix with each text, as the peers do", weights="bf16", keep_prefix=False),
     *(
         System(f"transformers-{weights}-{batch}", "transformers", CHECKPOINT, {"weights": weights}, batch)

@@ -19,7 +19,6 @@ from cpu.limits import Limits
 from gpu.kernel_cases import MODEL, PREFIX
 from harness.rows import environment
 from slant import demo
-from slant.batching.costs import forward_flops
 from slant.errors import SlantError
 from slant.model.registry import parse_config
 from slant.prompt.prompt import Prompt
@@ -87,14 +86,14 @@ def test_rows_say_what_was_measured_and_with_what(rows):
 
 def test_rates_are_those_of_the_median(rows, runner):
     limit = next(row for row in rows if row["group"] == "limit")
-    token, square = forward_flops(runner.model.config)
+    token, square = runner.model.config.flops()
     for row in (row for row in rows if row["group"] == "model"):
         (count, length), seconds = row["shape"], row["seconds"]["p50"]
         assert row["tokens"] == count * length
         assert row["tokens_per_second"] == pytest.approx(count * length / seconds, rel=1e-3)
         assert row["flops"] == pytest.approx(count * (token * length + square * length**2))
         assert row["gflop_per_s"] == pytest.approx(row["flops"] / seconds / 1e9, rel=1e-3)
-        batches = -(-count * length // runner.token_budget)
+        batches = -(-count * length // runner.planner.token_budget)
         assert row["bytes"] == pytest.approx(batches * token / 2 * runner.model.dtype.itemsize)
         least = max(row["flops"] / limit["flops_per_s"], row["bytes"] / limit["bytes_per_s"])
         assert row["limit_s"] == pytest.approx(least, rel=1e-3)
@@ -142,7 +141,7 @@ def test_limits_bound_by_the_slower_of_the_two(runner):
     found = limits.measure(runner, seconds=0)
     assert found.flops_per_s > 1e8
     assert found.bytes_per_s > 1e8
-    assert found.flops_by in ("torch", "prepacked")
+    assert found.flops_by in ("torch", "onednn")
     assert found.bytes_by in ("sum", "copy")
     assert (LIMITS.seconds(1e12, 1), LIMITS.seconds(1, 1e10), LIMITS.seconds(2e12, 1e10)) == (1, 1, 2)
 

@@ -22,14 +22,15 @@ from gpu import model as gpu_model
 from gpu.device import DryRun, Kernel, Limits
 from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
 from gpu.model_measures import Bench, Scope, full_batch, tail
-from gpu.model_tiers import WAYS, load, predicted
+from gpu.model_tiers import WAYS, load
 from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
 from harness import workloads as mixtures
 from random_model import STD, RandomSource
-from slant.artifact.recipe import Recipe
-from slant.batching.costs import Formula, forward_flops
-from slant.model import qwen3_5 as model
-from slant.model.checkpoint import expected_shapes
+from slant.artifact.recipe import NAMED
+from slant.batching.costs import BatchCosts
+from slant.model import network
+from slant.model.qwen3_5 import blocks
+from slant.runtime.offload import OffloadRunner
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import dequantize
 
@@ -107,22 +108,22 @@ def test_every_way_is_measured_and_rows_are_json(bench, journal):
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_a_way_is_held_as_it_says(bench, way):
-    loaded, costs = load(way, bench.scope.config, CPU, bench.scope.max_tokens), Formula(1.0, 1.0)
+    loaded, costs = load(way, bench.scope.config, CPU, bench.scope.max_tokens), BatchCosts(1.0, 1.0)
     first, other = loaded.runner(64), loaded.runner(160, costs)
-    assert (other.token_budget, other.costs) == (160, costs)
-    assert (loaded.weights.scratch is None) == (way.recipe is None)
-    assert (loaded.model is None) == (first is other) == (way.kind == "streamed")
-    if loaded.model is None:
+    assert (first.planner.token_budget, other.planner.token_budget, other.planner.costs) == (64, 160, costs)
+    assert isinstance(first, OffloadRunner) == (way.kind == "offload")
+    if isinstance(other, OffloadRunner):
         assert other.group_tokens == 160
     else:
-        assert isinstance(loaded.model.blocks[0].gate_up, MergedMatrix) == (way.recipe is not None)
+        assert first.model is other.model
+        assert isinstance(first.model.blocks[0].gate_up, MergedMatrix) == (way.kind != "resident")
 
 
 def test_a_way_held_before_is_not_counted(bench):
     loaded = load(WAYS[0], bench.scope.config, CPU, bench.scope.max_tokens)
     (row,) = bench.memory(loaded, before=4e8, while_loading=2e9)
     assert (row["held_bytes"], row["peak_bytes"], row["loading_peak_bytes"]) == (0.6e9, 2.6e9, 1.6e9)
-    expected = predicted(WAYS[0], bench.scope.config, 160, 160)
+    expected = WAYS[0].predicted(bench.scope.config, 160, 160)
     assert row["predicted_peak_bytes"] == expected.peak
     assert row["measured_over_predicted"] == pytest.approx(2.6e9 / expected.peak, abs=1e-4)
 
@@ -131,7 +132,7 @@ def test_rates_count_real_tokens(bench):
     texts = [np.zeros(40), np.zeros(60)]
     row = bench.throughput_row("x", texts, [1.0, 3.0, 2.0])
     assert (row["texts_per_s"], row["tokens_per_s"], row["seconds"]["p50"]) == (1, 50, 2)
-    token, square = forward_flops(bench.scope.config)
+    token, square = bench.scope.config.flops()
     flops = token * (10 + 30) + square * (10**2 + 30**2)
     assert bench._of_matmul([40, 60], 2.0) == round(flops / 2 / LIMITS.flops_per_s, 4)
     assert bench._of_matmul([40, 60], 1e-7) == pytest.approx(flops / 1e-7 / LIMITS.flops_per_s, abs=1e-4)
@@ -165,7 +166,7 @@ def test_what_does_not_fit_the_time_is_named(bench, journal, capsys):
 
 def test_what_does_not_fit_the_memory_is_named_and_the_rest_goes_on(bench, journal, monkeypatch):
     def scarce(way, *arguments):
-        if way.recipe is None:
+        if way.weights == "bf16":
             raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
         return load(way, *arguments)
 
@@ -183,7 +184,7 @@ def test_another_failure_ends_the_run(bench, journal, monkeypatch):
 
 def test_answers_that_are_no_numbers_end_the_run(bench):
     loaded = load(WAYS[0], bench.scope.config, CPU, bench.scope.max_tokens)
-    loaded.model.blocks[0].input_norm.fill_(torch.nan)
+    loaded.first.model.blocks[0].input_norm.fill_(torch.nan)
     with pytest.raises(ValueError, match="NaN"):
         next(bench.latency(loaded))
 
@@ -207,7 +208,7 @@ def test_transformers_runs_the_same_shapes():
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    assert theirs == expected_shapes(TINY)
+    assert theirs == TINY.shapes()
     assert all(tensor.dtype == torch.bfloat16 for tensor in model.parameters())
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
 
@@ -256,7 +257,7 @@ def test_chosen_parts_run_in_their_order(monkeypatch):
 
 @pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4", "hqq3"])
 def test_random_weights_have_an_ordinary_size_and_are_the_same_again(recipe):
-    source = RandomSource(MODEL, CPU, Recipe.named(recipe) if recipe else None)
+    source = RandomSource(MODEL, CPU, MODEL.recipe(NAMED[recipe]) if recipe else None)
     for name in ("layers.3.self_attn.k_proj.weight", "layers.0.linear_attn.in_proj_a.weight"):
         tensor = source.read(name)
         assert tensor.shape == source.tensors[name].shape
@@ -269,7 +270,7 @@ def test_random_weights_have_an_ordinary_size_and_are_the_same_again(recipe):
         source.read("layers.3.self_attn.k_proj.weight"), source.read("layers.3.self_attn.v_proj.weight")
     )
     assert source.read("layers.0.linear_attn.A_log").isfinite().all()
-    assert source.tensors.keys() == expected_shapes(MODEL).keys()
+    assert source.tensors.keys() == MODEL.shapes().keys()
 
 
 @pytest.mark.parametrize("name", list(mixtures.MIXTURES))
@@ -323,12 +324,12 @@ def test_limits_of_the_model_are_those_of_its_cases():
     least = floors(MODEL, 8, 1024, LIMITS, None)
     assert least["swiglu"] == pytest.approx(31 * 8192 * 3 * 9216 * 2 / 1e12)
     assert least["delta_rule"] > 0
-    token, _ = forward_flops(MODEL)
+    token, _ = MODEL.flops()
     # Of 8192 tokens the linear layers are bound by FLOPs; in_proj_a and in_proj_b by bytes.
     a_b = sum(2 * 2 * 32 * 2560 * 8192 for kind in MODEL.layer_types if kind == "linear_attention")
     assert least[LINEAR] * 1e14 == pytest.approx(token * 8192 - a_b, rel=0.01)
     fast = Limits(bytes_per_s=1e12, flops_per_s=1e15)  # few tokens are bound by the weights' bytes
-    few, packed = (floors(MODEL, 1, 128, fast, recipe)[LINEAR] for recipe in (None, Recipe.named("hqq4")))
+    few, packed = (floors(MODEL, 1, 128, fast, recipe)[LINEAR] for recipe in (None, MODEL.recipe(NAMED["hqq4"])))
     assert 0.25 < packed / few < 0.45
     assert least.keys() == {op for _, op in OWNERS}
 
@@ -340,14 +341,15 @@ def test_calls_are_those_of_the_model(monkeypatch, bench, last):
     runner = loaded.runner(64)
 
     def count(op, name):
-        real = getattr(model, name)
+        module = blocks if hasattr(blocks, name) else network
+        real = getattr(module, name)
 
         def counting(x, *arguments):
             at_one = 1 in (x.shape[1:3] if x.dim() > 2 else x.shape[:1]) and op not in ("last_attention", "embedding")
             counted[op] += not at_one
             return real(x, *arguments)
 
-        monkeypatch.setattr(model, name, counting)
+        monkeypatch.setattr(module, name, counting)
 
     for op in counted.keys() - {"delta_inputs", "delta_rule", "digit_head"}:
         count(op, op)
