@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from slant.errors import PromptError
+from slant.prompt.truncation import Cuts
 
 MARKER = "{article}"
 # bytes, not read_text: the prompt's line ends are part of what the model was trained on
@@ -33,9 +34,6 @@ DEFAULT_LABELS = {"0": "far left", "1": "lean left", "2": "center", "3": "lean r
 # How articles begin: letters of several scripts, digits, quotes, brackets. No two share their first token.
 PROBES = ("The", "a", "Breaking news.", "1", '"Yes."', "“", "(", "[", "-", "#", "É", "Привет", "中", "ا", "🙂")
 BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20  # encodings take ~100 bytes a character: hold few of them at once
-WINDOW_CHARS = 8  # characters a token, generously: the first window to look for token boundaries in
-SPARE = 64  # tokens a window must hold beyond the budget, so that its own cut end is out of the way
-STEPS = 3  # corrections by the tokens missing or in excess before plain bisection
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,57 +179,14 @@ class Prompt:
         return kept, EncodedText(np.array(ids, dtype=np.int32), tokens - len(ids), None)
 
     def _truncate(self, article: str) -> tuple[str, list[int]]:
-        """The article cut to as many tokens as fit, and the ids of its prompt; both empty if none fit.
+        """The article cut to as many tokens as fit, and the ids of its prompt; both empty if none fit."""
+        cuts = Cuts(self._spans, article, self.max_tokens - self._overhead, self.truncation)
+        return cuts.longest(lambda kept: self._encode([kept])[0].ids, self.max_tokens)
 
-        Cutting merges or splits a few tokens, so each cut is encoded again and the first guess corrected by what it is
-        off; bisection takes over where that would crawl, as the count jumps at a run of whitespace.
-        """
-        budget = self.max_tokens - self._overhead
-        keep = self._cutter(article, budget + SPARE)
-        best: tuple[str, list[int]] = ("", [])
-        fits, exceeds, steps = 0, budget + SPARE + 1, 0
-        while exceeds - fits > 1:
-            kept = keep(budget)
-            ids = self._encode([kept])[0].ids
-            spare = self.max_tokens - len(ids)
-            if spare >= 0:
-                fits, best = budget, (kept, ids)
-            else:
-                exceeds = budget
-            if spare == 0:
-                break
-            budget, steps = budget + spare, steps + 1
-            if steps > STEPS or not fits < budget < exceeds:
-                budget = (fits + exceeds) // 2
-        return best
-
-    def _cutter(self, article: str, most: int) -> Callable[[int], str]:
-        """A function from a number of tokens, up to ``most``, to the article cut down to about so many."""
-        ends = self._edges(article, most)
-        starts = self._edges(article, most, last=True) if self.truncation == "middle" else []
-
-        def keep(tokens: int) -> str:
-            tail = min(tokens // 2, len(starts))
-            stop = ends[min(tokens - tail, len(ends)) - 1]
-            start = starts[-tail] if tail else len(article)
-            return (article[:stop] + article[max(start, stop) :]).strip()
-
-        return keep
-
-    def _edges(self, article: str, tokens: int, *, last: bool = False) -> list[int]:
-        """Where at least the first ``tokens`` tokens of the article end, or the last ones start, in characters."""
-        # offsets take more memory than tokens: ask for those of a window only, enlarged until it holds enough
-        window = WINDOW_CHARS * tokens
-        while True:
-            window = min(window, len(article))
-            first = len(article) - window if last else 0
-            shift = first - len(self._before)
-            offsets = self.tokenizer.encode(self._fill(article[first : first + window])).offsets
-            spans = [(max(start + shift, first), min(end + shift, first + window)) for start, end in offsets]
-            edges = [start if last else end for start, end in spans if start < end]
-            if len(edges) >= tokens or window == len(article):
-                return edges
-            window *= 4
+    def _spans(self, piece: str) -> list[tuple[int, int]]:
+        """Where the tokens of the prompt of an article begin and end, in characters of the article."""
+        shift = len(self._before)
+        return [(start - shift, end - shift) for start, end in self.tokenizer.encode(self._fill(piece)).offsets]
 
 
 def _tokenizer(path: Path) -> Tokenizer:
