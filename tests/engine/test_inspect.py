@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 import tiny
-from slant.cli.inspect_report import human, report
+from slant.cli.inspect_report import report
 from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.options import LoadOptions
+from slant.runtime.memory import human
 
 
 def printed(model, **options):

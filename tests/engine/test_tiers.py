@@ -15,7 +15,7 @@ from slant.errors import SlantError
 from slant.options import LoadOptions
 from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
-from slant.runtime.memory import MemoryRequest, choose, gigabytes, tiers
+from slant.runtime.memory import MemoryRequest, choose, human, tiers
 from slant.runtime.offload import OffloadRunner
 from slant_kernels.quantized import QuantizedMatrix, layout
 
@@ -83,7 +83,7 @@ def test_the_token_budget_shrinks_before_a_slower_tier_is_taken():
 
 
 def test_too_little_memory_names_the_smallest_configuration():
-    smallest = r"0\.50 GB is not enough memory: the smallest configuration, offload, needs 0\.\d\d GB for texts of 8192"
+    smallest = r"500 MB is not enough memory: the smallest configuration, offload, needs \d\d\d MB for texts of 8192"
     with pytest.raises(SlantError, match=smallest):
         choose(BILLIONS_4, int(0.5e9))
     with pytest.raises(SlantError, match="give weights=hqq4 or a smaller max_tokens"):
@@ -209,7 +209,7 @@ def test_memory_is_an_option_of_load():
     small = Engine.load(FOLDER, weights="hqq4", device="cpu", max_tokens=1024, memory=sizes["resident"] - 1)
     assert small.tier.name == "resident", "with a smaller token budget"
     assert small.tier.token_budget < engine.tier.token_budget
-    assert gigabytes(1_234_000_000) == "1.23 GB"
+    assert human(1_234_000_000) == "1.23 GB"
 
 
 def test_the_longest_text_and_the_batch_both_count():

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from slant.bench.report import Report
 from slant.bench.turns import ENOUGH
-from slant.cli.inspect_report import human
+from slant.runtime.memory import human
 
 
 def terminal(report: Report) -> RenderableType:

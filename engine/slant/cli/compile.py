@@ -95,7 +95,7 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
 def _table(target: str, kernels: Sequence[Kernels]) -> Table:
     from rich.table import Table
 
-    from slant.cli.inspect_report import human
+    from slant.runtime.memory import human
 
     total = sum(kernel.variants for kernel in kernels), sum(kernel.compiled for kernel in kernels)
     table = Table("kernel", title=target, show_footer=True)

@@ -17,7 +17,7 @@ from slant.model.source import Source, open_model
 from slant.options import DTYPES, INT8, TOKEN_BUDGETS, LoadOptions, ResolvedOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary, resolve
-from slant.runtime.memory import MemoryRequest, tiers
+from slant.runtime.memory import MemoryRequest, human, tiers
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
@@ -123,15 +123,6 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
     budgets = " and ".join(f"{tokens:,} tokens on {device}" for device, tokens in TOKEN_BUDGETS.items())
     table.caption = f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; on cuda formulas, not measured"
     return table
-
-
-def human(size: float) -> str:
-    """Bytes in decimal units: 1.23 GB."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
 
 
 def _right(name: str) -> Column:

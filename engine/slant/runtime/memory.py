@@ -123,8 +123,8 @@ def choose(request: MemoryRequest, limit: int | None) -> Tier:
     least = min((choice[-1] for choice in choices), key=lambda tier: tier.peak)
     advice = "a smaller max_tokens" if request.recipe is not None else "weights=hqq4 or a smaller max_tokens"
     raise SlantError(
-        f"{gigabytes(limit)} is not enough memory: the smallest configuration, {least.name}, needs "
-        f"{gigabytes(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."
+        f"{human(limit)} is not enough memory: the smallest configuration, {least.name}, needs "
+        f"{human(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."
     )
 
 
@@ -153,5 +153,10 @@ def _activations(request: MemoryRequest, budget: int) -> int:
     return max(sizes)
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+def human(size: float) -> str:
+    """Bytes in decimal units: 1.23 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
