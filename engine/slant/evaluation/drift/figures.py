@@ -9,7 +9,7 @@ Per row, with p the reference's probabilities and q ours, both over the k labels
     expected  |sum_i i q_i - sum_i i p_i|, in classes
     gap       how far two labels moved apart at most: max_i (q_i - p_i) - min_i (q_i - p_i)
 
-A row whose own margin under q exceeds its gap cannot be a flip; ``certified_margin`` rests on that.
+A row whose own margin under q exceeds its gap cannot be a flip; the stable margin of a certificate rests on that.
 """
 
 from __future__ import annotations
