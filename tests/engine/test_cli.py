@@ -284,7 +284,11 @@ def test_killed_in_the_middle(tmp_path: Path, kill: str, code: int) -> None:
     (tmp_path / "in.txt").write_text("word\n" * 1000)
     command = [*FAKE, "score", "in.txt", "--model", "m", "--window", "1", "--output", "out.csv"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, "FAKE_DELAY": "0.02"}
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "FAKE_DELAY": "0.02"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     ) as process:
         while not [part for part in tmp_path.glob(".out.csv.*") if part.stat().st_size > 500]:
             assert process.poll() is None
