@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import child
+from precision import DTYPE, WEIGHTS
 from slant.batching.costs import forward_flops
 from slant.bench import machine, roofline, subject
 from slant.bench.card import terminal
@@ -52,7 +53,7 @@ def fake():
     """A report by a clock that goes on by a tick whenever it is asked."""
     ticks = count()
     options = {"lengths": [128, 200], "counts": [1, 3], "seconds": 10 * TICK, "now": lambda: next(ticks) * TICK}
-    return measure(FOLDER, device="cpu", weights="bf16", texts=["one", None, "two two"], imports=0.5, **options)
+    return measure(FOLDER, device="cpu", weights=WEIGHTS, texts=["one", None, "two two"], imports=0.5, **options)
 
 
 @pytest.fixture
@@ -315,7 +316,7 @@ def test_a_report_by_a_clock_that_only_counts(fake):
     for one in by_name.values():
         assert one.score == one.encode == Spread.of([TICK] * 5)  # ten ticks by the first call's two
         assert (one.first, one.first_encode) == (2 * TICK, TICK)
-        pass_flops = Products(CONFIG, torch.bfloat16, CPU, {}).flops(one.rate_tokens)
+        pass_flops = Products(CONFIG, DTYPE, CPU, {}).flops(one.rate_tokens)
         assert one.rate.per_second == 6 * pass_flops / TICK  # six passes take the least time of a sample
         assert one.fraction == one.limit.seconds / TICK
     assert (by_name["1 x 200"].tokens, by_name["3 x 128"].tokens) == (200, 3 * 128)
@@ -327,7 +328,7 @@ def test_batches_are_those_of_the_engine(fake, prompt):
     posts = next(one for one in fake.workloads if one.kind == "mixture")
     encoded = prompt.encode([passage["text"] for passage in passages()[::2]])
     prefix = len(prompt.prefix_ids)
-    runner = Engine.load(FOLDER, device="cpu", weights="bf16").runner
+    runner = Engine.load(FOLDER, device="cpu", weights=WEIGHTS).runner
     batches = list(runner.batches([row.ids for row in encoded]))
     assert posts.tokens == sum(len(row.ids) for row in encoded)
     assert sorted(batch.computed for batch in posts.batches) == sorted(batch.ids.numel() for batch in batches)
@@ -341,7 +342,7 @@ def test_batches_are_those_of_the_engine(fake, prompt):
 def test_memory_is_measured_beside_what_was_predicted(fake):
     memory = fake.memory
     shapes = {(b.rows, b.computed // b.rows) for one in fake.workloads for b in one.batches}
-    activations = max(activation_bytes(CONFIG, 2, *shape) for shape in shapes)
+    activations = max(activation_bytes(CONFIG, DTYPE.itemsize, *shape) for shape in shapes)
     assert memory.predicted == fake.tier.weights + fake.tier.prefix + activations < fake.tier.peak
     assert 0 < fake.weight_bytes < fake.tier.weights
     if memory.before is not None:
@@ -392,12 +393,13 @@ def test_a_text_that_fails_is_an_error():
 # The command
 
 
-def test_json_ends_the_output_and_goes_to_a_file(slant, tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights", [WEIGHTS, pytest.param("hqq8", marks=pytest.mark.slow)])
+def test_json_ends_the_output_and_goes_to_a_file(slant, tmp_path, monkeypatch, weights):
     scored, score = [], Engine.score
     monkeypatch.setattr(Engine, "score", lambda engine, texts: scored.append(len(texts)) or score(engine, texts))
     path = tmp_path / "in.csv"
     path.write_text("body\n" + "a post\n" * 5)
-    options = ["--lengths", "150, 100", "--texts", "2", "--seconds", 0, "--max-tokens", 200, "--weights", "hqq8"]
+    options = ["--lengths", "150, 100", "--texts", "2", "--seconds", 0, "--max-tokens", 200, "--weights", weights]
     files = ["--input", path, "--text-column", "body", "--rows", 3, "--output", tmp_path / "out.json"]
     code, out, err = slant("demo", *options, *files, "--json", "--threads", 2)
     torch.set_num_threads(1)
