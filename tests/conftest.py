@@ -1,4 +1,4 @@
-"""Shared fixtures: two threads, tiny checkpoints saved once a session, the Triton path."""
+"""Shared fixtures: one thread or two, tiny checkpoints saved once a session, the Triton path."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,16 +16,16 @@ from slant_kernels import launch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """For models as tiny as most are, a second thread only waits, and on a busy machine for long."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For a module of tiny models: a second thread would only wait, and on a busy machine for long."""
-    torch.set_num_threads(1)
-    yield
+def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,16 @@ LARGE: dict[str, Any] = _COMMON | {
 }
 
 
+NARROW: dict[str, Any] = {  # changes to a quarter of the arithmetic, with the same proportions
+    "hidden_size": 512,
+    "intermediate_size": 1792,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "linear_num_key_heads": 8,
+    "linear_num_value_heads": 8,
+}
+
+
 def small(**changes: Any) -> ModelConfig:
     """The shape of 0.8 billion parameters, with changes."""
     return ModelConfig.parse(SMALL | changes)

@@ -34,8 +34,6 @@ from slant.runtime.offload import OffloadRunner
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import dequantize
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 LIMITS = Limits(bytes_per_s=1e12, flops_per_s=1e14)
 QUIET = Console(quiet=True)

@@ -34,8 +34,6 @@ from slant.quantize import job
 from slant.quantize.job import quantize_checkpoint
 from slant.tensor_files import HEAD
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [passage["text"] for passage in passages()][:4]
 DATA = Path(__file__).parents[1] / "data"
 KILL = Path(__file__).with_name("kill_quantize.py")

@@ -36,8 +36,6 @@ from slant.runtime.memory import activation_bytes, merged_shapes
 from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.onednn import can_reorder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 TICK = 2**-10  # seconds
 CONFIG = ModelConfig.read(FOLDER / "config.json")

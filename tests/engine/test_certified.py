@@ -28,6 +28,8 @@ from slant.quantize.job import quantize_checkpoint
 from slant.tables.labelled import LabelledTexts
 from slant_kernels.int8 import can_multiply_int8
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 FP32 = LoadOptions(weights="fp32")
 TEXTS = [passage["text"] for passage in passages()]
 

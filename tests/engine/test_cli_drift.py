@@ -15,8 +15,6 @@ from slant.evaluation.drift.measure import measure
 from slant.prompt.prompt import Prompt
 from slant.tables.labelled import LabelledTexts
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [passage["text"] for passage in passages()][::6]
 
 

@@ -19,6 +19,8 @@ from slant.errors import SlantError
 from slant.evaluation.reference import Reference
 from slant.runtime.runner import Runner
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 TEXTS = [passage["text"] for passage in passages()]
 LOADERS = Reference.load, Engine.load
 

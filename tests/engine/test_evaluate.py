@@ -29,8 +29,6 @@ from slant.prompt.prompt import DEFAULT_LABELS
 from slant.tables.labelled import read_columns
 from slant.tables.read import ENDINGS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = tuple(DEFAULT_LABELS.values())
 RNG = np.random.default_rng(0)
 GOLD = RNG.integers(0, 5, 40)

@@ -28,8 +28,6 @@ from slant.training.recipe import DELTA_NET, PROJECTIONS
 from slant.training.run import finetune
 from slant.training.train import steps_of, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 TEXTS = [text for text, _ in toy.rows(24, seed=9)]
 # how the base is made, and saved: its own head, a tied one in shards, a multimodal checkpoint with a tied head

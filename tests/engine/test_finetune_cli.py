@@ -13,8 +13,6 @@ from slant.engine import Engine
 from slant.evaluation.reference import Reference
 from slant.training import run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [passage["text"] for passage in passages()]
 
 

@@ -23,8 +23,6 @@ from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
 TEXTS = [passage["text"] for passage in passages()]
 MAX_TOKENS, BUDGET = 256, 300

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import child
+import precision
 import published
 import tiny
 from peak import PeakBytes
@@ -17,6 +18,8 @@ from slant.model.network import Model
 from slant.model.registry import read_config
 from slant.model.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
@@ -25,8 +28,8 @@ def models(tmp_path_factory):
     def model(shape, kind, dtype):
         key = shape, kind, dtype
         if key not in made:
-            changes = {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
-            changes |= {"intermediate_size": 9216} if shape == "wide" else {}
+            changes = published.NARROW | {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
+            changes |= {"intermediate_size": 4608} if shape == "wide" else {}
             folder = published.write_small(tmp_path_factory.mktemp("model"), **changes)
             weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), reordered=True)
             made[key] = Model(weights, 2048)
@@ -35,7 +38,7 @@ def models(tmp_path_factory):
     return model
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", precision.DTYPES)
 @pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
 @pytest.mark.parametrize(("rows", "length"), [(1, 64), (16, 64), (8, 128), (1, 1024), (2, 1024)])
 def test_activations_are_predicted(models, dtype, kind, rows, length):
@@ -52,7 +55,7 @@ def check_activations(model, rows, length):
 
 @pytest.mark.parametrize(("rows", "length"), [(8, 128), (1, 1024)])
 def test_activations_of_a_wide_mlp_are_predicted(models, rows, length):
-    check_activations(models("wide", "full_attention", torch.bfloat16), rows, length)
+    check_activations(models("wide", "full_attention", precision.DTYPE), rows, length)
 
 
 GPU = """
@@ -133,7 +136,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_loading_holds_the_result_and_at_most_one_layer(tmp_path):
-    folder = published.write_small(tmp_path, vocab_size=64, num_hidden_layers=12)
+    folder = published.write_small(tmp_path, vocab_size=64, num_hidden_layers=5)
     config = read_config(folder)
     result = tiny.weight_bytes(config, 2, answers=0)
     layer = result / config.num_hidden_layers

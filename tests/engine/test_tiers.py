@@ -9,6 +9,7 @@ import torch
 import published
 import tiny
 from peak import PeakBytes
+from precision import DTYPE, WEIGHTS
 from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
@@ -18,6 +19,8 @@ from slant.runtime.load import load_runner
 from slant.runtime.memory import MemoryRequest, choose, human, tiers
 from slant.runtime.offload import OffloadRunner
 from slant_kernels.quantized import QuantizedMatrix, layout
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 TEXTS = [passage["text"] for passage in passages()][:6]
 BILLIONS_4 = MemoryRequest(
@@ -124,8 +127,8 @@ def test_sizes_that_are_none(given):
 
 
 def opened(folder, recipe, **options):
-    """A classifier in bf16, of the checkpoint or seen through a recipe."""
-    made = Classifier.open(folder, LoadOptions(weights="bf16", device="cpu", **options))
+    """A classifier of the checkpoint or seen through a recipe."""
+    made = Classifier.open(folder, LoadOptions(weights=WEIGHTS, device="cpu", **options))
     return dataclasses.replace(made, source=tiny.quantized(folder, tiny.recipe(recipe))) if recipe else made
 
 
@@ -179,13 +182,13 @@ def test_the_offload_tier_is_two_blocks_a_scratch_and_what_waits(folders):
     tier = on_a_gpu(made)["offload"]
     runner = load_runner(made, tier, positions=512)
     slots = sum(slot.nbytes for slot in runner.blocks._slots)
-    scratch = max(n * k for n, k in made.source.config.merged_shapes()) * 2
-    waiting = 1024 * made.source.config.hidden_size * 2
+    scratch = max(n * k for n, k in made.source.config.merged_shapes()) * DTYPE.itemsize
+    waiting = 1024 * made.source.config.hidden_size * DTYPE.itemsize
     assert tier.weights == pytest.approx(slots + scratch + waiting, rel=0.01)
     assert runner.group_tokens == 1024
 
 
-@pytest.mark.parametrize("recipe", ["hqq4", "hqq8"])
+@pytest.mark.parametrize("recipe", ["hqq4", pytest.param("hqq8", marks=pytest.mark.slow)])
 def test_every_tier_gives_the_same_bits(recipe):
     made, found = opened(FOLDER, recipe, max_tokens=512, token_budget=512), {}
     for name, tier in on_a_gpu(made).items():

@@ -22,11 +22,6 @@ def device(request):
     return torch.device("cuda", torch.cuda.current_device())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _threads(one_thread):
-    """None of these needs a second one."""
-
-
 @pytest.fixture
 def capture(device):
     return capture_on(device)

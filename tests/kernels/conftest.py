@@ -10,7 +10,7 @@ from slant_kernels import native
 
 
 @pytest.fixture(autouse=True, params=["torch", "triton"])
-def path(request, monkeypatch):
+def path(request, monkeypatch, two_threads):
     monkeypatch.setattr(native, "levels", lambda: ())
     if request.param == "triton":
         request.getfixturevalue("triton_path")
