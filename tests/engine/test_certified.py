@@ -225,20 +225,11 @@ def test_the_command_certifies_and_rescores(certified, tmp_path):
     assert run(app, [*measured, "--max-flip-rate", "0"]).exit_code == 0
     assert open_artifact(made).certificate["drift"]["overall"]["figures"]["flips"] == 0
     assert "Certificate" in run(app, ["inspect", str(made)]).output
-    options = [
-        "--model",
-        str(certified),
-        "--weights",
-        "fp32",
-        "--rescore-unstable",
-        "demo",
-        "--output",
-        str(tmp_path / "out.jsonl"),
-    ]
-    assert run(app, ["score", str(FOLDER / "passages.jsonl"), *options]).exit_code == 0
+    options = ["--model", str(certified), "--weights", "fp32", "--rescore-unstable", "demo"]
+    assert run(app, ["score", str(texts), *options, "--output", str(tmp_path / "out.jsonl")]).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {row["stable"] for row in rows} == {True, False}
-    truth = Engine.load(FOLDER, FP32).score(TEXTS)
+    truth = Engine.load(FOLDER, FP32).score(TEXTS[::4])
     assert all(row["label"] == score.label for row, score in zip(rows, truth, strict=True))
 
 
@@ -264,8 +255,7 @@ BUDGETS = {
 )
 def test_demo_within_its_stated_budgets(weights, within, beyond):
     texts = LabelledTexts.read(str(FOLDER / "passages.jsonl"))
-    report = measure(
-        FOLDER, texts, LoadOptions(weights=weights), date="2026-01-31", reference="fp32", budgets=BUDGETS[budgets]
-    )
-    found = {excess.budget for excess in report.exceeded}
-    assert found == (set() if within else {"max_flip_rate", "max_kl", "max_p99_delta"})
+    report = measure(FOLDER, texts, LoadOptions(weights=weights), date="2026-01-31", reference="fp32")
+    assert within is None or exceeded(report.drift, BUDGETS[within]) == ()
+    found = exceeded(report.drift, BUDGETS[beyond]) if beyond else ()
+    assert [excess.budget for excess in found] == (["max_flip_rate", "max_kl", "max_p99_delta"] if beyond else [])

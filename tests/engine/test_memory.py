@@ -17,8 +17,11 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.network import Model
 from slant.model.registry import read_config
 from slant.model.weights import Weights
+from slant_kernels.onednn import can_reorder
 
 pytestmark = pytest.mark.usefixtures("two_threads")
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def models(tmp_path_factory):
             changes = published.NARROW | {"vocab_size": 64, "num_hidden_layers": 2, "layer_types": [kind, kind]}
             changes |= {"intermediate_size": 4608} if shape == "wide" else {}
             folder = published.write_small(tmp_path_factory.mktemp("model"), **changes)
-            weights = Weights(Checkpoint.open(folder), dtype, torch.device("cpu"), reordered=True)
+            weights = Weights(Checkpoint.open(folder), dtype, CPU, reordered=can_reorder(dtype, CPU))
             made[key] = Model(weights, 2048)
         return made[key]
 
