@@ -1,34 +1,42 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
+BUILD := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/slant_kernels/*.cpp kernels/slant_kernels/*.h)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test slow lint bench clean
 
-demo: $(STAMP)                 ## install, then score the bundled passages with the bundled checkpoint
+demo: $(DEMO)                 ## install, then score the bundled passages with the bundled checkpoint
 	$(BIN)/slant demo
 
-test: $(STAMP)                 ## the test suite, without the tests marked slow
+test: $(DEV)                  ## the test suite, without the tests marked slow
 	$(BIN)/python -m pytest
 
-slow: $(STAMP)                 ## the tests marked slow
+slow: $(DEV)                  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)                 ## formatting, lints and types
+lint: $(DEV)                  ## formatting, lints, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)                ## measure the CPU suite, in under ten minutes, and write the figures into docs/benchmarks.md
+bench: $(DEV)                 ## measure the CPU suite, in under ten minutes, and write the figures into docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks/cpu -vv --benchmark-enable --benchmark-group-by=func \
 		--benchmark-max-time=2 --benchmark-min-rounds=3 --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python benchmarks/report.py
 
 # The constraints pin the versions the suite was run with; pip resolves the rest.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/slant_kernels/*.cpp kernels/slant_kernels/*.h)
+$(DEMO): $(BUILD)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e .
 	touch $@
+
+$(DEV): $(BUILD)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[dev]'
+	touch $(DEMO) $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
