@@ -21,6 +21,7 @@ lint: $(DEV)                  ## formatting, lints, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: $(DEV)                 ## measure the CPU suite, in under ten minutes, and write the figures into docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks/cpu -vv --benchmark-enable --benchmark-group-by=func \
