@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from slant.model.checkpoint import expected_shapes
 from slant.model.config import ModelConfig
+from slant.model.registry import parse_config
 
 _COMMON: dict[str, Any] = {
     "architectures": ["Qwen3_5ForCausalLM"],
@@ -55,12 +55,12 @@ NARROW: dict[str, Any] = {  # changes to a quarter of the arithmetic, with the s
 
 def small(**changes: Any) -> ModelConfig:
     """The shape of 0.8 billion parameters, with changes."""
-    return ModelConfig.parse(SMALL | changes)
+    return parse_config(SMALL | changes)
 
 
 def large(**changes: Any) -> ModelConfig:
     """The shape of 4 billion parameters, with changes."""
-    return ModelConfig.parse(LARGE | changes)
+    return parse_config(LARGE | changes)
 
 
 def write_small(folder: Path, **changes: Any) -> Path:
@@ -69,7 +69,7 @@ def write_small(folder: Path, **changes: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(SMALL | changes))
     tensors = {
         "model." + name: torch.full(size, 0.01, dtype=torch.float32 if len(size) == 1 else torch.bfloat16)
-        for name, size in expected_shapes(small(**changes)).items()
+        for name, size in small(**changes).shapes().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -7,7 +7,7 @@ says little about the GPU.
 import pytest
 import torch
 
-from slant.runtime.execution import capture_on
+from capture import capture_on
 
 NEEDED = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 import tiny
+from slant.batching.buckets import STEP
+from slant.batching.plan import Planner
 from slant.demo import FOLDER
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
-from slant.model.qwen3_5 import Model
+from slant.model.network import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner
@@ -55,25 +57,28 @@ def head(device):
     return Head(norm.to(device, torch.float32), rows.to(device, torch.float32), source().config.rms_norm_eps)
 
 
-def weights(device, recipe=None, dtype=torch.bfloat16, *, packed=True, home=None):
+def weights(device, recipe=None, dtype=torch.bfloat16, *, quantized=True, home=None):
     """For a model that computes on ``device``; they are held on ``home``, by default there too."""
-    scratch = Scratch(dtype, device) if recipe and packed else None
+    scratch = Scratch(dtype, device) if recipe and quantized else None
     return Weights(source(recipe), dtype, home or device, scratch)
 
 
 @cache
-def model(device, recipe=None, dtype=torch.bfloat16, packed=True):
-    return Model(weights(device, recipe, dtype, packed=packed), MAX_TOKENS)
+def model(device, recipe=None, dtype=torch.bfloat16, quantized=True):
+    return Model(weights(device, recipe, dtype, quantized=quantized), MAX_TOKENS)
 
 
-def runner(network, **options):
-    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET} | options
-    return Runner(network, head(network.device), PREFIX, **options)
+def planner(device, token_budget=BUDGET):
+    return Planner(token_budget, MAX_TOKENS, step=STEP[device.type])
 
 
-def streamed(device, recipe):
-    options = {"max_tokens": MAX_TOKENS, "token_budget": BUDGET, "group_tokens": 2 * BUDGET}
-    return OffloadRunner.from_host_memory(weights(device, recipe, home=CPU), device, head(device), PREFIX, **options)
+def runner(network, capture=None, token_budget=BUDGET):
+    return Runner(network, head(network.device), PREFIX, planner(network.device, token_budget), capture)
+
+
+def offloaded(device, recipe):
+    made, plan = weights(device, recipe, home=CPU), planner(device)
+    return OffloadRunner.from_host_memory(made, device, head(device), PREFIX, plan, MAX_TOKENS)
 
 
 def sequences(lengths=LENGTHS, prefix=PREFIX, seed=0):

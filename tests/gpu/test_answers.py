@@ -72,23 +72,23 @@ def test_a_batch_is_as_close_to_the_truth_as_single_texts(device):
 
 
 @pytest.mark.parametrize("recipe", ["hqq8", "hqq4"])
-def test_streamed_equals_packed_bit_for_bit(device, recipe):
+def test_offloaded_equals_resident_bit_for_bit(device, recipe):
     """The residual stream is added by torch there and by a kernel here: both round once."""
-    resident, streamed = models.runner(models.model(device, recipe)), models.streamed(device, recipe)
+    resident, offloaded = models.runner(models.model(device, recipe)), models.offloaded(device, recipe)
     texts = models.sequences() + models.sequences(prefix=(), seed=1)
     expected = models.logits(resident, texts)
     for _ in range(3):  # a block that arrived too early or too late would show in one of them
-        assert np.array_equal(models.logits(streamed, texts), expected)
+        assert np.array_equal(models.logits(offloaded, texts), expected)
 
 
 @pytest.mark.parametrize("recipe", ["hqq8", "hqq4"])
-def test_packed_is_as_close_to_the_truth_as_dense(device, recipe):
+def test_quantized_is_as_close_to_the_truth_as_dense(device, recipe):
     """A kernel that multiplies codes rounds the same weights alike and adds in another order."""
     texts = models.sequences()
-    exact = models.logits(models.runner(models.model(models.CPU, recipe, torch.float32, packed=False)), texts)
-    dense = models.logits(models.runner(models.model(device, recipe, packed=False)), texts)
-    packed = models.logits(models.runner(models.model(device, recipe)), texts)
-    assert 0 < rms(packed - exact) <= 2 * rms(dense - exact)
+    exact = models.logits(models.runner(models.model(models.CPU, recipe, torch.float32, quantized=False)), texts)
+    dense = models.logits(models.runner(models.model(device, recipe, quantized=False)), texts)
+    quantized = models.logits(models.runner(models.model(device, recipe)), texts)
+    assert 0 < rms(quantized - exact) <= 2 * rms(dense - exact)
 
 
 @torch.inference_mode()
@@ -99,7 +99,7 @@ def test_an_embedding_on_the_host_gives_the_same_bits(device):
     assert torch.equal(network(*batch), models.model(device, "hqq4")(*batch))
 
 
-def test_a_streamed_block_keeps_its_values_until_it_was_used(device):
+def test_an_offloaded_block_keeps_its_values_until_it_was_used(device):
     """Slots are filled anew while work on the block that was in them is still queued."""
     made = models.weights(device, "hqq4", home=models.CPU)
     layers = BlocksInHostMemory(made, device)

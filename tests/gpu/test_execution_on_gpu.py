@@ -1,4 +1,4 @@
-"""What running costs beside arithmetic: no waiting, no compiling after the first time, the memory that is foretold."""
+"""What running costs beside arithmetic: no waiting, no compiling after the first time, the memory that is predicted."""
 
 import warnings
 
@@ -6,14 +6,13 @@ import models
 import numpy as np
 import pytest
 import torch
-from slant.runtime.tiers import Demand
 
 from gpu.device import DryRun, Gpu, no_synchronisation
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from harness.workloads import PREFIX, prompts
 from published import large
-from slant.runtime.memory import activation_bytes
+from slant.runtime.memory import MemoryRequest
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import no_compilation
 
@@ -32,21 +31,21 @@ def test_a_forward_never_waits_for_the_device(device, recipe):
     for before in (None, prefix):
         head(network(*arguments, before))
         with no_synchronisation(device):
-            answers = head(network(*arguments, before))
-        assert torch.isfinite(answers.logits).all()
+            logits = head(network(*arguments, before))[0]
+        assert torch.isfinite(logits).all()
 
 
 def test_submitting_never_waits_for_the_device(device, capture):
-    """From ids on the host to a pending answer, op by op and replayed."""
+    """From ids on the host to answers on their way, op by op and replayed."""
     network, texts = models.model(device), models.sequences((30, 31))
     runner = models.runner(network, capture=capture)
     (batch,) = runner.batches(texts)
     runner.record([(4, 32)])
     for execution in (runner._eager, runner._graphs):
-        list(execution.submit(batch).result().rows)
+        assert np.isfinite(execution.submit(batch).logits).all()  # waits
         with no_synchronisation(device):
-            pending = execution.submit(batch)
-        assert np.isfinite(pending.result().logits).all()
+            answers = execution.submit(batch)
+        assert np.isfinite(answers.logits).all()
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4"])
@@ -56,8 +55,8 @@ def test_nothing_compiles_after_the_kernels_were_made_ready(device, recipe):
     runner = models.runner(models.model(device, recipe), token_budget=budget)
     if real:
         source, sizes = models.source(recipe), (len(models.ANSWERS), len(models.PREFIX), models.MAX_TOKENS, budget)
-        demand = Demand(source.config, source.recipe, torch.bfloat16, device.type, *sizes)
-        compile_kernels(demand, packed=recipe is not None)
+        request = MemoryRequest(source.config, source.recipe, torch.bfloat16, device.type, *sizes)
+        compile_kernels(request, quantized=recipe is not None)
     rng = np.random.default_rng(0)
     with no_compilation():
         for count in (1, 3, 12, 40, 120) if real else (3,):
@@ -72,7 +71,7 @@ def test_peak_memory_is_within_a_tenth_of_the_prediction(device, way):
     config, bench = (WIDE, Gpu()) if real else (NARROW, DryRun())
     tokens = 8192 if real else 128
     measure = Bench(bench, None, Scope(config, max_tokens=tokens, short=128 if real else 16))
-    # Libraries' workspaces are not foretold: they are there before.
+    # Libraries' workspaces are not predicted: they are there before.
     a = torch.ones(64, 64, dtype=torch.bfloat16, device=device)
     torch.nn.functional.linear(a, a)
     bench.free()
@@ -93,7 +92,7 @@ def test_a_batch_that_does_not_fit_is_halved(device):
     small, large = loaded.runner(rows * length // 4), loaded.runner(rows * length)
     assert [batch.shape[:2] for batch in large.batches(texts)] == [(rows, length)]
     expected = models.logits(small, texts)  # and every kernel and workspace is there
-    with limited(device, large, activation_bytes(config, 2, rows, length, "cuda"), rows * length):
+    with limited(device, large, config.activation_bytes(2, rows, length, "cuda"), rows * length):
         with pytest.warns(UserWarning, match=f"a batch of {rows} x {length} tokens ran out of memory"):
             found = models.logits(large, texts)
         with warnings.catch_warnings():
@@ -115,14 +114,14 @@ class limited:
             limit = torch.cuda.memory_reserved() + 0.75 * self.size
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
             return
-        compute = self.runner._eager.compute
+        hidden = self.runner._eager.hidden
 
         def checked(ids, lengths, start):
             if ids.numel() >= self.tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return compute(ids, lengths, start)
+            return hidden(ids, lengths, start)
 
-        self.runner._eager.compute = checked
+        self.runner._eager.hidden = checked
 
     def __exit__(self, *_):
         if self.device.type == "cuda":
