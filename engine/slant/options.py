@@ -69,9 +69,9 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
-            raise SlantError(f"weights={self.weights!r} is unknown; use one of {', '.join(WEIGHTS)}.")
+            raise SlantError(f"the weights {self.weights!r} are unknown; use one of {', '.join(WEIGHTS)}.")
         if self.truncation not in TRUNCATIONS:
-            raise SlantError(f"truncation={self.truncation!r} is unknown; use one of {', '.join(TRUNCATIONS)}.")
+            raise SlantError(f"the truncation {self.truncation!r} is unknown; use one of {', '.join(TRUNCATIONS)}.")
         for name in ("max_tokens", "token_budget", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -156,14 +156,14 @@ def choose_device(name: str) -> torch.device:
     if device.type not in TOKEN_BUDGETS:
         raise SlantError(f"slant runs on cpu and cuda, not on {device.type}.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SlantError("no CUDA device is available; use device=cpu.")
+        raise SlantError("no CUDA device is available; use the device cpu.")
     return device
 
 
 def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
     """The dtype to compute in for the name of weights on a device; raises SlantError for int8 that it cannot do."""
     if weights == INT8 and not can_multiply_int8(device):
-        raise SlantError(f"weights=int8 needs a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
+        raise SlantError(f"the weights int8 need a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
     if weights in DTYPES:
         return DTYPES[weights]
     return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32
@@ -179,5 +179,5 @@ def memory_bytes(memory: str | int | None) -> int | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?I?B|)", str(memory).strip().upper())
     unit = UNITS.get(found[2]) if found else None
     if isinstance(memory, bool) or found is None or unit is None or not int(float(found[1]) * unit):
-        raise SlantError(f"memory={memory!r} is not a size; give auto, bytes, or one like 4GB or 900MB.")
+        raise SlantError(f"memory is {memory!r}, which is no size; give auto, bytes, or one like 4GB or 900MB.")
     return int(float(found[1]) * unit)

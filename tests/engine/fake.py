@@ -26,7 +26,7 @@ class Engine:
         self.stable_margin = None
 
     @classmethod
-    def load(cls, model: str, **options: object) -> Engine:
+    def load(cls, model: str, options: object = None, **fields: object) -> Engine:
         if model == "broken":
             raise ZeroDivisionError("two\nlines")
         return cls(delay=float(os.environ.get("FAKE_DELAY", "0")))

@@ -22,7 +22,7 @@ import toy
 import transformers
 from peft import PeftModel
 
-from slant.training.data import Table
+from slant.training.data import TrainingTable
 from slant.training.run import finetune
 from slant.training.train import last_complete
 
@@ -30,7 +30,7 @@ from slant.training.train import last_complete
 ROWS, RECIPE = 30, toy.recipe(batch_size=4, accumulation=2, save_steps=3)
 
 
-def attempt(base: Path, table: Table, target: Path, place: str = "") -> int:
+def attempt(base: Path, table: TrainingTable, target: Path, place: str = "") -> int:
     """Run in a child that dies at ``place``; returns the wait status."""
     child = os.fork()
     if child:

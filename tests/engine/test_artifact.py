@@ -196,7 +196,7 @@ def test_a_tied_head_serves_any_labels(tmp_path):
 
 
 def test_weights_by_name(small, checkpoint):
-    with pytest.raises(SlantError, match="weights=auto"):
+    with pytest.raises(SlantError, match="leave weights at auto"):
         open_model(small, "hqq2")
     with pytest.raises(SlantError, match="hqq5"):
         Engine.load(checkpoint, weights="hqq5", device="cpu")

@@ -80,6 +80,22 @@ def test_help_and_version_do_not_import_torch() -> None:
         assert not slow & {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
 
 
+def test_help_of_no_command_imports_torch() -> None:
+    """It answers at once: what is slow to import is imported by the work."""
+    script = """
+import sys, typer
+from slant.cli import app
+for command in typer.main.get_command(app.app).commands:
+    assert app.run([command, "--help"]) == 0
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage: -c ") + done.stdout.count("Usage: slant ") == 9
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "slant.cli.bench" in loaded
+    assert not loaded & {"torch", "numpy", "pyarrow", "transformers", "slant.engine", "slant.bench"}
+
+
 def test_score_to_a_file_is_silent(slant, table: Path) -> None:  # type: ignore[no-untyped-def]
     target = table.with_name("out.jsonl")
     assert slant("score", table, "--model", "m", "--output", target) == (0, "", "")
@@ -129,30 +145,33 @@ def test_demo_says_so_when_the_model_fails(slant, monkeypatch: pytest.MonkeyPatc
 
 def test_inspect(slant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     module = type(sys)("slant.cli.inspect_report")
-    module.report = lambda model, **options: f"{model} {options}"  # type: ignore[attr-defined]
+    module.report = lambda model, options: f"{model} {options.max_tokens}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "slant.cli.inspect_report", module)
     code, out, err = slant("inspect", "folder", "--max-tokens", "99")
     assert (code, err) == (0, "")
-    assert out.split(maxsplit=1) == ["folder", "{'template': None, 'labels': None, 'max_tokens': 99}\n"]
+    assert out == "folder 99\n"
 
 
 def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     seen: dict[str, object] = {}
-    monkeypatch.setattr(Engine, "load", lambda model, **options: seen.update(options, model=model) or Engine())
+    monkeypatch.setattr(
+        Engine, "load", lambda model, options, progress: seen.update(vars(options), model=model) or Engine()
+    )
     (table.with_name("template.txt")).write_bytes("é {article}\r\n".encode())
     (table.with_name("labels.json")).write_text('{"1": "yes", "0": "no"}')
     options = (
         f"--model m --weights fp32 --device cuda:1 --max-tokens 99 --truncation middle --threads 3 --max-flip-rate 0.5 "
         f"--template {table.with_name('template.txt')} --labels {table.with_name('labels.json')} "
-        f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv --memory 4GB --deterministic"
+        f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv --memory 4GB --deterministic "
+        f"--token-budget 99"
     )
     assert slant("score", table, *options.split())[0] == 0
-    del seen["progress"]
     assert seen == {
         "model": "m",
         "weights": "fp32",
         "device": "cuda:1",
         "max_tokens": 99,
+        "token_budget": 99,
         "truncation": "middle",
         "threads": 3,
         "memory": "4GB",
@@ -336,6 +355,21 @@ def test_bars_of_other_labels_and_of_ascii() -> None:
             console.print(show.passage("short", answer, names, console))
         assert capture.get().count("#") > 0
         assert len(capture.get().splitlines()) == max(count, 3)
+
+
+def test_a_stage_begins_its_bar_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input of unknown length has no total, whatever the loading had; the numbers of other stages are gone."""
+    from slant.tables.bulk import Summary
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    seen = []
+    with Progress() as progress:
+        for stage, done, total in (("loading", 3, 4), ("loading", 4, 4), ("merging", 1, 9)):
+            progress.of(stage)(done, total)
+            seen += [(task.description, task.completed, task.total) for task in progress._bars.tasks]
+        progress.scored(Summary(rows=1234, errors=0, tokens=5000, seconds=2.0, done=None))
+        seen += [(task.description, task.completed, task.total) for task in progress._bars.tasks]
+    assert seen == [("loading", 3, 4), ("loading", 4, 4), ("merging", 1, 9), ("1,234 rows", 0, None)]
 
 
 def test_progress_shows_rates_on_a_terminal_only(

@@ -12,6 +12,7 @@ from slant.artifact import certificate as certificates
 from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.evaluation.drift.measure import measure
+from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.tables.labelled import LabelledTexts
 
@@ -90,8 +91,8 @@ def test_the_three_ways_to_the_reference():
     texts = LabelledTexts(tuple(TEXTS[:6]), (None,) * 6, None)
     found = {}
     for method in ("layerwise", "resident", "transformers"):
-        options = {"method": method, "reference": "fp32", "weights": "fp32", "device": "cpu", "date": "2026-01-31"}
-        found[method] = measure(FOLDER, texts, **options)
+        options = LoadOptions(weights="fp32", device="cpu")
+        found[method] = measure(FOLDER, texts, options, method=method, reference="fp32", date="2026-01-31")
     for method in ("layerwise", "resident"):
         assert found[method].drift.overall.figures.delta.maximum == 0
         assert found[method].certificate.versions.transformers is None

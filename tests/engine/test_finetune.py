@@ -22,7 +22,7 @@ from slant.evaluation.reference import last_logits, load_model
 from slant.model.checkpoint import HEAD, Checkpoint
 from slant.prompt.prompt import Prompt
 from slant.training.batches import collate
-from slant.training.data import Example, Examples, Table
+from slant.training.data import Example, Examples, TrainingTable
 from slant.training.network import AnswerNetwork, adapted, deltas, text_model
 from slant.training.recipe import DELTA_NET, PROJECTIONS
 from slant.training.run import finetune
@@ -123,7 +123,7 @@ def test_the_record_says_what_was_done(made):
     assert record["base"].keys() == {"config.json", "tokenizer.json", "model.safetensors"}
     with (done.folder / "split.csv").open() as file:
         lines = list(csv.DictReader(file))
-    again = Examples.read([Table(done.folder.parent / "a.csv")], Prompt.load(base, max_tokens=200))
+    again = Examples.read([TrainingTable(done.folder.parent / "a.csv")], Prompt.load(base, max_tokens=200))
     held = again.split(0.1, 3407, ("a", "b", "c"))[1]
     assert [int(line["row"]) for line in lines if line["part"] == "validation"] == [example.row for example in held]
     assert sorted(path.name for path in done.folder.parent.iterdir()) == ["a.csv", "base", "made"]

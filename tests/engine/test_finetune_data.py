@@ -15,8 +15,8 @@ from slant.errors import RecipeError, TableError
 from slant.prompt.prompt import Prompt
 from slant.training import data
 from slant.training.batches import BUCKET_BATCHES, LengthBuckets
-from slant.training.data import Examples, Table, split_csv
-from slant.training.recipe import Recipe
+from slant.training.data import Examples, TrainingTable, split_csv
+from slant.training.recipe import TrainingRecipe
 
 NAMES = tuple(classifier.LABELS.values())
 GOOD = [("one", "0"), ("two", "1"), ("three", "left"), ("four", 1), ("five", "2.0"), ("six", "RIGHT")]
@@ -56,7 +56,7 @@ def grouped(tmp_path, groups):
     lines = [f"text {i},{i % 3},{group}" for i, group in enumerate(groups)]
     path = tmp_path / "g.csv"
     path.write_text("\n".join(["text,label,author", *lines]) + "\n", encoding="utf-8")
-    return Table(path, group_column="author")
+    return TrainingTable(path, group_column="author")
 
 
 def test_groups_stay_together_in_the_split(prompt, tmp_path):
@@ -87,7 +87,7 @@ def test_groups_that_leave_nothing_to_train_on(prompt, tmp_path):
 def test_a_missing_column_of_groups_is_named(prompt, tmp_path):
     table = grouped(tmp_path, ["a"] * 9)
     with pytest.raises(TableError, match=r"no column 'writer' for the groups; its columns are: text, label, author"):
-        Examples.read([Table(table.path, group_column="writer")], prompt)
+        Examples.read([TrainingTable(table.path, group_column="writer")], prompt)
 
 
 @pytest.mark.parametrize("label", ["7", "leftish", "-1", "0.5", "nan"])
@@ -104,8 +104,8 @@ def test_an_unreadable_row_is_named(prompt, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text,label\none,0\n"two,1\nthree,1,1\nfour,1\n')
     with pytest.raises(TableError, match=r"a\.csv, row 2: Line 3: a quote opens.*--skip-invalid"):
-        Examples.read([Table(path)], prompt)
-    found = Examples.read([Table(path)], prompt, skip_invalid=True)
+        Examples.read([TrainingTable(path)], prompt)
+    found = Examples.read([TrainingTable(path)], prompt, skip_invalid=True)
     assert found.dropped == {data.UNREADABLE: 2}
     assert [example.text for example in found.rows] == ["one", "four"]
 
@@ -114,8 +114,8 @@ def test_a_text_that_is_no_text_is_named(prompt, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text, "label": 1}) + "\n" for text in ("one", 5, "\ud800", None)))
     with pytest.raises(TableError, match="row 2: The text is not a string"):
-        Examples.read([Table(path)], prompt)
-    found = Examples.read([Table(path)], prompt, skip_invalid=True)
+        Examples.read([TrainingTable(path)], prompt)
+    found = Examples.read([TrainingTable(path)], prompt, skip_invalid=True)
     assert found.dropped == {data.UNREADABLE: 2, data.NO_TEXT: 1}
 
 
@@ -129,7 +129,7 @@ def test_a_missing_column_is_named(prompt, tmp_path, column):
 
 def test_a_missing_file_is_named(prompt, tmp_path):
     with pytest.raises(TableError, match=r"b\.csv cannot be read"):
-        Examples.read([toy.write(tmp_path / "a.csv", GOOD[:2]), Table(tmp_path / "b.csv")], prompt)
+        Examples.read([toy.write(tmp_path / "a.csv", GOOD[:2]), TrainingTable(tmp_path / "b.csv")], prompt)
 
 
 def test_a_repeated_text_is_kept_once_and_a_contradicted_one_not_at_all(prompt, tmp_path):
@@ -144,7 +144,7 @@ def test_tables_of_all_kinds_and_columns_together(prompt, tmp_path):
     lines = tmp_path / "b.jsonl"
     lines.write_text('{"body": "seven", "side": 2}\n{"body": "one", "side": "left"}\n')
     pq.write_table(pa.table({"text": ["eight", "nine"], "label": [1.0, None]}), tmp_path / "c.parquet")
-    found = Examples.read([first, Table(lines, "body", "side"), Table(tmp_path / "c.parquet")], prompt)
+    found = Examples.read([first, TrainingTable(lines, "body", "side"), TrainingTable(tmp_path / "c.parquet")], prompt)
     assert [(e.text, e.label, e.table, e.row) for e in found.rows] == [
         ("one", 0, 0, 1), ("two", 1, 0, 2), ("seven", 2, 1, 1), ("eight", 1, 2, 1),
     ]  # fmt: skip
@@ -254,4 +254,4 @@ def test_few_texts_are_one_batch():
 )
 def test_a_recipe_refuses_what_cannot_be_meant(change, message):
     with pytest.raises(RecipeError, match=message):
-        Recipe(**change)
+        TrainingRecipe(**change)

@@ -89,7 +89,7 @@ def test_too_little_memory_names_the_smallest_configuration():
     smallest = r"500 MB is not enough memory: the smallest configuration, offload, needs \d\d\d MB for texts of 8192"
     with pytest.raises(SlantError, match=smallest):
         choose(BILLIONS_4, int(0.5e9))
-    with pytest.raises(SlantError, match="give weights=hqq4 or a smaller max_tokens"):
+    with pytest.raises(SlantError, match="give the weights hqq4 or a smaller max_tokens"):
         choose(dataclasses.replace(BILLIONS_4, recipe=None), int(0.5e9))
     with pytest.raises(SlantError, match="the smallest configuration, quantized, needs"):
         Engine.load(FOLDER, weights="hqq4", device="cpu", memory="1MB")
@@ -122,7 +122,7 @@ def test_sizes(given, size):
 
 @pytest.mark.parametrize("given", ["", "4 apples", "GB", "-4GB", "4IB", 0, -1, True, "0GB"])
 def test_sizes_that_are_none(given):
-    with pytest.raises(SlantError, match="is not a size; give auto, bytes, or one like 4GB"):
+    with pytest.raises(SlantError, match="is no size; give auto, bytes, or one like 4GB"):
         LoadOptions(memory=given)
 
 

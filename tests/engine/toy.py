@@ -12,8 +12,8 @@ import torch
 
 import classifier
 import tiny
-from slant.training.data import Table
-from slant.training.recipe import Recipe
+from slant.training.data import TrainingTable
+from slant.training.recipe import TrainingRecipe
 
 LETTERS = "XYZ"  # of the classes 0, 1, 2
 QUICK: dict[str, Any] = {"max_tokens": 200, "warmup_steps": 2, "learning_rate": 5e-3, "delta_net": True}
@@ -31,10 +31,12 @@ def rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return list(made.items())
 
 
-def write(path: Path, lines: Iterable[tuple[object, ...]], header: tuple[str, ...] = ("text", "label")) -> Table:
+def write(
+    path: Path, lines: Iterable[tuple[object, ...]], header: tuple[str, ...] = ("text", "label")
+) -> TrainingTable:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])
-    return Table(path)
+    return TrainingTable(path)
 
 
 def base(folder: Path, shape: str = "grouped", dtype: torch.dtype = torch.float32, **saving: Any) -> Path:
@@ -44,5 +46,5 @@ def base(folder: Path, shape: str = "grouped", dtype: torch.dtype = torch.float3
     return folder
 
 
-def recipe(**changes: Any) -> Recipe:
-    return Recipe(**{**QUICK, **changes})
+def recipe(**changes: Any) -> TrainingRecipe:
+    return TrainingRecipe(**{**QUICK, **changes})

@@ -52,7 +52,7 @@ def check(stored: Mapping[str, Any], probabilities: NDArray[np.float32], arithme
     if off > tolerance:
         raise CheckpointError(
             f"the model's answers to known texts are off by {off:.3f} in probability, over {tolerance}: "
-            "something computes wrongly here; try device=cpu or weights=fp32, and get the artifact again."
+            "something computes wrongly here; try the device cpu or the weights fp32, and get the artifact again."
         )
 
 

@@ -1,1 +1,1 @@
-"""``slant bench``: how fast a model is on the machine at hand, beside a limit measured in the same run."""
+"""``slant bench``: how fast a model is on this machine, compared with a roofline measured in the same run."""

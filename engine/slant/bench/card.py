@@ -1,4 +1,4 @@
-"""A benchmark's report on the terminal."""
+"""What ``slant bench`` prints: tables of a report."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from slant.bench.report import Report
+from slant.bench.report import BenchReport
 from slant.bench.turns import ENOUGH
 from slant.runtime.memory import human
 
 
-def terminal(report: Report) -> RenderableType:
-    """All tables, and what they do not say by themselves."""
+def terminal(report: BenchReport) -> RenderableType:
+    """All tables, and notes on them."""
     tables = loading(report), memory(report), latency(report), throughput(report), roofline(report)
     return Group(heading(report), *(part for table in tables for part in (Text(), table)), *notes(report))
 
 
-def heading(report: Report) -> Text:
+def heading(report: BenchReport) -> Text:
     m, s, tier = report.machine, report.settings, report.tier
     device = m.get("gpu") or f"{m['processor']}, {m['threads']} of {m['cores']} threads"
     return Text.assemble(
@@ -29,14 +29,14 @@ def heading(report: Report) -> Text:
     )
 
 
-def loading(report: Report) -> Table:
-    """Seconds from nothing to the first answer."""
+def loading(report: BenchReport) -> Table:
+    """Seconds from the start of the process to the first answer."""
     load = report.load
     rows = {
         "importing slant and torch": load.imports,
-        "reading: tokenizer, weights": load.weights,
-        "the prompt's prefix, known answers": load.rest,
-        "warm-up: the first text": load.warmup,
+        "tokenizer and weights": load.weights,
+        "prefix of the prompt, self-test": load.rest,
+        "warm-up with a first text": load.warmup,
     }
     table = Table("step", _right("seconds"), title="Loading", show_footer=True)
     table.columns[0].footer, table.columns[1].footer = "ready after", f"{sum(rows.values()):.2f}"
@@ -45,8 +45,8 @@ def loading(report: Report) -> Table:
     return table
 
 
-def memory(report: Report) -> Table:
-    """What was held, beside what the planner said."""
+def memory(report: BenchReport) -> Table:
+    """What was used, beside the prediction."""
     m, tier = report.memory, report.tier
     gpu = "gpu" in report.machine
     rows = {
@@ -62,14 +62,14 @@ def memory(report: Report) -> Table:
         table.add_row(name, "unknown" if size is None else human(size))
     batches = human(m.predicted - tier.weights - tier.prefix)
     table.caption = (
-        f"predicted: {human(tier.weights)} of weights, {human(tier.prefix)} of prefix, {batches} of batches; "
-        "libraries and what allocators keep come on top"
+        f"predicted: {human(tier.weights)} weights, {human(tier.prefix)} prefix, {batches} batches; "
+        "libraries and the allocator's reserve come on top"
     )
     return table
 
 
-def latency(report: Report) -> Table:
-    """Milliseconds of calls with one text, the tokenization included."""
+def latency(report: BenchReport) -> Table:
+    """Milliseconds of calls with one text, tokenization included."""
     names = ("prompt", "calls", "first ms", "p50", "p90", "p99", "fastest", "slowest")
     table = Table(*map(_right, names), title="Latency of one text, ms")
     for one in report.workloads:
@@ -77,14 +77,13 @@ def latency(report: Report) -> Table:
             s = one.score
             figures = one.first, s.p50, s.p90, s.p99, s.least, s.most
             table.add_row(f"{one.tokens:,}", str(s.calls), *(_ms(figure) for figure in figures))
-    table.caption = "first: of its length, after warm-up; " + ", ".join(
-        f"p{q} from {needed} calls on" for q, needed in ENOUGH.items()
-    )
+    needed = ", ".join(f"p{q} needs {calls} calls" for q, calls in ENOUGH.items())
+    table.caption = f"first: the first call of this length, after warm-up; {needed}"
     return table
 
 
-def throughput(report: Report) -> Table:
-    """Rates of whole calls, by real tokens."""
+def throughput(report: BenchReport) -> Table:
+    """Rates of whole calls; tokens exclude padding."""
     names = ("calls", "ms", "spread", "texts/s", "tokens/s", "fill", "encoding")
     table = Table("texts", *map(_right, names), title="Throughput")
     for one in report.workloads:
@@ -100,16 +99,16 @@ def throughput(report: Report) -> Table:
             f"{one.encode_share:.1%}",
         )
     table.caption = (
-        "ms a call: median, and half the distance of its quartiles; tokens of whole prompts, without padding; fill: "
-        "real of computed tokens; encoding: the tokenizer's share"
+        "ms: median of a call; spread: half the interquartile range; tokens: of whole prompts, without padding; fill: "
+        "share of computed tokens that are not padding; encoding: the tokenizer's share"
     )
     return table
 
 
-def roofline(report: Report) -> Table:
+def roofline(report: BenchReport) -> Table:
     """Each workload beside the limit that was measured between its calls."""
     names = ("FLOP/s", "products", "ms", "limit ms", "of limit", "bound by")
-    table = Table("texts", *map(_right, names), title="Roofline: a measured limit, not a data sheet's")
+    table = Table("texts", *map(_right, names), title="Roofline, measured on this machine")
     for one in report.workloads:
         table.add_row(
             one.name,
@@ -121,21 +120,21 @@ def roofline(report: Report) -> Table:
             one.limit.bound,
         )
     table.caption = (
-        "FLOP/s reached, and by the model's matrix products alone: cold weights, as many tokens as in a mean batch; "
+        "products: the matrix products alone, with cold weights and the tokens of a mean batch; "
         f"reads: {human(report.weight_bytes)} of weights a batch at {human(report.read.per_second)}/s"
     )
     return table
 
 
-def notes(report: Report) -> Iterator[Text]:
-    for one in report.beaten:
+def notes(report: BenchReport) -> Iterator[Text]:
+    for one in report.exceeding:
         yield Text(
-            f"{one.name} was faster than its measured limit ({one.fraction:.2f} of it): that limit is none. "
+            f"{one.name}: the measured roofline is invalid, it was exceeded ({one.fraction:.2f} of it). "
             "Measure longer with --seconds on a quiet machine.",
             style="yellow",
         )
     if report.tier.offload:
-        yield Text("The weights are offload from the host; that way's own limit is not measured.", style="yellow")
+        yield Text("The weights are offloaded; the limit of their transfer is not measured.", style="yellow")
 
 
 def _ms(seconds: float | None) -> str:

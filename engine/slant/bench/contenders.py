@@ -1,4 +1,4 @@
-"""Everything that takes turns: calls of the workloads, their tokenization, and the ways of each limit."""
+"""The calls that are timed in turn: the workloads, their tokenization, and the kernels that measure the limits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from slant.bench.subject import First, Subject
 from slant.bench.texts import Workload
 from slant.bench.turns import Run, Spread, Watch, calls, take_turns
 
-LIMIT_SHARE = 0.125  # of a workload's seconds, for each way of a limit
-Key = tuple[str, str]  # what is timed, and of which workload or in which way
+LIMIT_SHARE = 0.125  # of a workload's seconds, for each kernel of a limit
+Key = tuple[str, str]  # what is timed, and of which workload or kernel
 
 
 class Contenders:
-    """Makes the calls that are compared, each known by its key; the limits' are warm when they are here."""
+    """The calls that are compared, by key; those of the limits are warmed up when added."""
 
     def __init__(self, subject: Subject, watch: Watch, ways: Mapping[str, Way]) -> None:
         self._engine, self._watch, self._ways = subject.engine, watch, ways
@@ -26,7 +26,7 @@ class Contenders:
             self._limit(("read", way), run, moved)
 
     def add(self, workload: Workload, first: First) -> None:
-        """A workload with its first call, and the products of its mean batch."""
+        """Add a workload with its first call, and the products of its mean batch."""
         texts, tokens = list(workload.texts), first.mean_tokens
         self._runs["score", workload.name] = lambda: self._engine.score(texts)
         self._first["score", workload.name] = first.seconds
@@ -37,15 +37,15 @@ class Contenders:
                 self._limit((f"products of {tokens}", way), run, self._products.flops(tokens))
 
     def samples(self, seconds: float, progress: Callable[[int, int], None]) -> dict[Key, list[float]]:
-        """Seconds of calls by turns."""
+        """Seconds of each call, taken in turn."""
         budgets = {key: seconds if key[0] in ("score", "encode") else LIMIT_SHARE * seconds for key in self._runs}
         planned = {key: calls(first, budgets[key]) for key, first in self._first.items()}
-        # As often as the calls that they are a part of.
+        # As many calls as of the workloads that they are a part of.
         planned |= {key: planned["score", key[1]] for key in self._runs if key[0] == "encode"}
         return take_turns(self._runs, planned, budgets, self._watch, progress)
 
     def best(self, kind: str, spreads: Mapping[Key, Spread]) -> Rate:
-        """The rate of the fastest way of a kind."""
+        """The highest rate among the kernels of a kind."""
         keys = [key for key in self._amounts if key[0] == kind]
         return Rate.best({way: self._amounts[kind, way] for _, way in keys}, {key[1]: spreads[key].p50 for key in keys})
 

@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement was made with, and the memory of this process."""
+"""The machine and the versions of a measurement, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slant_kernels.launch import triton
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, processor, CPU ops and torch's threads; for a CUDA device its name and compute capability too."""
+    """Versions, processor, CPU ops, torch's threads, and a CUDA device's name, memory and compute capability."""
     found = {
         "slant": __version__,
         "python": platform.python_version(),
@@ -41,7 +41,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -50,12 +50,12 @@ def processor() -> str:
 
 
 def resident() -> int | None:
-    """Bytes of this process in memory now; None where /proc does not tell."""
+    """Resident bytes of this process; None without /proc."""
     return _status("VmRSS")
 
 
 def peak(device: torch.device) -> int | None:
-    """The most bytes held so far: by torch on a GPU, on a CPU by this process, None where /proc does not tell."""
+    """The most bytes so far, allocated by torch on a GPU or resident on a CPU; None there without /proc."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""A model measured: loaded, each workload called once, then all of them and their limits by turns."""
+"""Measures a model: loads it, calls each workload once, then times all of them and their limits in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from slant.bench import roofline
 from slant.bench.contenders import Contenders, Key
 from slant.bench.machine import machine
-from slant.bench.report import Measured, Report
+from slant.bench.report import BenchReport, Measured
 from slant.bench.roofline import Limit, Way
 from slant.bench.subject import First, Subject
 from slant.bench.texts import Workload, Writer, own, workloads
@@ -36,7 +36,7 @@ def measure(
     progress: Progress = lambda stage, done, total: None,
     now: Callable[[], float] = time.perf_counter,
     ways: Mapping[str, Way] | None = None,
-) -> Report:
+) -> BenchReport:
     """Load a model's folder and measure it.
 
     lengths: tokens of the prompts of single texts; the shortest is that of the texts of each of ``counts`` too.
@@ -58,7 +58,7 @@ def measure(
         progress("first calls", done, len(loads))
         firsts[workload.name] = subject.first(workload, watch)
     progress("first calls", len(loads), len(loads))
-    # Before the limits: their matrices are no memory of the model's.
+    # Before the limits, whose matrices are not the model's memory.
     held = subject.memory([batch for first in firsts.values() for batch in first.batches])
 
     try:
@@ -74,7 +74,7 @@ def measure(
             "give a smaller --memory."
         ) from None
     spreads = {key: Spread.of(taken) for key, taken in samples.items()}
-    return Report(
+    return BenchReport(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(subject.device) | {"device": str(subject.device)},
         settings={

@@ -1,4 +1,4 @@
-"""What ``slant bench`` finds: its data, the rates that follow from it, and both as JSON."""
+"""The figures of ``slant bench``, the rates derived from them, and both as JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Load:
-    """Seconds until the first text can come: ``imports`` of Python modules, ``weights`` until the last block is in
-    memory, the tokenizer and the embedding in them, ``rest`` for the prompt's prefix and an artifact's known answers,
-    and ``warmup``, the first text of all.
+    """Seconds until the engine is ready: ``imports`` of Python modules, ``weights`` until the last block is in memory,
+    tokenizer and embedding included, ``rest`` for the prompt's prefix and the self-test, ``warmup`` with a first text.
     """
 
     imports: float
@@ -28,10 +27,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. ``before`` and ``after`` loading are in this process's memory (None where the system does not tell).
+    """Bytes. ``before`` and ``after`` loading: resident in this process (None where the system does not say).
 
-    ``loading`` and ``working`` are the most held until the model was loaded and until each workload had run once: on a
-    CPU beyond ``before``, on a GPU by torch on the device. ``predicted`` is the tier's prediction for these workloads.
+    ``loading`` and ``working``: the peak until the model was loaded and until each workload had run once, on a CPU
+    beyond ``before``, on a GPU as allocated by torch. ``predicted``: the tier's prediction for these workloads.
     """
 
     before: int | None
@@ -43,11 +42,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measured:
-    """A workload's calls. ``first`` and ``first_encode`` are seconds of its first, the latter of its tokenization.
+    """A workload's calls. ``first`` and ``first_encode``: seconds of its first call and of the tokenization in it.
 
-    ``score`` is the spread of whole calls of ``Engine.score``, ``encode`` that of their tokenization alone. ``tokens``
-    are those of all prompts; ``batches`` leave the prefix out, which is computed once a model. ``rate`` is the product
-    rate at this workload's mean batch of ``rate_tokens``.
+    ``score``: whole calls of ``Engine.score``; ``encode``: their tokenization alone. ``tokens`` count whole prompts;
+    ``batches`` exclude the prefix, which is computed once a model. ``rate``: the product rate at this workload's mean
+    batch of ``rate_tokens``.
     """
 
     name: str
@@ -65,12 +64,12 @@ class Measured:
 
     @property
     def computed(self) -> int:
-        """Tokens that went through the model, padding included."""
+        """Computed tokens, padding included."""
         return sum(batch.computed for batch in self.batches)
 
     @property
     def fill(self) -> float:
-        """Of them the share that is no padding."""
+        """The share of computed tokens that are not padding."""
         return sum(batch.tokens for batch in self.batches) / self.computed
 
     @property
@@ -84,7 +83,7 @@ class Measured:
 
     @property
     def fraction(self) -> float:
-        """Of the limit reached by the median call; above 1 the limit was none."""
+        """The share of the limit that the median call reached; above 1 the measured limit is invalid."""
         return self.limit.seconds / self.score.p50
 
     def as_json(self) -> dict[str, Any]:
@@ -119,8 +118,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Report:
-    """One run. ``machine`` and ``settings`` are plain JSON values; ``weight_bytes`` are read by every batch."""
+class BenchReport:
+    """One run. ``machine`` and ``settings`` are plain JSON values; every batch reads ``weight_bytes``."""
 
     time: str
     machine: Mapping[str, Any]
@@ -134,8 +133,8 @@ class Report:
     workloads: Sequence[Measured]
 
     @property
-    def beaten(self) -> list[Measured]:
-        """The workloads that were faster than what was measured as their limit."""
+    def exceeding(self) -> list[Measured]:
+        """The workloads that were faster than their measured limit."""
         return [one for one in self.workloads if one.fraction > 1]
 
     def as_json(self) -> dict[str, Any]:

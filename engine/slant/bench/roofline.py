@@ -1,13 +1,9 @@
-"""The limit of a forward, measured and not of a data sheet: what its matrix products alone take, and its reads.
+"""The roofline of a forward pass, measured: the time of its matrix products alone, and of reading its weights.
 
-A static batch takes at least
-
-    max(FLOPs / product rate, weight bytes / read rate)
-
-seconds, with the FLOPs of its texts' own tokens, so that padding counts as time lost. The product rate is that of the
-model's linear layers in their order, on as many tokens as the batch has and with random matrices as cold in the caches
-as the model's are: they are gone through one after the other. The read rate is the better of a sum over and a copy of
-as many bytes. Both change with the machine's mood: measure them in turn with what they are a limit of.
+A static batch takes at least max(FLOPs / product rate, weight bytes / read rate) seconds. The FLOPs are those of the
+texts' own tokens, so that padding is time lost. The product rate is that of the model's linear layers in their order,
+with random matrices as cold in the caches as the model's, on as many tokens as the batch has. The read rate is the
+better of a sum and a copy of as many bytes. Both vary with the machine's load: measure them in turn with the workload.
 """
 
 from __future__ import annotations
@@ -28,10 +24,10 @@ from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import linear
 from slant_kernels.onednn import can_reorder, reorder
 
-COLD = 256 << 20  # bytes: matrices of so many leave any cache before their turn comes again
-TURN = 5e-3  # seconds that a sample of a limit takes at least, for the clock's sake
-LEAST = 1e-6  # seconds: what a clock says of less is not believed
-# Projections of one input are one product: the model stacks them.
+COLD = 256 << 20  # bytes: more than any cache holds
+TURN = 5e-3  # seconds that a sample of a limit takes at least: a clock is too coarse for less
+LEAST = 1e-6  # seconds: the clock's resolution
+# The model stacks the projections of one input into one product.
 STACKS = {
     **dict.fromkeys(("in_proj_qkv", "in_proj_z"), "in_qkvz"),
     **dict.fromkeys(("in_proj_a", "in_proj_b"), "in_ab"),
@@ -42,16 +38,16 @@ STACKS = {
 
 @dataclass(frozen=True)
 class Way:
-    """A way to multiply: ``prepare`` a matrix ``[N, K]`` once, then ``multiply`` x ``[tokens, K]`` by what it gives."""
+    """A matrix product: ``prepare`` a matrix ``[N, K]`` once, then ``multiply`` x ``[tokens, K]`` by the result."""
 
     prepare: Callable[[Tensor], Any]
     multiply: Callable[[Tensor, Any], Tensor]
 
 
 def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, Way]:
-    """The ways whose fastest is the limit: torch's product, and ours on weights as the engine prepares them.
+    """The products whose fastest is the limit: torch's, and ours on weights as the engine prepares them.
 
-    int8: whether the engine multiplies in 8 bits; then the limit does so by all matrices.
+    int8: whether the engine multiplies in 8 bits; the limit then does so for all matrices.
     """
     found = {"torch": Way(lambda matrix: matrix, F.linear)}
     if can_reorder(dtype, device):
@@ -63,7 +59,7 @@ def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, W
 
 @dataclass(frozen=True)
 class Executed:
-    """A static batch that was run: its texts, tokens computed with padding, their own tokens, and FLOPs of these."""
+    """A static batch that was run: its rows, tokens with and without padding, and FLOPs of the latter."""
 
     rows: int
     computed: int
@@ -73,7 +69,7 @@ class Executed:
 
 @dataclass(frozen=True)
 class Rate:
-    """``amount`` a call (FLOPs or bytes) of the fastest of some ways, in its median call of ``seconds``."""
+    """``amount`` (FLOPs or bytes) and median ``seconds`` of a call of the fastest way."""
 
     way: str
     amount: float
@@ -91,7 +87,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Limit:
-    """The least seconds of a call by the measured rates; ``products`` and ``reads`` are those of each alone."""
+    """The least seconds of a call by the measured rates; ``products`` and ``reads``: of each alone."""
 
     seconds: float
     products: float
@@ -103,14 +99,14 @@ class Limit:
 
     @classmethod
     def of(cls, batches: Sequence[Executed], flops: float, weight_bytes: float, read: float) -> Limit:
-        """Of a call's batches, each of which reads all weights: ``flops`` and ``read`` bytes are those a second."""
+        """For a call's batches, each of which reads all weights, at ``flops`` and ``read`` bytes a second."""
         products = [batch.flops / flops for batch in batches]
         reads = weight_bytes / read
         return cls(sum(max(one, reads) for one in products), sum(products), reads * len(batches))
 
 
 def text_flops(config: ModelConfig, length: int, start: int) -> float:
-    """FLOPs of a text of ``length`` tokens behind a prefix of ``start``, whose own are computed beforehand."""
+    """FLOPs of ``length`` tokens after a cached prefix of ``start`` tokens."""
     token, square = config.flops()
     return token * length + square * ((start + length) ** 2 - start**2)
 
@@ -128,7 +124,7 @@ def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 class Products:
-    """The linear layers of the first blocks, of all or of as many as fill ``COLD`` bytes, with random weights."""
+    """The linear layers with random weights: all, or the first that fill ``COLD`` bytes."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, ways: Mapping[str, Way]) -> None:
         self._dtype, self._device, self._ways = dtype, device, ways
@@ -161,7 +157,7 @@ class Products:
 
 
 def cold(shapes: Iterable[tuple[int, int]], itemsize: int) -> list[tuple[int, int]]:
-    """The first of the matrices, up to the one by which they fill ``COLD`` bytes."""
+    """The first matrices, until they fill ``COLD`` bytes."""
     taken: list[tuple[int, int]] = []
     size = 0
     for shape in shapes:
@@ -173,7 +169,7 @@ def cold(shapes: Iterable[tuple[int, int]], itemsize: int) -> list[tuple[int, in
 
 
 def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
-    """Ways to read ``size`` bytes or ``COLD``, the fewer, with the bytes that each moves."""
+    """Ways to read ``size`` bytes, at most ``COLD``, with the bytes that each moves."""
     source = torch.ones(max(1, min(size, COLD) // 4), device=device)
     target = torch.empty_like(source)
     runs: dict[str, tuple[Run, float]] = {
@@ -184,9 +180,9 @@ def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
 
 
 def repeated(run: Run, watch: Watch) -> tuple[Run, int, float]:
-    """A call of at least about ``TURN`` seconds, the runs in it, and its seconds."""
+    """A call that repeats the run for about ``TURN`` seconds or more, the number of runs in it, and its seconds."""
     once = watch(run)
-    if once < TURN:  # else one run is a sample, and the first is near enough to plan by
+    if once < TURN:  # else the first is near enough to plan by
         once = watch(run)
     count = max(1, math.ceil(TURN / max(once, LEAST)))
 
@@ -198,13 +194,13 @@ def repeated(run: Run, watch: Watch) -> tuple[Run, int, float]:
 
 
 def replayed(run: Run, device: torch.device) -> Run:
-    """On a GPU the run as a CUDA graph: the host's launches are no part of a limit."""
+    """On a GPU the run as a CUDA graph: a limit excludes the host's launches."""
     if device.type != "cuda":
         return run
     with torch.cuda.device(device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # creates library handles, which a capture must not
+        with torch.cuda.stream(side):  # a capture must not create library handles
             run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""The model that is measured: loaded against the clock, and each workload called for the first time."""
+"""The model that is measured: its timed loading, and the first call of each workload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slant.runtime.memory import Tier, layer_bytes
 
 @dataclass(frozen=True)
 class First:
-    """A workload's first call, as ``Engine.score`` makes it: tokens of its prompts, its batches, and seconds."""
+    """A workload's first call: tokens of its prompts, its batches, and the seconds of its two steps."""
 
     tokens: int
     batches: tuple[Executed, ...]
@@ -37,16 +37,16 @@ class First:
 
     @property
     def mean_tokens(self) -> int:
-        """Computed tokens of its mean batch."""
+        """Computed tokens of the mean batch."""
         return round(sum(batch.computed for batch in self.batches) / len(self.batches))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded engine with what the limits and the predicted memory follow from.
+    """A loaded engine, and what the limits and the predicted memory follow from.
 
-    ``weight_bytes`` are read by every batch. ``before``, ``after`` and ``loading`` are bytes as in ``Memory``, the last
-    one in all.
+    ``weight_bytes`` are read by every batch. ``before``, ``after``, ``loading``: bytes as in ``Memory``, the last one
+    in all.
     """
 
     engine: Engine
@@ -102,7 +102,7 @@ class Subject:
             raise SlantError(f"{workload.name}: {error}")
         run = watch(lambda: results.extend(self.engine.runner.run([text.ids for text in encoded])))
         prefix = self.engine.prompt.prefix_ids
-        # As the engine does: a text that does not start with the prefix is computed whole.
+        # As in the engine, a text that does not start with the prefix is computed whole.
         starts = [len(prefix) if tuple(text.ids[: len(prefix)]) == prefix else 0 for text in encoded]
         batches = []
         for result in results:
@@ -112,7 +112,7 @@ class Subject:
         return First(sum(len(text.ids) for text in encoded), tuple(batches), encode, run)
 
     def memory(self, batches: Sequence[Executed]) -> Memory:
-        """What was held so far, beside the planner's formulas for the batches that were run."""
+        """Memory used so far, beside the prediction for the batches that were run."""
         shapes = {(batch.rows, batch.computed // batch.rows) for batch in batches}
         most = max(self.config.activation_bytes(self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
         predicted = self.tier.weights + self.tier.prefix + most
@@ -120,5 +120,5 @@ class Subject:
         return Memory(self.before, self.after, self._own(self.loading), self._own(working), predicted)
 
     def _own(self, held: int | None) -> int | None:
-        """The bytes that are the model's: on a CPU all beyond those before it was loaded."""
+        """The model's bytes: on a CPU those beyond what was held before loading."""
         return held if held is None or self.device.type == "cuda" else held - (self.before or 0)

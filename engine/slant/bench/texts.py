@@ -1,4 +1,4 @@
-"""The texts of a benchmark: words of the bundled passages cut to an exact number of tokens, or a user's own."""
+"""The texts of a benchmark: bundled passages cut to an exact number of tokens, or a user's own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from slant.errors import SlantError
 from slant.prompt.prompt import Prompt
 
 LENGTHS = (128, 512, 2048)  # tokens of a whole prompt
-# What a text that lacks a few tokens may end in. A letter or a sign adds a token in any byte-pair vocabulary.
+# Endings for a text that lacks a few tokens. A letter or a sign adds a token in any byte-pair vocabulary.
 ENDS = (" the", " of", " a", " we", "s", "a", "z", "!", "?", "1", "%", ";", "é")
-BACK = 8  # words that may be given up for it
-SHIFT = 37  # words between the beginnings of two texts: no divisor of the number of words
+BACK = 8  # words that may be dropped for them
+SHIFT = 37  # words between the beginnings of two texts; does not divide the number of words
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Texts of one call. ``kind`` is "one text", "equal length", "mixture" or "input"."""
+    """The texts of one call. ``kind``: "one text", "equal length", "mixture" or "input"."""
 
     name: str
     kind: str
@@ -28,10 +28,7 @@ class Workload:
 
 
 class Writer:
-    """Writes texts whose whole prompt has an exact number of tokens.
-
-    ``least`` is the number of tokens of the shortest, a letter in its prompt.
-    """
+    """Writes texts whose prompt has an exact number of tokens; ``least`` is that of a one-letter text."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
@@ -48,20 +45,20 @@ class Writer:
                 )
 
     def lengths(self) -> tuple[int, ...]:
-        """``LENGTHS``, each as near as a prompt can come to it."""
+        """``LENGTHS``, each clipped to what a prompt can have."""
         most = self.prompt.max_tokens
         return tuple(sorted({max(self.least, min(length, most)) for length in LENGTHS}))
 
     def write(self, tokens: int, number: int = 0) -> str:
         """A text whose prompt has exactly ``tokens`` tokens; each ``number`` begins at another word.
 
-        Raises SlantError if there is none.
+        Raises SlantError if none was found.
         """
         self.check([tokens])
         first = SHIFT * number
         words = [self._words[(first + i) % len(self._words)] for i in range(tokens)]
         fitting = bisect_right(range(1, tokens + 1), tokens, key=lambda n: self._tokens(" ".join(words[:n])))
-        # A sign at the end may be one token with the line breaks after it; from there not every number is reached.
+        # A sign may merge with the line breaks after it, and then an ending may not add exactly the tokens needed.
         for kept in range(fitting, max(fitting - BACK, 0) - 1, -1):
             text = self._completed(" ".join(words[:kept]) or "a", tokens)
             if text is not None:
@@ -69,7 +66,7 @@ class Writer:
         raise SlantError(f"no text was found whose prompt has exactly {tokens} tokens; give another length.")
 
     def _completed(self, text: str, tokens: int) -> str | None:
-        """The text with ends that bring it to exactly ``tokens``, None if they do not."""
+        """The text with endings that make exactly ``tokens``, None if there are none."""
         reached = self._tokens(text)
         while reached != tokens:
             longer = {size: text + end for end in ENDS if reached < (size := self._tokens(text + end)) <= tokens}
@@ -80,7 +77,7 @@ class Writer:
         return text
 
     def _tokens(self, text: str) -> int:
-        """Tokens of the prompt, those beyond max_tokens included."""
+        """Tokens of the prompt, including those beyond max_tokens."""
         (encoded,) = self.prompt.encode([text])
         if encoded.error is not None:
             raise SlantError(f"the prompt takes no text: {encoded.error}")
@@ -88,7 +85,7 @@ class Writer:
 
 
 def workloads(writer: Writer, lengths: Sequence[int], counts: Sequence[int]) -> list[Workload]:
-    """One text of each length, each number of texts of the shortest, and a mixture of posts."""
+    """One text of each length, ``counts`` texts of the shortest, and a mixture of bundled passages."""
     shortest = min(lengths)
     written = [writer.write(shortest, number) for number in range(max(counts))]
     made = {f"1 x {length}": Workload(f"1 x {length}", "one text", (writer.write(length),)) for length in lengths}
@@ -100,7 +97,7 @@ def workloads(writer: Writer, lengths: Sequence[int], counts: Sequence[int]) -> 
 
 
 def own(prompt: Prompt, texts: Sequence[object]) -> Workload:
-    """A user's texts, without those that cannot be scored; raises SlantError if none can."""
+    """A user's texts that can be scored; raises SlantError if none can."""
     good = tuple(str(text) for text, row in zip(texts, prompt.encode(texts), strict=True) if row.error is None)
     if not good:
         raise SlantError("the input has no text that can be scored; look at it with slant score.")
@@ -108,7 +105,7 @@ def own(prompt: Prompt, texts: Sequence[object]) -> Workload:
 
 
 def read(source: str | Path, *, text_column: str, input_format: str | None, encoding: str, rows: int) -> list[object]:
-    """The texts of the first ``rows`` rows of a table, without unreadable ones; raises TableError."""
+    """The readable texts of the first ``rows`` rows of a table; raises TableError."""
     from slant.tables.read import open_table
 
     with open_table(source, input_format, text_column=text_column, encoding=encoding, window=rows) as table:

@@ -1,4 +1,4 @@
-"""Timing by turns: what is compared is run in turn over the whole time, so that a drift of the machine meets it all."""
+"""Timing in turn: all contenders are called alternately over the whole time, so that drift of the machine hits all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ import torch
 Key = TypeVar("Key")
 Run = Callable[[], object]
 FEWEST, MOST = 2, 200  # calls of one contender beyond the first
-ENOUGH = {90: 10, 99: 100}  # calls that a percentile needs: of fewer it would be the slowest call by another name
+ENOUGH = {90: 10, 99: 100}  # calls that a percentile needs: with fewer it would be the slowest call
 
 
 class Watch:
-    """Times a call. On a GPU what was queued before is done when the time starts, and the call's own work at its end.
-
-    ``now`` gives seconds.
-    """
+    """Times a call by the clock ``now``, in seconds; on a GPU it synchronizes before and after."""
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self._device, self._now = device, now
@@ -55,7 +52,7 @@ class Spread:
     def of(cls, seconds: list[float]) -> Spread:
         """Raises ValueError without any."""
         if not seconds:
-            raise ValueError("there is no spread of no calls")
+            raise ValueError("a spread needs at least one call; there are no calls")
         found = {q: float(np.percentile(seconds, q)) for q in (25, 50, 75, 90, 99)}
         tails = {q: found[q] if len(seconds) >= needed else None for q, needed in ENOUGH.items()}
         middle = found[25], found[50], found[75]
@@ -67,12 +64,12 @@ class Spread:
 
 
 def calls(first: float, seconds: float) -> int:
-    """How many calls of ``first`` seconds fill ``seconds``, within ``FEWEST`` and ``MOST``."""
+    """The number of calls of ``first`` seconds that fill ``seconds``, from ``FEWEST`` to ``MOST``."""
     return max(FEWEST, min(MOST, int(seconds / max(first, 1e-9))))
 
 
 def order(planned: Mapping[Key, int]) -> list[Key]:
-    """Keys in the order of their calls: ``planned`` calls of each, spread evenly from the beginning to the end."""
+    """Keys in the order of their calls: ``planned`` calls of each, evenly spread."""
     places = [((call + 0.5) / count, i, key) for i, (key, count) in enumerate(planned.items()) for call in range(count)]
     return [key for _, _, key in sorted(places, key=lambda place: place[:2])]
 
@@ -86,7 +83,7 @@ def take_turns(
 ) -> dict[Key, list[float]]:
     """Seconds of the planned calls, by contender; ``progress`` is called with (calls done, calls in all).
 
-    What has used up its budget of seconds, as its calls grew slower than the first, is called no more once it has had
+    A contender that has used up its budget of seconds, because its calls grew slower, is not called again after
     ``FEWEST`` calls.
     """
     samples: dict[Key, list[float]] = {key: [] for key in planned}

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import time
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slant.cli.options import Input, Labels, MaxTokens, Template, Weights, checkpoint_path, prompt_options
+from slant.cli.options import RUNNING, Encoding, InputFormat, Model, TextColumn, checkpoint_path, load_options, takes
 from slant.errors import SlantError
 
+if TYPE_CHECKING:
+    from slant.options import LoadOptions
 
+
+@wraps(load_options)
+def timed_options(**given: Any) -> tuple[LoadOptions, float]:
+    """The options that load the model, and the seconds that importing the engine took, which comes first."""
+    start = time.perf_counter()
+    import slant.engine  # noqa: F401
+
+    return load_options(**given), time.perf_counter() - start
+
+
+@takes(timed_options, *RUNNING)
 def bench(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, an artifact, or demo: the bundled one.")],
+    model: Model,
     lengths: Annotated[
         str | None,
         typer.Option(metavar="N,N", help="Tokens of a single text's prompt. Default: 128,512,2048 or the nearest."),
@@ -23,61 +37,49 @@ def bench(
     source: Annotated[
         str | None, typer.Option("--input", metavar="IN", help="Your own texts: CSV, JSON Lines, Parquet or lines.")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="The column or key that holds the text.")] = "text",
+    text_column: TextColumn = "text",
     rows: Annotated[int, typer.Option(min=1, help="The first rows of IN that are taken, in one call.")] = 64,
-    input_format: Annotated[
-        Input | None, typer.Option("--input-format", "--format", help="Default: the file's ending.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")] = "utf-8",
+    input_format: InputFormat = None,
+    encoding: Encoding = "utf-8",
     seconds: Annotated[
         float, typer.Option(min=0, help="For each workload, beyond the three calls that it has at least.")
     ] = 3.0,
-    weights: Annotated[Weights, typer.Option(help="As for slant score.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
-    template: Template = None,
-    labels: Labels = None,
-    max_tokens: MaxTokens = None,
-    memory: Annotated[str, typer.Option(help="What the device may hold: auto, or a size like 4GB.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    *,
+    options: tuple[LoadOptions, float],
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the JSON to a file.")] = None,
 ) -> None:
     """Measure a model on this machine: loading, latency, throughput, memory, and how near they are to a limit.
 
     The limit is measured too, between the calls that are compared with it: the model's matrix products alone, and
-    reading its weights once. Everything takes turns, so that a change of the machine's speed meets all figures alike.
+    reading its weights once. All are timed in turn, so that a change of the machine's speed affects all figures alike.
     """
-    from slant.cli.drift import check_writable, write
-    from slant.cli.output import show
+    from slant.cli.output import check_writable, show, write
     from slant.cli.progress import Progress
 
+    loading, imports = options
     tokens = None if lengths is None else numbers("--lengths", lengths)
     counts = numbers("--texts", texts)
     for length in tokens or ():
-        if max_tokens is not None and length > max_tokens:
-            raise SlantError(f"--lengths {length} is over max_tokens, {max_tokens}; give --max-tokens {length} too.")
-    if output is not None:
-        check_writable(output, source)
-    settings = prompt_options(template, labels, max_tokens)
+        if loading.max_tokens is not None and length > loading.max_tokens:
+            raise SlantError(
+                f"--lengths {length} is over --max-tokens {loading.max_tokens}; give --max-tokens {length} too."
+            )
+    check_writable([output], inputs=[source] if source else [])
 
-    start = time.perf_counter()
-    import slant.engine  # noqa: F401
-
-    imports = time.perf_counter() - start
     from slant.bench.card import terminal
     from slant.bench.measure import measure
     from slant.bench.texts import read
     from slant.model.checkpoint import resolve
-    from slant.options import LoadOptions
 
     folder = resolve(checkpoint_path(model))
-    table = {"text_column": text_column, "input_format": input_format, "encoding": encoding}
-    own = None if source is None else read(source, rows=rows, **table)  # type: ignore[arg-type]
-    options = LoadOptions(weights=weights, device=device, memory=memory, threads=threads, **settings)
+    own = None
+    if source is not None:
+        own = read(source, rows=rows, text_column=text_column, input_format=input_format, encoding=encoding)
     with Progress() as progress:
         report = measure(
             folder,
-            options,
+            loading,
             lengths=tokens,
             counts=counts,
             texts=own,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slant.cli.options import Labels, MaxTokens, Template, Weights, checkpoint_path, prompt_options
+from slant.cli.options import Model, checkpoint_path, load_options, takes
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
     from slant.runtime.memory import MemoryRequest
 
 
+@takes(load_options, "weights", "template", "labels", "max_tokens", "token_budget")
 def compile_ahead(
-    model: Annotated[str, typer.Argument(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")],
+    model: Model,
     target: Annotated[list[str], typer.Option(help="A GPU's architecture, like sm_90; again for more.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the kernels; it may hold others.")],
     at: Annotated[Path | None, typer.Option(metavar="PATH", help="Where DIR will be when it is used.")] = None,
-    weights: Annotated[Weights, typer.Option(help="As for slant score; auto is bf16.")] = "auto",
-    template: Template = None,
-    labels: Labels = None,
-    max_tokens: MaxTokens = None,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Computed tokens a batch, as for scoring.")] = None,
+    *,
+    options: LoadOptions,
 ) -> None:
     """Compile a model's GPU kernels ahead, on any Linux machine and without a GPU.
 
@@ -37,14 +35,11 @@ def compile_ahead(
     """
     from slant.cli.output import terminal
     from slant.cli.progress import Progress
-    from slant.options import LoadOptions
     from slant.runtime.kernel_cache import check, fill, settle
 
     targets = list(dict.fromkeys(target))
     for name in targets:
         check(name)
-    settings = prompt_options(template, labels, max_tokens)
-    options = LoadOptions(weights=weights, token_budget=token_budget, **settings)
     request = _request(checkpoint_path(model), options)
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
@@ -78,7 +73,9 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     if (folder / MANIFEST).exists():
         own = Manifest.read(folder).recipe
         if recipe not in (None, own):
-            raise SlantError(f"{model} is quantized already, by a recipe other than {options.weights}; use auto.")
+            raise SlantError(
+                f"{model} is quantized already, by a recipe other than {options.weights}; leave weights at auto."
+            )
         recipe = own
     resolved = ResolvedOptions(
         weights=options.weights,
@@ -97,11 +94,14 @@ def _table(target: str, kernels: Sequence[Kernels]) -> Table:
 
     from slant.runtime.memory import human
 
-    total = sum(kernel.variants for kernel in kernels), sum(kernel.compiled for kernel in kernels)
     table = Table("kernel", title=target, show_footer=True)
     table.columns[0].footer = "all"
-    size = human(sum(kernel.nbytes for kernel in kernels))
-    for name, footer in {"variants": str(total[0]), "compiled now": str(total[1]), "machine code": size}.items():
+    footers = {
+        "variants": str(sum(kernel.variants for kernel in kernels)),
+        "compiled now": str(sum(kernel.compiled for kernel in kernels)),
+        "machine code": human(sum(kernel.nbytes for kernel in kernels)),
+    }
+    for name, footer in footers.items():
         table.add_column(name, footer, justify="right")
     for kernel in kernels:
         table.add_row(kernel.name, str(kernel.variants), str(kernel.compiled), human(kernel.nbytes))

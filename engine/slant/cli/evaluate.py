@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slant import __version__
-from slant.cli.drift import check_writable, write
-from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
+from slant.cli.options import (
+    RUNNING,
+    Encoding,
+    HtmlOutput,
+    InputFormat,
+    JsonOutput,
+    TextColumn,
+    checkpoint_path,
+    load_options,
+    takes,
+)
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
@@ -20,11 +27,13 @@ if TYPE_CHECKING:
 
     from slant.cli.progress import Progress
     from slant.evaluation.predictions import Predictions
+    from slant.options import LoadOptions
     from slant.tables.labelled import LabelledTexts
 
 BELOW = 1  # the exit code of an accuracy below --min-accuracy
 
 
+@takes(load_options, *RUNNING, "truncation")
 def evaluate(
     source: Annotated[
         str, typer.Argument(metavar="TABLE", help="CSV, JSON Lines or Parquet with gold labels; - is stdin.")
@@ -50,35 +59,28 @@ def evaluate(
         list[str] | None,
         typer.Option(help="What the added columns of a table P begin with; once for all, or once for each P."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="The column or key that holds the text, for --model.")] = "text",
-    input_format: Annotated[
-        Input | None, typer.Option("--input-format", "--format", help="Of TABLE. Default: the file's ending.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines, for example latin-1.")] = "utf-8",
-    weights: Annotated[Weights, typer.Option(help="auto is bf16 where the device multiplies it natively.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
-    template: Template = None,
-    labels: Labels = None,
-    max_tokens: MaxTokens = None,
-    truncation: Annotated[
-        Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
-    ] = "head",
+    text_column: TextColumn = "text",
+    input_format: InputFormat = None,
+    encoding: Encoding = "utf-8",
+    *,
+    options: LoadOptions,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     min_accuracy: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Exit with 1 below this; labelled rows without an answer count as wrong here."),
     ] = None,
-    json_output: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write figures as JSON.")] = None,
-    html_output: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots.")] = None,
+    json_output: JsonOutput = None,
+    html_output: HtmlOutput = None,
 ) -> None:
-    """Evaluate predictions, or a model's answers, against a table's gold labels; or two of them, and their difference.
+    """Evaluate predictions, or a model's answers, against the gold labels of a table; or compare two of them.
 
     Accuracy, MAE, quadratic-weighted kappa and macro-F1 have 95 % bootstrap intervals; with probabilities there are
     also the calibration error, the Brier score and the NLL. Two models, two sets of predictions, or one of each (the
-    model comes first) are compared on the rows that both answered. Rows without a label or an answer are reported.
+    model comes first) are compared on the rows that both answered. Rows without a label or an answer are counted, and
+    are in no other figure.
     """
-    from slant.cli.output import terminal
+    from slant.cli.output import check_writable, terminal, write_reports
     from slant.cli.progress import Progress
 
     models, given = model or [], list(predictions or ([] if model else [""]))
@@ -87,11 +89,7 @@ def evaluate(
     prefixes = list(prefix or [""]) * (len(given) if len(prefix or "1") == 1 else 1)
     if len(prefixes) != len(given):
         raise SlantError(f"give --prefix once, or once for each of {len(given)} tables, not {len(prefixes)} times.")
-    for target in (json_output, html_output):
-        for read in (source, *given):
-            if target is not None:
-                check_writable(target, read)
-    settings = prompt_options(template, labels, max_tokens)
+    check_writable((json_output, html_output), inputs=(source, *given))
 
     from slant.evaluation.evaluation import evaluate as judge
     from slant.evaluation.page import html
@@ -99,19 +97,15 @@ def evaluate(
     from slant.evaluation.report import terminal as summary
     from slant.tables.labelled import NO_LABEL, LabelledTexts, read_columns
 
-    table = read_columns(
-        source,
-        text_column if models else None,
-        input_format=input_format,
-        encoding=encoding,
-    )
+    wanted = text_column if models else None
+    table = read_columns(source, wanted, input_format=input_format, encoding=encoding)
     texts = LabelledTexts.of(table, labels_column)
     groups = None if group_column is None else table.column(group_column, "for the groups")
     found = [
         locate(spec, table, gold=labels_column, id_column=id_column, prefix=begins, encoding=encoding)
         for spec, begins in zip(given, prefixes, strict=True)
     ]
-    names = labels_of(models, settings)
+    names = labels_of(models, options)
     if names is None:
         readable = [value for value, error in zip(texts.values or (), texts.errors, strict=True) if error is None]
         names = settle_labels([answers for answers, _ in found], readable)
@@ -119,7 +113,6 @@ def evaluate(
     assert gold is not None  # there is a column of them
     sides = [answers.predictions(names) for answers, _ in found]
     labelled = tuple(None if label == NO_LABEL else text for label, text in zip(gold, table.texts, strict=True))
-    options = {**settings, "weights": weights, "device": device, "truncation": truncation}
     with Progress() as progress:
         sides = [*(score(one, replace(texts, texts=labelled), options, progress) for one in models), *sides]
     evaluation = judge(
@@ -134,11 +127,8 @@ def evaluate(
         seed=seed,
     )
     date = datetime.now(UTC).date().isoformat()
-    if json_output is not None:
-        content = {"date": date, "slant": __version__, **asdict(evaluation)}
-        write(json_output, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    if html_output is not None:
-        write(html_output, html(evaluation, date))
+    figures = {"date": date, "slant": __version__, **asdict(evaluation)}
+    write_reports(json_output, figures, html_output, lambda: html(evaluation, date))
     console = terminal()
     console.print(summary(evaluation))
     for answers, extra in found:
@@ -150,21 +140,22 @@ def evaluate(
         raise typer.Exit(BELOW)
 
 
-def labels_of(models: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, str] | None:
-    """Answers and names: those of the models' prompts, which must agree; without a model those set, if any."""
+def labels_of(models: Sequence[str], options: LoadOptions) -> Mapping[str, str] | None:
+    """Answers and names of the models' prompts, which must agree; without a model those of the options, if any."""
     from slant.model.checkpoint import resolve
     from slant.prompt.prompt import Prompt
 
-    found = [Prompt.load(resolve(checkpoint_path(model)), **settings).labels for model in models]
+    folders = [resolve(checkpoint_path(model)) for model in models]
+    found = [Prompt.load(folder, template=options.template, labels=options.labels).labels for folder in folders]
     if any(dict(one) != dict(found[0]) for one in found):
         raise SlantError(f"{models[0]} and {models[1]} have different labels: {found[0]} and {found[1]}.")
-    return found[0] if found else settings["labels"]
+    return found[0] if found else options.labels
 
 
-def score(model: str, texts: LabelledTexts, options: Mapping[str, Any], progress: Progress) -> Predictions:
-    """A model's answers; it is in memory no longer than that."""
+def score(model: str, texts: LabelledTexts, options: LoadOptions, progress: Progress) -> Predictions:
+    """A model's answers; the model is in memory only here."""
     from slant.engine import Engine
     from slant.evaluation.predictions import Predictions
 
-    engine = Engine.load(checkpoint_path(model), progress=progress.of(f"loading {model}"), **options)
+    engine = Engine.load(checkpoint_path(model), options, progress=progress.of(f"loading {model}"))
     return Predictions.of_scores(model, texts.scored(engine, progress.of(f"scoring with {model}")))

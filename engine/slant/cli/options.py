@@ -1,25 +1,130 @@
-"""Options that several commands share."""
+"""Options that several commands share, each declared once.
+
+``load_options`` declares those that load a model and makes ``LoadOptions`` of them; a command names the ones it has:
+``@takes(load_options, "weights", "device")``. Nothing here imports torch, since ``--help`` has to be fast.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from slant.errors import SlantError
 
-Input = Literal["csv", "jsonl", "parquet", "lines"]
-Weights = Literal["auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2"]
-Truncation = Literal["head", "middle", "error"]
+if TYPE_CHECKING:
+    from slant.options import LoadOptions
 
+Command = Callable[..., None]
+Model = Annotated[str, typer.Argument(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")]
+TextColumn = Annotated[str, typer.Option(help="The column or key that holds the text.")]
+InputFormat = Annotated[
+    Literal["csv", "jsonl", "parquet", "lines"] | None,
+    typer.Option("--input-format", "--format", help="Default: by the file's ending; lines for stdin."),
+]
+Encoding = Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")]
 Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
 MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="The longest prompt in tokens. Default: 8192, or the model's own limit.")
+    int | None, typer.Option(min=1, help="The longest prompt. Default: 8192, or the model's own limit if that is less.")
 ]
+Truncation = Annotated[
+    Literal["head", "middle", "error"],
+    typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error."),
+]
+JsonOutput = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write figures as JSON.")]
+HtmlOutput = Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots.")]
+
+
+# What a command needs that runs a model: advice in messages may name any of these.
+RUNNING = ("weights", "device", "template", "labels", "max_tokens", "token_budget", "memory", "threads")
+
+
+def load_options(
+    weights: Annotated[
+        Literal["auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2"],
+        typer.Option(help="auto is bf16 where the device multiplies it natively, else fp32."),
+    ] = "auto",
+    device: Device = "auto",
+    template: Template = None,
+    labels: Labels = None,
+    max_tokens: MaxTokens = None,
+    truncation: Truncation = "head",
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="Computed tokens a batch. Default: what suits the device.")
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="What the device may hold: auto, or a size like 4GB; decides where weights stay.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits for a text whatever else is scored with it.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    max_flip_rate: Annotated[
+        float | None, typer.Option(min=0, help="Refuse a model that is not certified to flip at most this share.")
+    ] = None,
+) -> LoadOptions:
+    """The options that load a model; each is a field, template and labels the content of a file."""
+    fields = {**locals(), "template": read_template(template), "labels": read_labels(labels)}
+    from slant.options import LoadOptions
+
+    return LoadOptions(**fields)
+
+
+def takes(make: Callable[..., Any], *names: str, into: str = "options") -> Callable[[Command], Command]:
+    """Gives a command the options that ``make`` declares, all or the named ones; its parameter ``into`` is the result.
+
+    In the command's help they stand where that parameter stands.
+    """
+
+    def decorate(command: Command) -> Command:
+        declared = {name: option for name, option in _parameters(make).items() if name in names or not names}
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            made = make(**{name: given.pop(name) for name in declared})
+            command(**given, **{into: made})
+
+        shown: list[inspect.Parameter] = []
+        for name, parameter in _parameters(command).items():
+            shown += declared.values() if name == into else [parameter]
+        shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shown]
+        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        return run
+
+    return decorate
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    # LoadOptions is slow to import, and no option's type.
+    unread = {"LoadOptions": object}
+    return inspect.signature(function, eval_str=True, locals=unread).parameters
+
+
+def read_template(path: Path | None) -> str | None:
+    """The prompt template in a file; raises SlantError if it is not UTF-8."""
+    try:
+        return path.read_bytes().decode() if path else None
+    except UnicodeDecodeError as error:
+        raise SlantError(f"{path} is not UTF-8: {error}.") from error
+
+
+def read_labels(path: Path | None) -> dict[str, str] | None:
+    """The names of answers in a JSON file; raises SlantError if that is not what it holds."""
+    try:
+        names = json.loads(path.read_bytes()) if path else None
+    except ValueError as error:
+        raise SlantError(f"{path} is not JSON: {error}.") from error
+    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+        raise SlantError(f'{path} must map each answer to its name, as in {{"0": "far left", "1": "lean left"}}.')
+    return names
 
 
 def checkpoint_path(model: str) -> str:
@@ -29,18 +134,3 @@ def checkpoint_path(model: str) -> str:
     from slant.demo import FOLDER
 
     return str(FOLDER)
-
-
-def prompt_options(template: Path | None, labels: Path | None, max_tokens: int | None) -> dict[str, Any]:
-    """The options that make the prompt, as Engine.load takes them."""
-    try:
-        text = template.read_bytes().decode() if template else None
-    except UnicodeDecodeError as error:
-        raise SlantError(f"{template} is not UTF-8: {error}.") from error
-    try:
-        names = json.loads(labels.read_bytes()) if labels else None
-    except ValueError as error:
-        raise SlantError(f"{labels} is not JSON: {error}.") from error
-    if names is not None and not (isinstance(names, Mapping) and all(isinstance(name, str) for name in names.values())):
-        raise SlantError(f'{labels} must map each answer to its name, as in {{"0": "far left", "1": "lean left"}}.')
-    return {"template": text, "labels": names, "max_tokens": max_tokens}

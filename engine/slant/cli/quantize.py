@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from slant.cli.options import Labels, MaxTokens, Template, checkpoint_path, prompt_options
+from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
-    from slant.artifact.recipe import Recipe
+    from slant.options import LoadOptions
 
 
-By = Literal["tensor", "part"]
-Reference = Literal["fp32", "bf16"]
-
-
+@takes(load_options, "device", "template", "labels", "max_tokens")
 def quantize(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="A checkpoint folder, a hub id, or demo: the bundled one.")
@@ -41,15 +38,18 @@ def quantize(
     calibration: Annotated[
         str | None, typer.Option(metavar="TEXTS", help="CSV, JSON Lines, Parquet or lines to measure bits with.")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="The column or key of TEXTS that holds the text.")] = "text",
-    max_tokens: MaxTokens = None,
+    text_column: TextColumn = "text",
+    input_format: InputFormat = None,
+    encoding: Encoding = "utf-8",
     by: Annotated[
-        By, typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster.")
+        Literal["tensor", "part"],
+        typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster."),
     ] = "tensor",
-    reference: Annotated[Reference, typer.Option(help="What to measure in; bf16 takes half the memory.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
-    template: Template = None,
-    labels: Labels = None,
+    reference: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="What to measure in; bf16 takes half the memory.")
+    ] = "fp32",
+    *,
+    options: LoadOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace DST, or another unfinished run for it.")] = False,
 ) -> None:
     """Quantize a checkpoint: DST is a small folder that can be scored with in its place, and without it.
@@ -59,19 +59,18 @@ def quantize(
     With --target-bytes or --max-kl, bits and group sizes are measured on TEXTS and chosen matrix by matrix; the whole
     model is in memory for that, and a stopped run measures again.
     """
-    from slant.artifact.recipe import Recipe
+    from slant.artifact.recipe import Grid, Recipe
     from slant.artifact.writer import check_target
     from slant.cli.progress import Progress
     from slant.model.checkpoint import resolve
     from slant.model.registry import read_config
-    from slant.options import LoadOptions
     from slant.quantize.job import quantize_checkpoint
 
-    prompt = prompt_options(template, labels, max_tokens)
+    model = checkpoint_path(source)
     if target_bytes is None and max_kl is None:
         if calibration is not None:
             raise SlantError("--calibration goes with --target-bytes or --max-kl.")
-        config = read_config(resolve(checkpoint_path(source)))
+        config = read_config(resolve(model))
         uniform = config.recipe(4 if bits is None else bits, 64 if group_size is None else group_size)
         rules = Recipe.read(recipe) if recipe else uniform
     else:
@@ -80,36 +79,31 @@ def quantize(
         if calibration is None and source != "demo":
             raise SlantError("name the texts to measure with: --calibration TEXTS.")
         check_target(destination, force)
-        budget = {"target_bytes": target_bytes, "max_kl": max_kl}
-        measuring = {"by": by, "options": LoadOptions(weights=reference, device=device, **prompt)}
-        rules = _chosen(checkpoint_path(source), calibration, text_column, group_size, {**budget, **measuring})
+
+        from slant.demo import FOLDER
+        from slant.quantize.sensitivity import plan
+        from slant.tables.labelled import LabelledTexts
+        from slant_kernels.quantized import BITS
+
+        if calibration is None:
+            calibration, text_column = str(FOLDER / "passages.jsonl"), "text"
+        texts = LabelledTexts.read(
+            calibration, text_column=text_column, input_format=input_format, encoding=encoding
+        ).texts
+        grids = None if group_size is None else [*(Grid(bits, group_size) for bits in BITS), None]
+        with Progress() as progress:
+            found = plan(
+                model,
+                texts,
+                options=replace(options, weights=reference),
+                target_bytes=target_bytes,
+                max_kl=max_kl,
+                grids=grids,
+                by=by,
+                progress=progress,
+            )
+        print(found.summary())
+        rules = found.recipe
     with Progress() as progress:
-        quantize_checkpoint(
-            checkpoint_path(source),
-            destination,
-            rules,
-            options=LoadOptions(device=device, template=prompt["template"], labels=prompt["labels"]),
-            force=force,
-            progress=progress.of("quantizing"),
-        )
-
-
-def _chosen(
-    source: str | Path, calibration: str | None, text_column: str, group_size: int | None, options: Mapping[str, Any]
-) -> Recipe:
-    """The recipe for a budget, after its figures are printed."""
-    from slant.artifact.recipe import Grid
-    from slant.cli.progress import Progress
-    from slant.demo import FOLDER
-    from slant.quantize.sensitivity import plan
-    from slant.tables.labelled import LabelledTexts
-    from slant_kernels.quantized import BITS
-
-    if calibration is None:
-        calibration, text_column = str(FOLDER / "passages.jsonl"), "text"
-    texts = LabelledTexts.read(calibration, text_column=text_column).texts
-    grids = None if group_size is None else [*(Grid(bits, group_size) for bits in BITS), None]
-    with Progress() as progress:
-        found = plan(source, texts, grids=grids, progress=progress, **options)
-    print(found.summary())
-    return found.recipe
+        made = replace(options, max_tokens=None)  # that of the calibration
+        quantize_checkpoint(model, destination, rules, options=made, force=force, progress=progress.of("quantizing"))

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from slant.cli.options import Input, Labels, MaxTokens, Template, Truncation, Weights, checkpoint_path, prompt_options
+from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
 
 if TYPE_CHECKING:
     from slant.cascade import Cascade
     from slant.engine import Engine
+    from slant.options import LoadOptions
 
-Output = Literal["csv", "jsonl", "parquet"]
 
-
+@takes(load_options)
 def score(
     source: Annotated[str, typer.Argument(metavar="IN", help="CSV, JSON Lines, Parquet or lines; - is stdin.")],
-    model: Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or demo: the bundled one.")],
+    model: Annotated[str, typer.Option(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")],
     output: Annotated[str, typer.Option(metavar="OUT", help="The file to write; - is stdout.")] = "-",
-    text_column: Annotated[str, typer.Option(help="The column or key that holds the text.")] = "text",
-    input_format: Annotated[
-        Input | None, typer.Option("--input-format", "--format", help="Default: the file's ending; lines for stdin.")
+    text_column: TextColumn = "text",
+    input_format: InputFormat = None,
+    output_format: Annotated[
+        Literal["csv", "jsonl", "parquet"] | None, typer.Option(help="Default: the file's ending; jsonl for stdout.")
     ] = None,
-    output_format: Annotated[Output | None, typer.Option(help="Default: the file's ending; jsonl for stdout.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")] = "utf-8",
+    encoding: Encoding = "utf-8",
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
-    weights: Annotated[Weights, typer.Option(help="auto is bf16 where the device multiplies it natively.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
-    template: Template = None,
-    labels: Labels = None,
-    max_tokens: MaxTokens = None,
-    truncation: Annotated[
-        Truncation, typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error.")
-    ] = "head",
+    *,
+    options: LoadOptions,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
-    memory: Annotated[
-        str, typer.Option(help="What the device may hold: auto, or a size like 4GB; decides where weights stay.")
-    ] = "auto",
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits for a text whatever else is scored with it.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
-    max_flip_rate: Annotated[
-        float | None, typer.Option(min=0, help="Refuse a model that is not certified to flip at most this share.")
-    ] = None,
     rescore_unstable: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Answer rows within the certified drift again, with this model.")
     ] = None,
@@ -61,19 +46,18 @@ def score(
     from slant.cli.progress import Progress
     from slant.tables.bulk import score_table
 
-    settings = prompt_options(template, labels, max_tokens)
     with Progress(keep=True, hidden=output == "-" and sys.stdout.isatty()) as progress:
 
         def load() -> Engine | Cascade:
             from slant.cascade import Cascade
             from slant.engine import Engine
 
-            options = {**settings, "device": device, "truncation": truncation, "threads": threads}
-            options |= {"memory": memory, "deterministic": deterministic, "progress": progress.of("loading")}
-            engine = Engine.load(checkpoint_path(model), weights=weights, max_flip_rate=max_flip_rate, **options)
+            loading = progress.of("loading")
+            engine = Engine.load(checkpoint_path(model), options, progress=loading)
             if rescore_unstable is None:
                 return engine
-            return Cascade(engine, Engine.load(checkpoint_path(rescore_unstable), **options))
+            second = replace(options, weights="auto", max_flip_rate=None)
+            return Cascade(engine, Engine.load(checkpoint_path(rescore_unstable), second, progress=loading))
 
         summary = score_table(
             load,

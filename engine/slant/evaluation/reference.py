@@ -70,7 +70,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
     if device == "cpu" and find_spec("fla") is not None:
         raise SlantError(
             "flash-linear-attention is installed, and with it transformers runs this model on a GPU only; "
-            "uninstall fla-core, or run the reference with device=cuda."
+            "uninstall fla-core, or run the reference on the device cuda."
         )
     import transformers
 

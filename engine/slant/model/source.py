@@ -71,7 +71,7 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
     if (folder / MANIFEST).exists():
         artifact = open_artifact(folder)
         if weights in NAMED and artifact.recipe != artifact.config.recipe(NAMED[weights]):
-            raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; use weights=auto.")
+            raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; leave weights at auto.")
         return artifact
     checkpoint = Checkpoint(folder)
     if weights in NAMED:

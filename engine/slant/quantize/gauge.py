@@ -75,7 +75,7 @@ class Gauge:
     ) -> Gauge:
         """Load the model for it; arguments and errors are those of ``plan``."""
         if options.weights not in DTYPES:
-            raise SlantError(f"weights={options.weights!r} is no reference; use {' or '.join(DTYPES)}.")
+            raise SlantError(f"the weights {options.weights!r} are no reference; use {' or '.join(DTYPES)}.")
         opened = Classifier.open(model, options)
         if not isinstance(opened.source, Checkpoint):
             raise CheckpointError(f"{model} is quantized already; give the checkpoint that it was made from.")

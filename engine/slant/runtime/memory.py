@@ -121,7 +121,7 @@ def choose(request: MemoryRequest, limit: int | None) -> Tier:
             if tier.peak <= limit:
                 return tier
     least = min((choice[-1] for choice in choices), key=lambda tier: tier.peak)
-    advice = "a smaller max_tokens" if request.recipe is not None else "weights=hqq4 or a smaller max_tokens"
+    advice = "a smaller max_tokens" if request.recipe is not None else "the weights hqq4 or a smaller max_tokens"
     raise SlantError(
         f"{human(limit)} is not enough memory: the smallest configuration, {least.name}, needs "
         f"{human(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."

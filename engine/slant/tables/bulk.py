@@ -91,7 +91,7 @@ def score_table(
     and SlantError from loading the engine.
     """
     check_target(target, source, force=force)
-    writes = format_of(target, output_format, "jsonl")
+    writes = format_of(target, output_format, "jsonl", "--output-format")
     if writes == "lines":
         raise TableError("lines hold no scores; write csv, jsonl or parquet.")
     if window < 1:

@@ -27,15 +27,20 @@ LINE_LIMIT = 64 << 20  # characters; a longer line is not a text, and reading it
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "lines"}
 
 
-def format_of(path: str | Path, given: str | None, default: str) -> str:
-    """The format given, else by the ending of ``path``, else (stdin, stdout) the default. Raises TableError."""
+def format_of(path: str | Path, given: str | None, default: str, option: str = "--format") -> str:
+    """The format given, else by the ending of ``path``, else (stdin, stdout) the default.
+
+    Raises TableError, which names the ``option`` that gives it.
+    """
     if given:
         return given
     if str(path) == STANDARD:
         return default
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
-        raise TableError(f"{path}: the ending {ending!r} is none of {', '.join(ENDINGS)}; name the format.")
+        raise TableError(
+            f"{path}: the ending {ending!r} is none of {', '.join(ENDINGS)}; rename the file, or give {option}."
+        )
     return ENDINGS[ending]
 
 

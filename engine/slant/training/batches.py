@@ -1,4 +1,4 @@
-"""The order of the training texts: batches of about one length, in another order each epoch."""
+"""The order of the training texts: batches of about one length, shuffled anew in each epoch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from slant.training.data import Example
 
-BUCKET_BATCHES = 16  # batches whose texts are shuffled among each other
+BUCKET_BATCHES = 16  # batches that exchange their texts
 
 
 class LengthBuckets:
     """A sampler: indices of texts of given lengths, to be cut into batches of ``batch_size``.
 
-    Texts are sorted by length into buckets of a whole number of batches and shuffled inside them; then the batches are
-    shuffled, so that the batches of a step are of all lengths. What is left over from whole batches is drawn from all
-    texts and comes last. The order depends on the seed, the epoch and the lengths only.
+    Texts are sorted by length into buckets of ``BUCKET_BATCHES`` batches and shuffled inside them; then the batches are
+    shuffled, so that a step sees all lengths. The texts beyond whole batches are drawn at random and come last. The
+    order depends on the seed, the epoch and the lengths only.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -43,10 +43,10 @@ class LengthBuckets:
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Right-padded ``ids`` int64 ``[n, longest]``, ``last`` int64 ``[n]``: each last token's place, and ``labels``.
+    """Right-padded ``ids`` int64 ``[n, longest]``, the position ``last`` int64 ``[n]`` of each last token, ``labels``.
 
-    There is no mask: convolution, delta rule and causal attention only look back, so what follows a text cannot reach
-    the one position that the loss is taken from.
+    No mask: convolution, delta rule and causal attention only look back, so padding cannot reach the position that the
+    loss is computed at.
     """
     ids = torch.zeros(len(examples), max(len(example.ids) for example in examples), dtype=torch.int64)
     for row, example in zip(ids, examples, strict=True):

@@ -1,12 +1,11 @@
-"""Labelled tables to clean examples, and their split into training and validation.
+"""Labelled tables as clean examples, and their split into training and validation.
 
-A row is dropped and counted if its text or label is empty, or if an earlier row has the same text and label. All rows
-of a text that comes with different labels are dropped: nobody knows which is right. So no text is twice in the data,
-and none can be on both sides of the split. Rows that cannot be read, or have an unknown label, stop the run unless they
-may be skipped; then they are dropped and counted as well.
+Dropped and counted are rows with an empty text or label, rows that repeat an earlier text and label, and all rows of a
+text that comes with different labels. So no text occurs twice, and none is on both sides of the split. Unreadable rows
+and unknown labels stop the run, unless they may be skipped: then they are dropped and counted as well.
 
-Texts of one author are alike, and a model that has read some of them knows the author of the others: where the tables
-say what belongs together, the split keeps it together, since else its validation would promise too much.
+A group, such as an author's texts, stays on one side of the split: a model that has read some of them knows the author
+of the others, and its validation would look better than it is.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ PARTS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A table of texts with labels: its file and how to read it."""
+class TrainingTable:
+    """A file of texts with labels, and how to read it."""
 
     path: str | Path
     text_column: str = "text"
@@ -47,10 +46,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A clean row: its text without the spaces around it, its prompt's tokens int32 ``[tokens]``, its class.
+    """A clean row: its stripped text, its prompt's tokens int32 ``[tokens]``, its class ``label``.
 
-    ``table`` counts the tables from 0, ``row`` the table's rows from 1. ``group`` is what the row belongs to; empty: to
-    nothing.
+    ``table`` counts the tables from 0, ``row`` the table's rows from 1. ``group`` is empty for a row without one.
     """
 
     text: str
@@ -64,19 +62,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The clean rows of all tables in their order, and how many others were dropped for which reason."""
+    """The clean rows of all tables in their order, and the number dropped for each reason."""
 
     rows: tuple[Example, ...]
     dropped: Mapping[str, int]
 
     @classmethod
-    def read(cls, tables: Sequence[Table], prompt: Prompt, *, skip_invalid: bool = False) -> Examples:
-        """Read and clean. Raises TableError for a table that cannot be read, or a row as the module's words say."""
+    def read(cls, tables: Sequence[TrainingTable], prompt: Prompt, *, skip_invalid: bool = False) -> Examples:
+        """Read and clean. Raises TableError for an unreadable table, and for an invalid row unless it is skipped."""
         dropped: Counter[str] = Counter()
         found: dict[str, list[Example]] = {}
         for index, table in enumerate(tables):
             if str(table.path) == STANDARD:
-                raise TableError("training reads its tables twice, so none can be stdin; give a file's name.")
+                raise TableError("training reads its tables twice, so none can be stdin; give a file.")
             for example in _clean(table, index, prompt, skip_invalid, dropped):
                 found.setdefault(example.text, []).append(example)
         rows = []
@@ -91,13 +89,12 @@ class Examples:
     def split(self, share: float, seed: int, names: Sequence[str]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         """Training and validation rows, each in the order of the tables.
 
-        Of each label ``share`` of the rows, rounded, and at least one, go to validation: those whose texts hash lowest
-        with the seed. So the split depends on the texts, the labels and the seed, and not on the order of the rows.
-        With groups, whole groups go to validation instead, those that hash lowest until the share of all rows is
-        reached, and the labels' shares are what comes of it.
+        ``share`` of each label's rows, rounded, and at least one, go to validation: those whose texts hash lowest with
+        the seed, so that the order of the rows does not matter. With groups, whole groups go to validation: those that
+        hash lowest, until the share of all rows is reached. The labels' shares then vary.
 
-        Raises TableError for no rows, for a single label, for a label with a single row, and for groups that leave a
-        part without rows or the training without a label.
+        Raises TableError for no rows, a single label, a label with a single row, and groups that leave training
+        without rows or without a label.
         """
         groups = [[example for example in self.rows if example.label == label] for label in range(len(names))]
         present = [name for name, group in zip(names, groups, strict=True) if group]
@@ -122,7 +119,7 @@ class Examples:
     def _split_groups(
         self, share: float, seed: int, names: Sequence[str]
     ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-        """A row without a group is a group of its own."""
+        """A row without a group is its own group."""
         sizes = Counter(example.group or example.text for example in self.rows)
         held: set[str] = set()
         count = 0
@@ -138,8 +135,8 @@ class Examples:
         if missing:
             listed = ", ".join(names[label] for label in sorted(missing))
             raise TableError(
-                f"the groups leave no training row of {listed}: give more groups, another seed or a smaller share of "
-                f"validation{self._why()}."
+                f"the groups leave no training row of {listed}: give more groups, another seed (--seed) or a smaller "
+                f"share of validation (--validation){self._why()}."
             )
         return tuple(parts[0]), tuple(parts[1])
 
@@ -148,22 +145,21 @@ class Examples:
         return f" (rows dropped: {counts})" if counts else ""
 
 
-def split_csv(parts: Sequence[Sequence[Example]], tables: Sequence[Table], answers: Sequence[str]) -> bytes:
-    """The split as a CSV file: table, row (from 1, without the header), label and part of each example."""
-    lines = [
-        (example.table, example.row, Path(tables[example.table].path).name, answers[example.label], part)
-        for part, examples in zip(PARTS, parts, strict=True)
-        for example in examples
-    ]
+def split_csv(parts: Sequence[Sequence[Example]], tables: Sequence[TrainingTable], answers: Sequence[str]) -> bytes:
+    """The split as a CSV file: table, file, row (from 1, without the header), label and part of each example."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("table", "file", "row", "label", "part"))
-    writer.writerows((table, file, row, label, part) for table, row, file, label, part in sorted(lines))
+    found = [(example, part) for part, examples in zip(PARTS, parts, strict=True) for example in examples]
+    for one, part in sorted(found, key=lambda pair: (pair[0].table, pair[0].row)):
+        writer.writerow((one.table, Path(tables[one.table].path).name, one.row, answers[one.label], part))
     return out.getvalue().encode()
 
 
-def _clean(table: Table, index: int, prompt: Prompt, skip_invalid: bool, dropped: Counter[str]) -> list[Example]:
-    columns = [table.labels_column, *([table.group_column] if table.group_column else [])]
+def _clean(
+    table: TrainingTable, index: int, prompt: Prompt, skip_invalid: bool, dropped: Counter[str]
+) -> list[Example]:
+    columns = [column for column in (table.labels_column, table.group_column) if column]
     found = read_columns(
         table.path, table.text_column, input_format=table.input_format, encoding=table.encoding, keep=columns
     )
@@ -190,13 +186,13 @@ def _clean(table: Table, index: int, prompt: Prompt, skip_invalid: bool, dropped
 def _judge(
     text: object, read_error: str | None, prompt_error: str | None, value: object, known: Mapping[str, int]
 ) -> tuple[int, str | None, str | None]:
-    """A row's class; if it is to be dropped, the reason; and what is wrong, if that is more than an empty cell.
+    """A row's class, why to drop it if so, and what is invalid if it is more than an empty cell.
 
-    read_error is the reader's, prompt_error the prompt's.
+    read_error comes from the table's reader, prompt_error from the prompt.
     """
     if read_error is not None:
         return NO_LABEL, UNREADABLE, read_error
-    if text is None or text != text or (isinstance(text, str) and not text.strip()):
+    if text is None or text != text or (isinstance(text, str) and not text.strip()):  # NaN is an empty cell
         return NO_LABEL, NO_TEXT, None
     if prompt_error is not None:
         return NO_LABEL, UNREADABLE, prompt_error

@@ -1,8 +1,8 @@
-"""Adapters folded into a base checkpoint's files, tensor by tensor.
+"""Adapters merged into a copy of the base checkpoint's files, tensor by tensor.
 
-The files are written again rather than saved from a model: whatever was not trained, vision and multi-token-prediction
-tensors included, keeps its bytes, its name and its dtype, and a trained matrix is rounded once, from fp32 to the dtype
-it had. A head that was tied to the embedding becomes a matrix of its own beside it.
+The files are not saved from a model: what was not trained, vision and multi-token-prediction tensors included, keeps
+its bytes, name and dtype. A trained matrix is rounded once, from fp32 to its dtype. A head that was tied to the
+embedding becomes a matrix of its own.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def merge(
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, str]:
-    """Write ``checkpoint`` with what was trained to ``folder``, its tokenizer included.
+    """Write ``checkpoint`` plus ``deltas`` to ``folder``, its tokenizer included; one file is in memory at a time.
 
-    deltas: fp32, by canonical names, to be added; that of ``HEAD`` has one row for each of ``answer_ids``.
-    progress: called with (files written, files in all). Holds the trained tensors of one file in memory.
+    deltas: fp32, by canonical names; that of ``HEAD`` has one row for each of ``answer_ids``.
+    progress: called with (files written, files in all).
 
-    Returns the SHA-256 of each file of tensors. Raises CheckpointError for a stored dtype other than F32, BF16 and F16.
+    Returns the SHA-256 of each safetensors file. Raises CheckpointError for a dtype other than F32, BF16 and F16.
     """
     canonical = {info.key: name for name, info in checkpoint.tensors.items()}
     embedding, untied = checkpoint.tensors[EMBEDDING], checkpoint.head == EMBEDDING

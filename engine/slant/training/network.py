@@ -1,9 +1,8 @@
-"""The network in training: transformers' text model under adapters, and a head of the answers' rows only.
+"""The network in training: transformers' text model with LoRA adapters, and a head of the answers' rows only.
 
-The adapters are peft's, the head's included, as in the published recipe. An adapter on so few rows adds weights rather
-than saving them, but AdamW moves every weight by up to the learning rate a step, whatever its gradient: at a rate that
-suits adapters, rows trained themselves would move a logit of a hidden size of 2560 by some 0.2 a step and leave the
-blocks little to learn. Under an adapter it is some 0.004, and one rate suits all.
+The head has an adapter too, as in the published recipe, though on so few rows it saves no weights: AdamW moves each
+weight by up to the learning rate a step. At a rate that suits adapters, rows trained directly would move a logit (of
+hidden size 2560) by some 0.2 a step and leave the blocks little to learn; under an adapter it is some 0.004.
 """
 
 from __future__ import annotations
@@ -17,31 +16,33 @@ from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.prompt.prompt import Prompt
 from slant.tensor_files import HEAD
-from slant.training.recipe import Recipe
+from slant.training.recipe import TrainingRecipe
 
 
 class AnswerNetwork(nn.Module):
-    """``text``: a model from ids to hidden states; ``head``: from the last one to the answers' logits."""
+    """``text`` makes hidden states of ids, ``head`` the answers' logits of the last state."""
 
     def __init__(self, text: nn.Module, rows: Tensor) -> None:
-        """rows ``[answers, hidden]``: the answers' rows of the language-model head; the head is a copy of them."""
+        """rows ``[answers, hidden]``: the answers' rows of the language-model head, which are copied."""
         super().__init__()
         self.text = text
         self.head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
         self.head.weight = nn.Parameter(rows.to(torch.float32, copy=True))
 
     def forward(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Right-padded ids ``[n, t]`` and each text's last position ``[n]`` -> logits fp32 ``[n, answers]``."""
+        """Right-padded ids ``[n, t]`` and last positions ``[n]`` -> logits fp32 ``[n, answers]``."""
         hidden = self.text(input_ids=ids, use_cache=False).last_hidden_state
         hidden = hidden[torch.arange(len(ids), device=ids.device), last]
         with torch.autocast(ids.device.type, enabled=False):  # as the engine has it: the head in fp32
             return self.head(hidden.float())
 
 
-def adapted(checkpoint: Checkpoint, prompt: Prompt, recipe: Recipe, *, dtype: torch.dtype, checkpointing: bool) -> Any:
-    """A checkpoint as a peft model around an ``AnswerNetwork``, on the CPU, with fresh adapters of the recipe's seed.
+def adapted(
+    checkpoint: Checkpoint, prompt: Prompt, recipe: TrainingRecipe, *, dtype: torch.dtype, checkpointing: bool
+) -> Any:
+    """A checkpoint as a peft model around an ``AnswerNetwork``, on the CPU, with new adapters by the recipe's seed.
 
-    Matrices are held in ``dtype``, what is one-dimensional (norms, gates) and the adapters in fp32.
+    Matrices are held in ``dtype``, vectors (norms, gates) and adapters in fp32.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
@@ -62,10 +63,7 @@ def adapted(checkpoint: Checkpoint, prompt: Prompt, recipe: Recipe, *, dtype: to
 
 
 def text_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """transformers' model of the blocks, with the tensors of a text-only or a multimodal checkpoint.
-
-    Vision tensors and the vocabulary-wide head are not read.
-    """
+    """transformers' text model; vision tensors and the vocabulary-wide head are not read."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig
 
@@ -82,7 +80,7 @@ def text_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
 
 def deltas(network: Any) -> dict[str, Tensor]:
-    """What the adapters add, fp32 on the CPU, by canonical names; ``HEAD`` has the answers' rows only.
+    """What the adapters add to each matrix, fp32 on the CPU, by canonical names; ``HEAD`` has the answers' rows only.
 
     Raises SlantError if an adapter holds NaN or infinity.
     """
@@ -91,9 +89,10 @@ def deltas(network: Any) -> dict[str, Tensor]:
     found = {}
     for name, layer in network.base_model.model.named_modules():
         if isinstance(layer, LoraLayer):
-            delta = layer.get_delta_weight(network.active_adapter)  # type: ignore[attr-defined]
-            delta = delta.float().cpu()
+            delta = layer.get_delta_weight(network.active_adapter).float().cpu()  # type: ignore[attr-defined]
             if not delta.isfinite().all():
-                raise SlantError(f"training made NaN or infinity of {name}; give a lower learning rate.")
+                raise SlantError(
+                    f"training made NaN or infinity of {name}; give a lower learning rate (--learning-rate)."
+                )
             found[HEAD if name == "head" else f"{name.removeprefix('text.')}.weight"] = delta
     return found

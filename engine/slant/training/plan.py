@@ -1,6 +1,6 @@
-"""What a run makes from what, and the folder it works in.
+"""The plan of a run, all that its result depends on, and the folder it works in.
 
-A run that is given the same plan again goes on where the last one stopped; another plan is refused.
+A stopped run is resumed only with the same plan.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ from slant.errors import CheckpointError
 from slant.files import remove_unfinished, sha256, write_whole
 from slant.model.checkpoint import Checkpoint
 from slant.prompt.prompt import Prompt
-from slant.training.data import Table
-from slant.training.recipe import Recipe
+from slant.training.data import TrainingTable
+from slant.training.recipe import TrainingRecipe
 
 NAME = "plan.json"
 NEEDED = ("peft", "accelerate")
 
 
 def plan_of(
-    checkpoint: Checkpoint, tables: Sequence[Table], prompt: Prompt, recipe: Recipe, device: torch.device, *, bf16: bool
+    checkpoint: Checkpoint,
+    tables: Sequence[TrainingTable],
+    prompt: Prompt,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    *,
+    bf16: bool,
 ) -> dict[str, Any]:
-    """Everything that the trained weights depend on, as JSON; files by their SHA-256."""
+    """All that the trained weights depend on, as JSON; files by their SHA-256."""
     weights = sorted({info.file for info in checkpoint.tensors.values()})
     files = [checkpoint.folder / "config.json", checkpoint.folder / "tokenizer.json", *weights]
     return {
@@ -48,7 +54,7 @@ def plan_of(
 
 
 def working_folder(target: Path, resume: bool) -> Path:
-    """The folder beside ``target``. Raises CheckpointError if there is a target, or an unfinished run not to resume."""
+    """``NAME.partial`` beside ``target``. Raises CheckpointError if there is a target, or a run not to resume."""
     partial = target.with_name(target.name + ".partial")
     if not target.parent.is_dir():
         raise CheckpointError(f"the folder {target.parent} does not exist.")
@@ -60,17 +66,17 @@ def working_folder(target: Path, resume: bool) -> Path:
 
 
 def begin(partial: Path, plan: Mapping[str, Any]) -> None:
-    """Make the working folder; raises CheckpointError if it is there, but of another plan."""
+    """Make the working folder; raises CheckpointError if it exists with another plan."""
     partial.mkdir(exist_ok=True)
     path = partial / NAME
     if path.exists():
         begun = json.loads(path.read_bytes())
         if different := [key for key in plan if plan[key] != begun.get(key)]:
             raise CheckpointError(
-                f"{partial} was begun with another {' and '.join(different)}: go on with the same, or remove it."
+                f"{partial} was begun with another {' and '.join(different)}: resume with the same, or remove it."
             )
     elif any(not found.name.startswith(".") for found in partial.iterdir()):
-        raise CheckpointError(f"{partial} is in the way and not of slant's making; remove it.")
+        raise CheckpointError(f"{partial} is in the way and was not made by slant; remove it.")
     else:
         write_json(path, plan)
     remove_unfinished(partial)
@@ -80,7 +86,7 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _source(table: Table) -> dict[str, str]:
+def _source(table: TrainingTable) -> dict[str, str]:
     columns = {"text_column": table.text_column, "labels_column": table.labels_column}
     groups = {"group_column": table.group_column} if table.group_column else {}
     read = {**columns, **groups, "encoding": table.encoding}

@@ -1,8 +1,8 @@
-"""The training recipe: every hyperparameter, with the values the published classifier was trained with."""
+"""The hyperparameters of training; the defaults are those of the published classifier."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from slant.errors import RecipeError
 
@@ -15,17 +15,16 @@ _NOT_NEGATIVE = ("warmup_steps", "weight_decay", "seed")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train. Raises RecipeError for a value that cannot be meant.
+class TrainingRecipe:
+    """How to train. Raises RecipeError for a value out of range.
 
-    rank, alpha, dropout, rank_stabilized: of every adapter; with rank_stabilized (rsLoRA) its product is scaled by
-    alpha / sqrt(rank), else by alpha / rank. delta_net: adapters on the DeltaNet projections too.
-    learning_rate ... max_grad_norm: AdamW's peak rate, the schedule with warmup_steps, and the norm that a step's
-    gradient is clipped to. epochs, batch_size, accumulation: a step takes batch_size * accumulation texts.
-    max_tokens, truncation: the longest prompt, as for ``slant.options.LoadOptions``. validation: the share of each
-    label that is held out. seed: of the split, the adapters' first values and the order of the texts.
+    rank, alpha, dropout, rank_stabilized: of every adapter, which is scaled by alpha / sqrt(rank) if rank_stabilized
+    (rsLoRA), else by alpha / rank. delta_net: adapters on the DeltaNet projections too.
+    learning_rate ... max_grad_norm: AdamW's, with gradients clipped to a norm. A step takes batch_size * accumulation
+    texts. max_tokens, truncation: as for scoring. validation: the share of each label that is held out.
+    seed: of the split, the adapters' initial values and the order of the texts.
     precision: "bf16" (bf16 matrices, autocast, fp32 adapters), "fp32", or "auto": bf16 on a GPU that has it.
-    gradient_checkpointing: None is on for a GPU. save_steps: steps between the checkpoints of a run.
+    gradient_checkpointing: by default on a GPU only. save_steps: steps between the checkpoints of a run.
     """
 
     rank: int = 16
@@ -70,4 +69,4 @@ class Recipe:
         return PROJECTIONS + (DELTA_NET if self.delta_net else ())
 
     def json(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)

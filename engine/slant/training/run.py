@@ -1,7 +1,7 @@
-"""``finetune``: base and tables in, a merged checkpoint with its validation out.
+"""``finetune``: trains a base checkpoint on labelled tables, writes the merged checkpoint and validates it.
 
-Work is done in ``MANIFEST.partial`` beside the destination: ``plan.json`` says what is being made from what, and
-``checkpoints`` holds the training's state. A run that was stopped goes on there. The last step is one rename.
+The work lies in ``FOLDER.partial`` beside the destination, with the plan in ``plan.json`` and the training's state in
+``checkpoints``, where a stopped run can be resumed. The last step is one rename.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ from slant.runtime.classifier import check_vocabulary
 from slant.tables.labelled import LabelledTexts
 from slant.training import plan as plans
 from slant.training.adapter import write_adapter
-from slant.training.data import Example, Examples, Table, split_csv
+from slant.training.data import Example, Examples, TrainingTable, split_csv
 from slant.training.merge import merge
 from slant.training.network import adapted, deltas
-from slant.training.recipe import Recipe
+from slant.training.recipe import TrainingRecipe
 from slant.training.train import steps_of, train
 
 CHECKPOINTS, ADAPTER, RECORD, SPLIT = "checkpoints", "adapter", "training.json", "split.csv"
@@ -44,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished checkpoint: its ``folder``, what ``training.json`` records, and its quality on the validation rows."""
+    """A finished checkpoint: its ``folder``, the ``record`` in training.json, its quality on the validation rows."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -53,9 +54,9 @@ class Finetuned:
 
 def finetune(
     base: str | Path,
-    tables: Sequence[Table],
+    tables: Sequence[TrainingTable],
     output: str | Path,
-    recipe: Recipe | None = None,
+    recipe: TrainingRecipe | None = None,
     *,
     device: str = "auto",
     template: str | None = None,
@@ -67,21 +68,21 @@ def finetune(
     """Train a checkpoint folder or hub id on labelled tables, and write the merged checkpoint to ``output``.
 
     device, template, labels: as for ``Engine.load``; the prompt becomes the new checkpoint's own.
-    skip_invalid: drop and count rows that cannot be read, or whose label is neither an answer nor a name of the prompt.
-    resume: go on with a run that was stopped, if there is one; it must be the same in every way.
+    skip_invalid: drop and count rows that cannot be read or whose label is unknown.
+    resume: continue a stopped run, if there is one, with the same arguments.
     progress: called with (stage, done, total). The global random generators are seeded.
 
     ``output`` appears complete or not at all. It holds the checkpoint; ``split.csv``, the part that each row went to;
-    ``training.json``, with the recipe, versions, hashes, losses and validation; and ``adapter``, peft's, of the network
-    that was trained. Raises SlantError for whatever does not fit.
+    ``training.json``, with the recipe, versions, hashes, losses and validation; and ``adapter``, in peft's format.
+    Raises SlantError for an argument or an input that does not fit.
     """
     require()
-    recipe = recipe or Recipe()
+    recipe = recipe or TrainingRecipe()
     target = Path(output)
-    partial = plans.working_folder(target, resume)
+    work = plans.working_folder(target, resume)
     where = choose_device(device)
     if where.index is not None:
-        raise SlantError(f"training takes device=cuda, not {device}; choose a GPU with CUDA_VISIBLE_DEVICES.")
+        raise SlantError(f"training takes the device cuda, not {device}; choose a GPU with CUDA_VISIBLE_DEVICES.")
     folder = resolve(base)
     if (folder / QUANTIZED).exists():
         raise CheckpointError(f"{base} is quantized; give the checkpoint that it was made from.")
@@ -93,30 +94,31 @@ def finetune(
     examples = Examples.read(tables, prompt, skip_invalid=skip_invalid)
     parts = examples.split(recipe.validation, recipe.seed, prompt.label_names)
     training, validation = parts
-    steps = steps_of(recipe, len(training))
+    steps = steps_of(recipe, len(training))  # before any work: it may refuse
     bf16 = _bf16(recipe.precision, where)
     plan = plans.plan_of(checkpoint, tables, prompt, recipe, where, bf16=bf16)
-    plans.begin(partial, plan)
-    write_whole(partial / SPLIT, split_csv(parts, tables, tuple(prompt.labels)))
+    plans.begin(work, plan)
+    write_whole(work / SPLIT, split_csv(parts, tables, tuple(prompt.labels)))
     checkpointing = where.type == "cuda" if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     network = adapted(checkpoint, prompt, recipe, dtype=DTYPES["bf16" if bf16 else "fp32"], checkpointing=checkpointing)
     losses = train(
         network,
         training,
         recipe,
-        partial / CHECKPOINTS,
+        work / CHECKPOINTS,
         device=where,
         bf16=bf16,
-        progress=lambda done, total: progress("training", done, total),
+        progress=partial(progress, "training"),
     )
-    write_adapter(network, checkpoint, prompt.answer_ids, str(base), partial / ADAPTER)
+    write_adapter(network, checkpoint, prompt.answer_ids, str(base), work / ADAPTER)
     trained = deltas(network)
-    del network
-    _free_memory()
-    files = merge(checkpoint, trained, prompt.answer_ids, partial, lambda done, total: progress("merging", done, total))
-    plans.write_json(partial / "slant.json", {"template": prompt.template, "labels": dict(prompt.labels)})
-    engine = Engine.load(partial, device=device, max_tokens=recipe.max_tokens, truncation=recipe.truncation)
-    quality = _validate(engine, validation, target.name, lambda done, total: progress("validating", done, total))
+    del network  # merging and validating need its memory
+    gc.collect()
+    torch.cuda.empty_cache()
+    files = merge(checkpoint, trained, prompt.answer_ids, work, partial(progress, "merging"))
+    plans.write_json(work / "slant.json", {"template": prompt.template, "labels": dict(prompt.labels)})
+    engine = Engine.load(work, device=device, max_tokens=recipe.max_tokens, truncation=recipe.truncation)
+    quality = _validate(engine, validation, target.name, partial(progress, "validating"))
     computed_in = str(choose_dtype("auto", where)).removeprefix("torch.")
     record = {
         **plan,
@@ -132,18 +134,12 @@ def finetune(
         "losses": losses,
         "validation": {"weights": computed_in, **to_plain(quality.sides[0].assessment)},
     }
-    plans.write_json(partial / RECORD, record)
-    partial.rename(target)
+    plans.write_json(work / RECORD, record)
+    work.rename(target)
     sync_folder(target.parent)
     shutil.rmtree(target / CHECKPOINTS)
-    (target / plans.MANIFEST).unlink()
+    (target / plans.NAME).unlink()
     return Finetuned(target, record, quality)
-
-
-def _free_memory() -> None:
-    """Give back what the training held, to merge and validate in."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def require() -> None:
@@ -166,7 +162,7 @@ def _counts(examples: Sequence[Example], prompt: Prompt) -> dict[str, int]:
 def _validate(
     engine: Engine, examples: Sequence[Example], name: str, progress: Callable[[int, int], None]
 ) -> Evaluation:
-    """The engine's answers for the held-out rows, judged. Raises SlantError if there is a row it cannot answer."""
+    """The quality of the engine's answers for held-out rows. Raises SlantError for a row without an answer."""
     texts = LabelledTexts(tuple(example.text for example in examples), (None,) * len(examples), None)
     scores = texts.scored(engine, progress)
     if problem := next((error for error in scores.error if error is not None), None):

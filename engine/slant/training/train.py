@@ -1,4 +1,4 @@
-"""The training itself: transformers' Trainer with our batches, our loss and checkpoints that survive a kill."""
+"""The training loop: transformers' Trainer with our batches, our loss and checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.nn.functional import cross_entropy
 from slant.errors import SlantError
 from slant.training.batches import LengthBuckets, collate
 from slant.training.data import Example
-from slant.training.recipe import Recipe
+from slant.training.recipe import TrainingRecipe
 
-COMPLETE = "complete"  # a file in each checkpoint that was written to its end
+COMPLETE = "complete"  # a file in each checkpoint that was written completely
 KEPT = 2  # checkpoints: one may be half-written
-LOGGED = 200  # losses kept of a run, about
+LOGGED = 200  # losses recorded of a run, about
 LOSS = ("step", "loss", "learning_rate", "grad_norm")
 
 
-def steps_of(recipe: Recipe, texts: int) -> int:
+def steps_of(recipe: TrainingRecipe, texts: int) -> int:
     """Optimizer steps of a run. Raises SlantError if the warm-up would take all of them."""
     steps = recipe.epochs * math.ceil(texts / (recipe.batch_size * recipe.accumulation))
     if recipe.warmup_steps >= steps:
         raise SlantError(
             f"training on {texts} texts takes {steps} steps, and the warm-up alone {recipe.warmup_steps}: "
-            "give fewer warm-up steps (--warmup-steps), smaller batches, or more epochs or texts."
+            "give fewer warm-up steps (--warmup-steps), a smaller --batch-size, or more --epochs or texts."
         )
     return steps
 
@@ -37,17 +37,17 @@ def steps_of(recipe: Recipe, texts: int) -> int:
 def train(
     network: Any,
     examples: Sequence[Example],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     folder: Path,
     *,
     device: torch.device,
     bf16: bool,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, float]]:
-    """Train the adapters of ``network`` in place, on from the last complete checkpoint in ``folder`` if there is one.
+    """Train the adapters of ``network`` in place, from the last complete checkpoint in ``folder`` if there is one.
 
-    Returns the losses: dicts with step, loss, learning_rate and grad_norm. A run that was killed and goes on ends with
-    the very weights of one that was not, on a CPU bit for bit. Raises SlantError if the loss is no number.
+    Returns the losses: dicts with step, loss, learning_rate and grad_norm. A run that is killed and resumed ends with
+    the same weights as one that was not, on a CPU bit for bit. Raises SlantError for a loss of NaN or infinity.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -62,7 +62,9 @@ def train(
         def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             loss = more["logs"].get("loss", 0.0)
             if not math.isfinite(loss):
-                raise SlantError(f"the loss is {loss} at step {state.global_step}; give a lower learning rate.")
+                raise SlantError(
+                    f"the loss is {loss} at step {state.global_step}; give a lower learning rate (--learning-rate)."
+                )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
@@ -91,7 +93,7 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # of several GPUs Trainer would use all, each with a copy of the model
+    arguments._n_gpu = min(1, arguments.n_gpu)  # Trainer would use all GPUs, each with a copy of the model
     trainer = Ordered(
         network,
         arguments,
@@ -106,12 +108,12 @@ def train(
 
 
 def _loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
-    """Cross entropy over the answers: its sum over this batch by the texts of the whole step."""
+    """Cross entropy over the answers: the sum over this batch, divided by the texts of the whole step."""
     return cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
 
 
 def last_complete(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end. Half-written ones are removed: they would be in its way."""
+    """The newest complete checkpoint. Newer, half-written ones are removed: the run will write them again."""
     found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
     for step in sorted(found, reverse=True):
         if (found[step] / COMPLETE).exists():
