@@ -20,7 +20,7 @@ from slant.artifact.coverage import Coverage, coverage
 from slant.options import LoadOptions, ResolvedOptions
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
-from slant.runtime.execution import Executor
+from slant.runtime.execution import Executor, without_autocast
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
 from slant.runtime.runner import Runner
@@ -54,6 +54,7 @@ class Engine:
         self.labels = prompt.label_names
 
     @classmethod
+    @without_autocast()
     def load(
         cls,
         model: str | Path,
@@ -87,6 +88,7 @@ class Engine:
         return cls(prompt, runner, resolved, certified, tier, replace(request, token_budget=tier.token_budget))
 
     @classmethod
+    @without_autocast()
     def offloaded(
         cls,
         model: str | Path,
@@ -160,6 +162,7 @@ class Engine:
                 for future in pending:
                     future.cancel()
 
+    @without_autocast()
     def warmup(self, progress: Progress = lambda done, total: None) -> None:
         """Do once what the first texts would wait for.
 
@@ -177,6 +180,7 @@ class Engine:
                 self.runner.record(graph_shapes(self.request.max_tokens - self.request.prefix_tokens))
         self._score(self.prompt.encode(["warm-up"]))
 
+    @without_autocast()
     def _score(self, encoded: list[EncodedText], progress: Progress = lambda texts, tokens: None) -> list[Score]:
         good = [row for row, text in enumerate(encoded) if text.error is None]
         scores = [Score.failed(text.error or "", len(self.labels)) for text in encoded]

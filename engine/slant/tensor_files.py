@@ -72,7 +72,8 @@ def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
 def opened(path: Path) -> Iterator[safe_open]:
     """A safetensors file, closed afterwards; what is wrong with it becomes a CheckpointError."""
     try:
-        with safe_open(path, framework="pt") as file:
+        # safetensors makes slices on torch's default device, which may be any.
+        with torch.device("cpu"), safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist, though the index names it; download the shard again.") from None

@@ -121,7 +121,8 @@ def _merge_kernel(
     tl.store(p_out + i_bh * D + o_d, (o / total).to(p_out.dtype.element_ty), mask=o_d < D)
 
 
-Arguments = native.struct(
+NATIVE = native.Op(
+    "attention",
     "q k v out workspace",
     "B H G T S D q_row q_head q_token k_row k_head k_token v_row v_head v_token out_row out_head out_token",
 )
@@ -151,8 +152,7 @@ def _native_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     o = q.new_empty(B, T, H, D).transpose(1, 2)  # as the next op reads it
     strides = (stride for x in (q, k, v, o) for stride in x.stride()[:3])
-    pointers = *map(native.address, (q, k, v, o)), None
-    native.call("attention", Arguments(*pointers, B, H, G, T, S, D, *strides, q.dtype == torch.bfloat16))
+    NATIVE((q, k, v, o), (B, H, G, T, S, D, *strides))
     return o
 
 
@@ -164,7 +164,7 @@ def _blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         seen = S - T + stop
         block = q[:, :, start:stop].float().unflatten(1, (G, -1)).flatten(2, 3)
         scores = _scores(block, keys[:, :, :seen]).unflatten(2, (-1, stop - start))
-        later = torch.ones(stop - start, stop - start, dtype=torch.bool).triu(1)
+        later = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu(1)
         scores[..., S - T + start :].masked_fill_(later, float("-inf"))
         shares = scores.softmax(-1).to(v.dtype).flatten(2, 3)
         o[:, :, start:stop] = (shares @ v[:, :, :seen]).view(B, H, stop - start, D)

@@ -50,11 +50,11 @@ def delta_inputs_reference(
 ) -> DeltaInputs:
     B, T, C = mixed.shape
     W, width = len(conv_weight), key_heads * key_dim
-    x = torch.zeros(B, W - 1 + T, C)
+    x = torch.zeros(B, W - 1 + T, C, dtype=torch.float32, device=mixed.device)
     x[:, W - 1 :] = mixed
     if initial is not None:
         x[:, : W - 1] = initial
-    c = torch.empty(B, T, C)
+    c = torch.empty(B, T, C, dtype=torch.float32, device=mixed.device)
     for t in range(T):
         c[:, t] = (x[:, t : t + W] * conv_weight).sum(1)
     c = c / (1 + torch.exp(-c))

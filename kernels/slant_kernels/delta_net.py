@@ -23,8 +23,9 @@ TILE = 256  # tokens a tile, over all its rows
 State = tuple[Tensor, Tensor]
 
 NATIVE_WIDTH = 4
-Arguments = native.struct(
-    "mixed a b before conv_weight A_log dt_bias start out end workspace",
+NATIVE = native.Op(
+    "delta_net",
+    "mixed a b before conv_weight:fp32 A_log:fp32 dt_bias:fp32 start:fp32 out end:fp32 workspace",
     "B T H Hv K V mixed_row mixed_token a_row a_token b_row b_token before_row start_row",
 )
 
@@ -81,11 +82,10 @@ def _native_delta_net(
     start = None if start is None else start.contiguous()
     out = mixed.new_empty(B, T, Hv, V)
     end = a.new_empty(B, Hv, K, V, dtype=torch.float32) if keep_state else None
-    read = mixed, a, b, before, conv_weight.contiguous(), A_log, dt_bias, start
     one_row = (0 if x is None or len(x) == 1 else x.stride(0) for x in (before, start))
     strides = *mixed.stride()[:2], *a.stride()[:2], *b.stride()[:2], *one_row
-    pointers = *map(native.address, (*read, out, end)), None
-    native.call("delta_net", Arguments(*pointers, B, T, H, Hv, K, V, *strides, out.dtype == torch.bfloat16))
+    tensors = mixed, a, b, before, conv_weight.contiguous(), A_log, dt_bias, start, out, end
+    NATIVE(tensors, (B, T, H, Hv, K, V, *strides))
     return out, end
 
 

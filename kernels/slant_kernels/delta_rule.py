@@ -69,7 +69,7 @@ def delta_rule(
     A = _gram(k.float()).mul_(decay).mul_(beta[..., None])
     # Substitution on the identity and a product: half the time of substitution on the wide right-hand side.
     inverse = torch.linalg.solve_triangular(
-        A, torch.eye(C, device=A.device).expand_as(A), upper=False, unitriangular=True
+        A, torch.eye(C, dtype=A.dtype, device=A.device).expand_as(A), upper=False, unitriangular=True
     )
     grown = c.exp()
     inverse.mul_(beta[..., None, :])

@@ -47,7 +47,7 @@ def embedding(ids: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
     """Rows of the table, zeros at the padding; on the device of the ids."""
     if launch.on_gpu(ids):
         return _embedding(ids.contiguous(), lengths.contiguous(), table)
-    padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
+    padding = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device) >= lengths[:, None]
     return F.embedding(ids.masked_fill(padding, 0), table).masked_fill_(padding[..., None], 0)
 
 

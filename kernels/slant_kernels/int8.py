@@ -65,7 +65,8 @@ def int8_matrix(weight: Tensor) -> Int8Matrix:
     codes, scales = quantize_rows(weight)
     signed = codes.bitwise_xor_(ZERO).view(torch.int8)  # less 128
     reordered = torch.ops.onednn.qlinear_prepack(signed, None)
-    return Int8Matrix(reordered, scales[:, 0] / block(K), torch.zeros(N, dtype=torch.int32), (N, K))
+    zeros = torch.zeros(N, dtype=torch.int32, device=weight.device)
+    return Int8Matrix(reordered, scales[:, 0] / block(K), zeros, (N, K))
 
 
 def block(columns: int) -> int:
@@ -77,8 +78,8 @@ def block(columns: int) -> int:
 def hadamard(size: int) -> Tensor:
     """Sylvester's matrix of a power of two, fp32: 1 and -1, symmetric, its rows orthogonal."""
     if size == 1:
-        return torch.ones(1, 1, device="cpu")
-    return torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], device="cpu"), hadamard(size // 2))
+        return torch.ones(1, 1, dtype=torch.float32, device="cpu")
+    return torch.kron(torch.tensor([[1, 1], [1, -1]], dtype=torch.float32, device="cpu"), hadamard(size // 2))
 
 
 def rotate(x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def rotate(x: Tensor) -> Tensor:
     return (hadamard(outer) @ y if outer > 1 else y).flatten(-3)
 
 
-Arguments = native.struct("x codes scales workspace", "rows K block")
+NATIVE = native.Op("quantize_rows", "x codes:uint8 scales:fp32 workspace", "rows K block")
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,9 +98,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[-1] % TILE == 0 and native.supports(x):
         x = x.contiguous()
         codes, scales = torch.empty_like(x, dtype=torch.uint8), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-        pointers = map(native.address, (x, codes, scales))
-        sizes = scales.numel(), x.shape[-1], block(x.shape[-1])
-        native.call("quantize_rows", Arguments(*pointers, None, *sizes, x.dtype == torch.bfloat16))
+        NATIVE((x, codes, scales), (scales.numel(), x.shape[-1], block(x.shape[-1])))
         return codes, scales
     rotated = rotate(x)
     largest = rotated.abs().amax(-1, keepdim=True).clamp_(min=LEAST)

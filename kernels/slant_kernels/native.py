@@ -7,12 +7,15 @@ an installation from source does if it finds a compiler. Nothing is compiled at 
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from slant_kernels import build_native, cpu
+
+DTYPES = {"fp32": torch.float32, "uint8": torch.uint8}
 
 
 @cache
@@ -44,26 +47,53 @@ def supports(x: Tensor, *widths: int) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and supports_widths(*widths)
 
 
-def struct(pointers: str, integers: str, doubles: str = "") -> type[ctypes.Structure]:
-    """The arguments of an op as its C++ declares them: these, with ``is_bf16`` and ``threads`` behind the integers."""
-    kinds = (ctypes.c_void_p, pointers), (ctypes.c_int64, f"{integers} is_bf16 threads"), (ctypes.c_double, doubles)
-    fields = [(name, kind) for kind, names in kinds for name in names.split()]
-    return type("Arguments", (ctypes.Structure,), {"_fields_": fields})
+class Op:
+    """An op of the libraries, ``slant_NAME``, which takes one struct: pointers, integers, then doubles.
 
+    A wrong pointer would corrupt memory, so each tensor is checked before its address is taken. ``tensors`` names them
+    in the order of the struct: ``name:fp32`` and ``name:uint8`` have that dtype, all others the dtype of the first. An
+    op whose last pointer is ``workspace`` gets memory from torch to work in.
+    """
 
-def call(op: str, arguments: ctypes.Structure) -> None:
-    """Run an op on torch's number of threads, with memory from torch if it needs some to work in."""
-    name = level()
-    assert name is not None
-    functions, arguments.threads = library(name), torch.get_num_threads()
-    if hasattr(arguments, "workspace"):
-        size = functions[f"slant_{op}_floats"]
-        size.restype = ctypes.c_int64
-        workspace = torch.empty(size(ctypes.byref(arguments)))
-        arguments.workspace = workspace.data_ptr()
-    functions[f"slant_{op}"](ctypes.byref(arguments))
+    def __init__(self, name: str, tensors: str, integers: str, doubles: str = "") -> None:
+        self._symbol, pointers = f"slant_{name}", [declared.partition(":")[::2] for declared in tensors.split()]
+        self._has_workspace = pointers[-1][0] == "workspace"
+        self._tensors = [(name, DTYPES.get(dtype)) for name, dtype in pointers if name != "workspace"]
+        kinds = (
+            (ctypes.c_void_p, [name for name, _ in pointers]),
+            (ctypes.c_int64, [*integers.split(), "is_bf16", "threads"]),
+            (ctypes.c_double, doubles.split()),
+        )
+        fields = [(name, kind) for kind, names in kinds for name in names]
+        self._struct = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
 
+    def __call__(self, tensors: Sequence[Tensor | None], integers: Sequence[int], *doubles: float) -> None:
+        """Run on torch's number of threads. None stands for a null pointer.
 
-def address(x: Tensor | None) -> int | None:
-    """Of the first element; None stays None."""
-    return None if x is None else x.data_ptr()
+        Raises TypeError for a tensor of another dtype, not on the CPU, or whose last dimension is not contiguous.
+        """
+        name, first = level(), tensors[0]
+        assert name is not None
+        assert first is not None
+        functions = library(name)
+        pointers = [self._address(x, *named, first.dtype) for x, named in zip(tensors, self._tensors, strict=True)]
+        if self._has_workspace:
+            pointers.append(None)
+        is_bf16, threads = first.dtype == torch.bfloat16, torch.get_num_threads()
+        arguments = self._struct(*pointers, *integers, is_bf16, threads, *doubles)
+        if self._has_workspace:
+            floats = getattr(functions, f"{self._symbol}_floats")
+            floats.restype = ctypes.c_int64
+            workspace = torch.empty(floats(ctypes.byref(arguments)), dtype=torch.float32, device="cpu")
+            arguments.workspace = workspace.data_ptr()
+        getattr(functions, self._symbol)(ctypes.byref(arguments))
+
+    def _address(self, x: Tensor | None, name: str, dtype: torch.dtype | None, first: torch.dtype) -> int | None:
+        if x is None:
+            return None
+        if not x.is_cpu or x.dtype != (dtype or first) or (x.stride(-1) != 1 and x.shape[-1] != 1):
+            raise TypeError(
+                f"{self._symbol}: {name} is {x.dtype} on {x.device} with strides {x.stride()},"
+                f" not {dtype or first} on the CPU with a contiguous last dimension"
+            )
+        return x.data_ptr()

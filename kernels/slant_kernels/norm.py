@@ -72,7 +72,7 @@ def _gated_rms_norm_kernel(
     tl.store(p_out + o_x, y.to(p_out.dtype.element_ty), mask=mask)
 
 
-Arguments = native.struct("x residual z weight out stream", "positions heads D z_stride", "eps")
+NATIVE = native.Op("norm", "x residual z weight:fp32 out stream", "positions heads D z_stride", "eps")
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -131,9 +131,7 @@ def _native_norm(
     out, stream = torch.empty_like(x), x if residual is None else torch.empty_like(x)
     z = None if z is None else _positions(z)
     heads, z_stride = (1, 0) if z is None else (z.shape[1], z.stride(0))
-    pointers = map(native.address, (x, residual, z, weight, out, stream))
-    sizes = x.numel() // D // heads, heads, D, z_stride
-    native.call("norm", Arguments(*pointers, *sizes, x.dtype == torch.bfloat16, eps=eps))
+    NATIVE((x, residual, z, weight, out, stream), (x.numel() // D // heads, heads, D, z_stride), eps)
     return out, stream
 
 

@@ -122,7 +122,7 @@ def _fields(byte: Tensor, width: int) -> Tensor:
 def dequantize_reference(q: QuantizedMatrix) -> Tensor:
     """fp32 ``[N, K]``, one column at a time, straight from the header."""
     rows, columns = q.shape
-    out = torch.empty(rows, columns)
+    out = torch.empty(rows, columns, dtype=torch.float32, device=q.codes.device)
     block, size = _BLOCK[q.bits], _BLOCK[q.bits] * q.bits // 8
     for k in range(columns):
         (b, inside), g = divmod(k, block), k // q.group_size

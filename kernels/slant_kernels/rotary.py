@@ -25,8 +25,8 @@ from slant_kernels.norm import rms_norm, rms_norm_reference
 
 def rotary_tables(positions: int, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin, fp32 ``[positions, rotary_dim / 2]``, of position * theta^(-2 i / rotary_dim)."""
-    inverse = theta ** -(torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim)
-    angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
+    inverse = theta ** -(torch.arange(0, rotary_dim, 2, dtype=torch.float32, device="cpu") / rotary_dim)
+    angle = torch.arange(positions, dtype=torch.float32, device="cpu")[:, None] * inverse
     return angle.cos(), angle.sin()
 
 

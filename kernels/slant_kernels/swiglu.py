@@ -36,7 +36,7 @@ def _swiglu_kernel(p_gate_up, p_out, I: tl.constexpr, BN: tl.constexpr):  # noqa
     tl.store(p_out + i_row * I + o_n, (gate * tl.sigmoid(gate) * up).to(p_out.dtype.element_ty), mask=m_n)
 
 
-Arguments = native.struct("gate_up out", "rows I")
+NATIVE = native.Op("swiglu", "gate_up out", "rows I")
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -52,8 +52,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def _native_swiglu(gate_up: Tensor) -> Tensor:
     columns = gate_up.shape[-1] // 2
     out = gate_up.new_empty(*gate_up.shape[:-1], columns)
-    pointers = native.address(gate_up), native.address(out)
-    native.call("swiglu", Arguments(*pointers, out.numel() // columns, columns, out.dtype == torch.bfloat16))
+    NATIVE((gate_up, out), (out.numel() // columns, columns))
     return out
 
 

@@ -27,8 +27,8 @@ def level(request, monkeypatch, poison):
     """The ops take the library of this level, and fail the test if they do not."""
     monkeypatch.setattr(native, "levels", lambda: (request.param,))
     calls = []
-    call = native.call
-    monkeypatch.setattr(native, "call", lambda *arguments: calls.append(arguments) or call(*arguments))
+    call = native.Op.__call__
+    monkeypatch.setattr(native.Op, "__call__", lambda *arguments: calls.append(arguments) or call(*arguments))
     yield request.param
     assert calls
 
@@ -196,3 +196,11 @@ def test_rows_in_8_bits(columns, dtype, monkeypatch):
     assert (codes - expected).abs().max() <= 1  # where rounding falls on the other side of a half
     assert (codes != expected).float().mean() < 0.01
     assert (codes[7] == int8.ZERO).all()
+
+
+@pytest.mark.parametrize(
+    "out", [torch.empty(2, 32, dtype=torch.bfloat16, device="cpu"), torch.empty(32, 2, device="cpu").T]
+)
+def test_a_wrong_buffer_is_refused(out):
+    with pytest.raises(TypeError, match=r"slant_swiglu: out is torch\.(bfloat16|float32) on cpu with strides .*, not"):
+        swiglu.NATIVE((randn(2, 64), out), (2, 32))

@@ -142,9 +142,8 @@ class Products:
 
     def run(self, way: str, tokens: int) -> Run:
         """One pass on ``tokens`` rows."""
-        inputs = {
-            width: torch.randn(tokens, width, device=self._device).to(self._dtype) for _, width in set(self.shapes)
-        }
+        widths = {width for _, width in self.shapes}
+        inputs = {width: torch.randn(tokens, width, dtype=self._dtype, device=self._device) for width in widths}
         pairs = [(inputs[width], matrix) for (_, width), matrix in zip(self.shapes, self._matrices[way], strict=True)]
         multiply = self._ways[way].multiply
 
@@ -170,7 +169,7 @@ def cold(shapes: Iterable[tuple[int, int]], itemsize: int) -> list[tuple[int, in
 
 def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
     """Ways to read ``size`` bytes, at most ``COLD``, with the bytes that each moves."""
-    source = torch.ones(max(1, min(size, COLD) // 4), device=device)
+    source = torch.ones(max(1, min(size, COLD) // 4), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     runs: dict[str, tuple[Run, float]] = {
         "sum": (source.sum, source.nbytes),

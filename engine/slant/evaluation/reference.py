@@ -83,10 +83,10 @@ def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
 def last_logits(model: Any, sequences: Sequence[Sequence[int]], answer_ids: Sequence[int]) -> Tensor:
     """Answer logits of one left-padded batch, fp32 ``[len(sequences), len(answer_ids)]`` on the CPU."""
     longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.int64, device="cpu")
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = torch.tensor(sequence)
+        ids[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64, device="cpu")
         mask[row, longest - len(sequence) :] = 1
     out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False, logits_to_keep=1)
     return out.logits[:, -1, list(answer_ids)].float().cpu()

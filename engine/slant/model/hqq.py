@@ -74,7 +74,7 @@ def quantize_matrix(weight: Tensor, bits: int, group_size: int, name: str = "the
     weight = weight * lift if lift > 1 else weight
     whole = columns - columns % group_size
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=weight.device)
-    scales = torch.empty(rows, groups, device=weight.device)
+    scales = torch.empty(rows, groups, dtype=torch.float32, device=weight.device)
     zeros = torch.empty_like(scales)
     for part, first in ((slice(0, whole), 0), (slice(whole, columns), groups - 1)):
         if part.start == part.stop:
@@ -95,7 +95,7 @@ def _solve(hqq: Any, groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]
     count, width = groups.shape
     where = groups.device
     codes = torch.empty(count, width, dtype=torch.uint8, device=where)
-    scales = torch.empty(count, device=where)
+    scales = torch.empty(count, dtype=torch.float32, device=where)
     zeros = torch.empty_like(scales)
 
     def solve(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

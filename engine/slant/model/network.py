@@ -82,7 +82,7 @@ class Model:
 
     def prefix(self, ids: Tensor) -> Prefix:
         """The state after the tokens ids ``[P]`` that every text begins with."""
-        lengths = torch.tensor([len(ids)], device=self.device)
+        lengths = torch.tensor([len(ids)], dtype=torch.int64, device=self.device)
         x, residual, rotary = self._embed(ids[None], lengths), None, positions(self.rotary, 0, len(ids))
         states: list[State] = []
         for block in self.blocks:
@@ -123,4 +123,4 @@ def positions(rotary: State, start: int, length: int) -> State:
 
 def at_last(x: Tensor, lengths: Tensor) -> Tensor:
     """x ``[B, T, ...]`` at each row's position ``lengths - 1``: ``[B, 1, ...]``."""
-    return x[torch.arange(len(x), device=x.device), lengths - 1].unsqueeze(1)
+    return x[torch.arange(len(x), dtype=torch.int64, device=x.device), lengths - 1].unsqueeze(1)

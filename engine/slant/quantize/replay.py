@@ -89,7 +89,7 @@ class Replay:
         self._model, self._head = runner.model, runner.head
         self._batches = list(runner.batches(sequences))
         prefix = torch.from_numpy(runner.prefix_ids)[None]
-        streams = [self._embed(prefix, torch.tensor([prefix.shape[1]]))]
+        streams = [self._embed(prefix, torch.tensor([prefix.shape[1]], dtype=torch.int64, device=prefix.device))]
         streams += [self._embed(batch.ids, batch.lengths) for batch in self._batches]
         self._entering = [streams]
         with torch.inference_mode():
@@ -123,7 +123,8 @@ class Replay:
 
     @torch.inference_mode()
     def _logits(self, streams: Sequence[Tensor]) -> Tensor:
-        found = torch.empty(sum(len(batch.rows) for batch in self._batches), len(self._head.rows))
+        texts = sum(len(batch.rows) for batch in self._batches)
+        found = torch.empty(texts, len(self._head.rows), dtype=torch.float32, device="cpu")
         for batch, stream in zip(self._batches, streams[1:], strict=True):
             answer = Answers(batch, self._head(stream[:, 0]))
             found[list(answer.rows)] = torch.from_numpy(answer.logits)

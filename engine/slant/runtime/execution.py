@@ -7,6 +7,7 @@ memory, and only who reads them waits, for that batch alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,13 @@ from slant_kernels.digit_head import digit_head
 
 HeadOutput = tuple[Tensor, Tensor]
 """Logits and probabilities on the device, fp32 ``[B, n]``."""
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Within it the caller's autocast does not apply: it would round where the model does not, and change scores."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @dataclass(frozen=True)
@@ -106,5 +114,5 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 def to_host(x: Tensor) -> Tensor:
     """x on the host, once the work queued on its device is done; a copy of its own."""
-    out = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
+    out = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=x.is_cuda)
     return out.copy_(x, non_blocking=True)

@@ -163,7 +163,7 @@ def embed_with(table: Tensor, device: torch.device) -> Embed:
     def embed(batches: Sequence[StaticBatch], prefix_ids: Ids) -> tuple[list[Tensor], Tensor]:
         streams = [embedding(to_device(b.ids, device), to_device(b.lengths, device), table) for b in batches]
         prefix = to_device(torch.from_numpy(prefix_ids).long()[None], device)
-        return streams, embedding(prefix, torch.full((1,), prefix.shape[1], device=device), table)
+        return streams, embedding(prefix, torch.full((1,), prefix.shape[1], dtype=torch.int64, device=device), table)
 
     return embed
 

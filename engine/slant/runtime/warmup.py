@@ -110,8 +110,8 @@ def _outline(request: MemoryRequest, quantized: bool) -> Eager:
     config, recipe = reduced(request.config, request.recipe if quantized else None)
     scratch = Scratch(request.dtype, META) if quantized else None
     model = Model(Weights(Outline(config, recipe), request.dtype, META, scratch), request.max_tokens)
-    norm = torch.empty(config.hidden_size, device=META)
-    rows = torch.empty(request.answers, config.hidden_size, device=META)
+    norm = torch.empty(config.hidden_size, dtype=torch.float32, device=META)
+    rows = torch.empty(request.answers, config.hidden_size, dtype=torch.float32, device=META)
     prefix = None
     if request.prefix_tokens:
         with rehearsing(), torch.inference_mode():

@@ -29,8 +29,8 @@ def write_adapter(network: Any, checkpoint: Checkpoint, answer_ids: Sequence[int
     for key, tensor in get_peft_model_state_dict(network).items():
         place, _, name = key.removeprefix("base_model.model.").partition(".")
         if place == "head" and name == "lora_B.weight":
-            wide = torch.zeros(checkpoint.config.vocab_size, tensor.shape[1], dtype=tensor.dtype)
-            wide[torch.tensor(answer_ids)] = tensor.detach().cpu()
+            wide = torch.zeros(checkpoint.config.vocab_size, tensor.shape[1], dtype=tensor.dtype, device="cpu")
+            wide[torch.tensor(answer_ids, dtype=torch.int64, device="cpu")] = tensor.detach().cpu()
             tensor = wide
         tensors[f"base_model.model.{_HEAD if place == 'head' else blocks}.{name}"] = tensor.detach().cpu()
     write_whole(folder / "adapter_model.safetensors", safetensors(tensors))

@@ -48,11 +48,11 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
     No mask: convolution, delta rule and causal attention only look back, so padding cannot reach the position that the
     loss is computed at.
     """
-    ids = torch.zeros(len(examples), max(len(example.ids) for example in examples), dtype=torch.int64)
+    ids = torch.zeros(len(examples), max(len(example.ids) for example in examples), dtype=torch.int64, device="cpu")
     for row, example in zip(ids, examples, strict=True):
         row[: len(example.ids)] = torch.from_numpy(example.ids)
     return {
         "ids": ids,
-        "last": torch.tensor([len(example.ids) - 1 for example in examples]),
-        "labels": torch.tensor([example.label for example in examples]),
+        "last": torch.tensor([len(example.ids) - 1 for example in examples], dtype=torch.int64, device="cpu"),
+        "labels": torch.tensor([example.label for example in examples], dtype=torch.int64, device="cpu"),
     }

@@ -86,7 +86,7 @@ def _merged(base: Tensor, name: str | None, deltas: Mapping[str, Tensor], answer
         return base
     if name != HEAD:
         return (base.float() + delta).to(base.dtype)
-    rows, head = torch.tensor(answer_ids), base.clone()
+    rows, head = torch.tensor(answer_ids, dtype=torch.int64, device=base.device), base.clone()
     head[rows] = (base[rows].float() + delta).to(base.dtype)
     return head
 

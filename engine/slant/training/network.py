@@ -32,7 +32,7 @@ class AnswerNetwork(nn.Module):
     def forward(self, ids: Tensor, last: Tensor) -> Tensor:
         """Right-padded ids ``[n, t]`` and last positions ``[n]`` -> logits fp32 ``[n, answers]``."""
         hidden = self.text(input_ids=ids, use_cache=False).last_hidden_state
-        hidden = hidden[torch.arange(len(ids), device=ids.device), last]
+        hidden = hidden[torch.arange(len(ids), dtype=torch.int64, device=ids.device), last]
         with torch.autocast(ids.device.type, enabled=False):  # as the engine has it: the head in fp32
             return self.head(hidden.float())
 

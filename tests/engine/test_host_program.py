@@ -1,0 +1,36 @@
+"""What the program around the engine has set in torch changes no score: same bits, or at least no crash."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from host_program import SETTINGS
+
+SCRIPT = Path(__file__).with_name("host_program.py")
+
+
+@pytest.fixture(scope="module", params=["compiled ops", "torch ops"])
+def found(request):
+    """The digests under each setting; a setting that ends the process has the end of its error output."""
+    environment = os.environ | {"SLANT_NATIVE": "0"} if request.param == "torch ops" else dict(os.environ)
+    answers, left = {}, list(SETTINGS)
+    while left:
+        command = [sys.executable, str(SCRIPT), *left]
+        process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        for line in process.stdout.splitlines():
+            answers |= json.loads(line)
+        if process.returncode:
+            crashed = next(name for name in left if name not in answers)
+            answers[crashed] = {"": process.stderr[-300:]}
+        left = [name for name in left if name not in answers]
+    return answers
+
+
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name != "none"])
+def test_scores_are_the_same_bits(found, setting):
+    assert all(re.fullmatch("[0-9a-f]{64}", answer) for answer in found["none"].values())
+    assert found[setting] == found["none"]
