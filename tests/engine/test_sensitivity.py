@@ -13,7 +13,7 @@ from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
-from slant.evaluation.drift.figures import compare
+from slant.evaluation.drift.figures import drift_between
 from slant.model.checkpoint import HEAD, Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
@@ -107,7 +107,7 @@ def test_a_cost_is_the_mean_kl_that_drift_reports(grouped):
     for s in gauge.measure(groups(gauge.checkpoint.config)[::6], GRIDS[::-1]):
         for grid, option in zip(s.grids, s.options, strict=True):
             ours = ordinary(gauge, Recipe(dict.fromkeys(s.names, grid))).score(classifier.TEXTS)
-            kl = compare(reference, ours).overall.figures.kl.mean
+            kl = drift_between(reference, ours).overall.figures.kl.mean
             assert option.cost == pytest.approx(kl, rel=1e-9, abs=1e-15)
         assert s.options[0].cost == 0 < s.options[3].cost < s.options[1].cost
 
@@ -141,7 +141,7 @@ def test_the_artifact_has_the_bytes_and_the_kl_of_the_plan(grouped, sizes, tmp_p
     assert found.nbytes > 0.9 * target
     ours = Engine.load(tmp_path / "q", weights="fp32", device="cpu", max_tokens=512).score(classifier.TEXTS)
     reference = Engine.load(grouped, weights="fp32", device="cpu", max_tokens=512).score(classifier.TEXTS)
-    kl = compare(reference, ours).overall.figures.kl.mean
+    kl = drift_between(reference, ours).overall.figures.kl.mean
     assert found.measured == pytest.approx(kl, rel=1e-9)
 
 
