@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from baselines.data import Labelled
 from harness.batching import by_length
-from slant.options import choose_dtype
+from slant.runtime.resolved import choose_dtype
 
 MAX_TOKENS = 256
 TARGETS = ("query", "value")

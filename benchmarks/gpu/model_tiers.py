@@ -14,13 +14,13 @@ from random_model import RandomSource
 from slant.artifact.recipe import NAMED, Recipe
 from slant.batching.costs import BatchCosts
 from slant.model.config import ModelConfig
-from slant.options import ResolvedOptions
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Head
 from slant.runtime.graphs import Capture, Graphs
 from slant.runtime.load import load_runner
 from slant.runtime.memory import MemoryRequest, Tier, tiers
 from slant.runtime.offload import OffloadRunner
+from slant.runtime.resolved import ResolvedOptions
 from slant.runtime.runner import Runner
 
 BF16 = torch.bfloat16

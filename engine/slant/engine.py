@@ -17,12 +17,13 @@ from typing import Any, overload
 import numpy as np
 
 from slant.artifact.coverage import Coverage, coverage
-from slant.options import LoadOptions, ResolvedOptions
+from slant.options import LoadOptions
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor, without_autocast
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
+from slant.runtime.resolved import ResolvedOptions
 from slant.runtime.runner import Runner
 from slant.scores import Score, Scores
 

@@ -1,7 +1,7 @@
-"""How a model is loaded: the options that a user gives, and what they come to on a device and a checkpoint.
+"""The options that a model is loaded with, as a user gives them; everything that loads takes ``LoadOptions`` whole.
 
-``LoadOptions`` is taken whole by everything that loads. ``resolve`` decides once what will really run, and certificates
-and self-tests compare that: the same options may come to other arithmetic on another machine.
+What they come to on a device and a checkpoint is ``slant.runtime.resolved``. Nothing here imports torch: the command
+line reads its options before it is needed.
 """
 
 from __future__ import annotations
@@ -10,23 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from slant.artifact.arithmetic import Arithmetic
-from slant.artifact.recipe import NAMED
 from slant.errors import SlantError
-from slant_kernels.cpu import instruction_set, multiplies_bf16
-from slant_kernels.int8 import can_multiply_int8
-from slant_kernels.launch import target
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-INT8 = "int8"
-WEIGHTS = ("auto", *DTYPES, INT8, *NAMED)
+WEIGHTS = ("auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
 MAX_TOKENS = 8192
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-GPU_SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' workspaces and the allocator's gaps
 
 
 @dataclass(frozen=True)
@@ -78,95 +67,12 @@ class LoadOptions:
                 raise SlantError(f"{name} is {value!r}; give a whole number of at least 1.")
         memory_bytes(self.memory)
 
-    def resolve(self, *, max_positions: int, is_artifact: bool) -> ResolvedOptions:
-        """What these options come to for a model, on this machine.
-
-        max_positions: the tokens that the model was built for. Raises SlantError for a device that is not there,
-        weights that it cannot multiply, and too many tokens.
-        """
-        device = choose_device(self.device)
-        dtype = choose_dtype(self.weights, device)
-        name = next(name for name, found in DTYPES.items() if found == dtype)
-        weights = self.weights if self.weights in (INT8, *NAMED) else name
-        memory = memory_bytes(self.memory)
-        if self.memory in (None, "auto") and device.type == "cuda":
-            memory = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
-        return ResolvedOptions(
-            weights="artifact" if is_artifact and weights != INT8 else weights,
-            dtype=dtype,
-            device=device,
-            max_tokens=token_limit(self.max_tokens, max_positions),
-            truncation=self.truncation,
-            token_budget=TOKEN_BUDGETS[device.type] if self.token_budget is None else self.token_budget,
-            memory=memory,
-            deterministic=self.deterministic,
-            max_flip_rate=self.max_flip_rate,
-        )
-
-
-@dataclass(frozen=True)
-class ResolvedOptions:
-    """What really runs.
-
-    ``weights`` is "bf16", "fp32", "int8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is what is
-    computed in, ``memory`` the limit in bytes on the device, None for none.
-    """
-
-    weights: str
-    dtype: torch.dtype
-    device: torch.device
-    max_tokens: int
-    truncation: str
-    token_budget: int
-    memory: int | None = None
-    deterministic: bool = False
-    max_flip_rate: float | None = None
-
-    @property
-    def int8(self) -> bool:
-        return self.weights == INT8
-
-    @property
-    def dtype_name(self) -> str:
-        """As ``weights`` spells it."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-
-    def arithmetic(self) -> Arithmetic:
-        """The part that decides the scores; batch shapes and memory tiers move them by rounding at most."""
-        device = self.device.type
-        instructions = target(self.device) if device == "cuda" else instruction_set()
-        return Arithmetic(self.weights, self.dtype_name, device, self.max_tokens, self.truncation, instructions)
-
 
 def token_limit(max_tokens: int | None, positions: int) -> int:
     """The longest prompt of a model that was built for so many positions; raises SlantError for one that is longer."""
     if max_tokens is not None and max_tokens > positions:
         raise SlantError(f"max_tokens is {max_tokens}, but the model was built for {positions}; use that or less.")
     return min(MAX_TOKENS, positions) if max_tokens is None else max_tokens
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device for "auto" or a torch name; raises SlantError if there is none such."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SlantError(f"{name!r} is no device; use auto, cpu or cuda.") from None
-    if device.type not in TOKEN_BUDGETS:
-        raise SlantError(f"slant runs on cpu and cuda, not on {device.type}.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SlantError("no CUDA device is available; use the device cpu.")
-    return device
-
-
-def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in for the name of weights on a device; raises SlantError for int8 that it cannot do."""
-    if weights == INT8 and not can_multiply_int8(device):
-        raise SlantError(f"the weights int8 need a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
-    if weights in DTYPES:
-        return DTYPES[weights]
-    return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32
 
 
 def memory_bytes(memory: str | int | None) -> int | None:

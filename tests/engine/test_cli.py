@@ -96,6 +96,18 @@ print(*sys.modules)
     assert not loaded & {"torch", "numpy", "pyarrow", "transformers", "slant.engine", "slant.bench"}
 
 
+def test_a_wrong_table_is_told_before_torch_is_imported() -> None:
+    script = """
+import sys
+from slant.cli import app
+assert app.run(["score", "absent.csv", "--model", "demo"]) == 2
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "absent.csv cannot be read" in done.stderr
+
+
 def test_score_to_a_file_is_silent(slant, table: Path) -> None:  # type: ignore[no-untyped-def]
     target = table.with_name("out.jsonl")
     assert slant("score", table, "--model", "m", "--output", target) == (0, "", "")

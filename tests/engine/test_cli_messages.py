@@ -14,12 +14,14 @@ import torch
 import typer
 
 import slant
+from slant.artifact.recipe import NAMED
 from slant.cli import app as cli
 from slant.cli.finetune import training_recipe
 from slant.cli.options import load_options
 from slant.demo import FOLDER
 from slant.options import TRUNCATIONS, WEIGHTS, LoadOptions
 from slant.runtime.execution import Eager
+from slant.runtime.resolved import DTYPES, INT8
 from slant.training.recipe import PRECISIONS, SCHEDULES, TrainingRecipe
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -170,9 +172,9 @@ def test_choices_are_all_there_are():
     choices = {
         name: get_args(option.annotation.__origin__)
         for make in (load_options, training_recipe)
-        for name, option in signature(make, eval_str=True, locals={"LoadOptions": object}).parameters.items()
+        for name, option in signature(make, eval_str=True).parameters.items()
     }
-    assert choices["weights"] == WEIGHTS
+    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, INT8, *NAMED)
     assert choices["truncation"] == TRUNCATIONS
     assert choices["schedule"] == SCHEDULES
     assert choices["precision"] == PRECISIONS

@@ -9,10 +9,11 @@ from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.model.qwen3_5.blocks import Attention
-from slant.options import LoadOptions, choose_dtype
+from slant.options import LoadOptions
 from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
 from slant.runtime.memory import tiers
+from slant.runtime.resolved import choose_dtype
 from slant_kernels.int8 import Int8Matrix, can_multiply_int8
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def test_offloaded_gives_the_same_bits():
 
 
 def test_a_gpu_and_a_cpu_without_vnni_are_refused(monkeypatch):
-    with pytest.raises(SlantError, match="needs a CPU with VNNI, and this is cuda; use hqq8"):
+    with pytest.raises(SlantError, match="need a CPU with VNNI, and this is cuda; use hqq8"):
         choose_dtype("int8", torch.device("cuda"))
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(SlantError, match="VNNI"):

@@ -14,6 +14,7 @@ from slant.options import LoadOptions, memory_bytes, token_limit
 from slant.quantize.job import quantize_checkpoint
 from slant.quantize.sensitivity import plan
 from slant.runtime.classifier import Classifier
+from slant.runtime.resolved import resolve_options
 
 CPU = LoadOptions(device="cpu", weights="fp32")
 
@@ -21,21 +22,21 @@ CPU = LoadOptions(device="cpu", weights="fp32")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "hqq5"}, "weights='hqq5' is unknown"),
-        ({"truncation": "tail"}, "truncation='tail' is unknown"),
+        ({"weights": "hqq5"}, "the weights 'hqq5' are unknown"),
+        ({"truncation": "tail"}, "the truncation 'tail' is unknown"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"max_tokens": 1.5}, r"max_tokens is 1\.5"),
         ({"token_budget": True}, "token_budget is True"),
         ({"threads": -1}, "threads is -1"),
-        ({"memory": "much"}, "memory='much' is not a size"),
-        ({"memory": 0}, "memory=0 is not a size"),
+        ({"memory": "much"}, "memory is 'much', which is no size"),
+        ({"memory": 0}, "memory is 0, which is no size"),
         ({"device": "tpu"}, "'tpu' is no device"),
         ({"device": "meta"}, "not on meta"),
     ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(SlantError, match=message):
-        replace(CPU, **options).resolve(max_positions=8192, is_artifact=False)
+        resolve_options(replace(CPU, **options), max_positions=8192, is_artifact=False)
 
 
 def test_an_unknown_option_is_an_error():
@@ -49,19 +50,19 @@ def test_an_unknown_option_is_an_error():
 )
 def test_sizes_of_memory(given, size):
     if size == 0:
-        with pytest.raises(SlantError, match="not a size"):
+        with pytest.raises(SlantError, match="is no size"):
             memory_bytes(given)
     else:
         assert memory_bytes(given) == size
 
 
 def test_what_is_resolved_is_what_runs():
-    resolved = CPU.resolve(max_positions=2048, is_artifact=False)
+    resolved = resolve_options(CPU, max_positions=2048, is_artifact=False)
     assert (resolved.weights, resolved.dtype, resolved.max_tokens) == ("fp32", torch.float32, 2048)
     named = replace(CPU, weights="hqq4")
-    assert named.resolve(max_positions=2048, is_artifact=False).weights == "hqq4"
-    assert named.resolve(max_positions=2048, is_artifact=True) == replace(CPU, weights="auto").resolve(
-        max_positions=2048, is_artifact=True
+    assert resolve_options(named, max_positions=2048, is_artifact=False).weights == "hqq4"
+    assert resolve_options(named, max_positions=2048, is_artifact=True) == resolve_options(
+        replace(CPU, weights="auto"), max_positions=2048, is_artifact=True
     )
 
 

@@ -24,6 +24,7 @@ from slant.quantize.gauge import Gauge, groups
 from slant.quantize.job import quantize_checkpoint
 from slant.quantize.replay import Replay, places
 from slant.quantize.sensitivity import Chooser, plan
+from slant.runtime.resolved import resolve_options
 from slant.runtime.runner import Runner
 
 CPU = torch.device("cpu")
@@ -61,7 +62,7 @@ def ordinary(gauge, recipe):
     """An engine that reads the quantized checkpoint the ordinary way."""
     model = Model(Weights(QuantizedCheckpoint(gauge.checkpoint, recipe, CPU), torch.float32, CPU), 512)
     runner = Runner(model, gauge.runner.head, gauge.prompt.prefix_ids, gauge.runner.planner)
-    return Engine(gauge.prompt, runner, SHORT.resolve(max_positions=8192, is_artifact=False))
+    return Engine(gauge.prompt, runner, resolve_options(SHORT, max_positions=8192, is_artifact=False))
 
 
 def through(engine, ids):

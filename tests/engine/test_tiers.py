@@ -13,11 +13,12 @@ from precision import DTYPE, WEIGHTS
 from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
-from slant.options import LoadOptions
+from slant.options import LoadOptions, memory_bytes
 from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
 from slant.runtime.memory import MemoryRequest, choose, human, tiers
 from slant.runtime.offload import OffloadRunner
+from slant.runtime.resolved import resolve_options
 from slant_kernels.quantized import QuantizedMatrix, layout
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -98,8 +99,8 @@ def test_too_little_memory_names_the_smallest_configuration():
 def test_what_the_error_names_is_enough():
     with pytest.raises(SlantError) as error:
         choose(BILLIONS_4, int(0.5e9))
-    needed = float(str(error.value).split("needs ")[1].split(" GB")[0])
-    assert choose(BILLIONS_4, int((needed + 0.01) * 1e9)).name == "offload"
+    needed = memory_bytes(str(error.value).split("needs ")[1].split(" for")[0])
+    assert choose(BILLIONS_4, int(needed * 1.005)).name == "offload", "three digits are named"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_what_the_error_names_is_enough():
     ],
 )
 def test_sizes(given, size):
-    options = LoadOptions(device="cpu", memory=given).resolve(max_positions=512, is_artifact=False)
+    options = resolve_options(LoadOptions(device="cpu", memory=given), max_positions=512, is_artifact=False)
     assert options.memory == size
 
 

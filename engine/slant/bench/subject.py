@@ -16,10 +16,11 @@ from slant.bench.turns import Watch
 from slant.engine import Engine
 from slant.errors import SlantError
 from slant.model.config import ModelConfig
-from slant.options import LoadOptions, choose_device
+from slant.options import LoadOptions
 from slant.prompt.prompt import EncodedText
 from slant.runtime.execution import Answers
 from slant.runtime.memory import Tier, layer_bytes
+from slant.runtime.resolved import choose_device
 
 
 @dataclass(frozen=True)

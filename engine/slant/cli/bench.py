@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from slant.cli.options import RUNNING, Encoding, InputFormat, Model, TextColumn, checkpoint_path, load_options, takes
 from slant.errors import SlantError
-
-if TYPE_CHECKING:
-    from slant.options import LoadOptions
+from slant.options import LoadOptions
 
 
-@wraps(load_options)
-def timed_options(**given: Any) -> tuple[LoadOptions, float]:
-    """The options that load the model, and the seconds that importing the engine took, which comes first."""
-    start = time.perf_counter()
-    import slant.engine  # noqa: F401
-
-    return load_options(**given), time.perf_counter() - start
-
-
-@takes(timed_options, *RUNNING)
+@takes(load_options, *RUNNING)
 def bench(
     model: Model,
     lengths: Annotated[
@@ -45,7 +33,7 @@ def bench(
         float, typer.Option(min=0, help="For each workload, beyond the three calls that it has at least.")
     ] = 3.0,
     *,
-    options: tuple[LoadOptions, float],
+    options: LoadOptions,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the JSON to a file.")] = None,
 ) -> None:
@@ -57,16 +45,19 @@ def bench(
     from slant.cli.output import check_writable, show, write
     from slant.cli.progress import Progress
 
-    loading, imports = options
     tokens = None if lengths is None else numbers("--lengths", lengths)
     counts = numbers("--texts", texts)
     for length in tokens or ():
-        if loading.max_tokens is not None and length > loading.max_tokens:
+        if options.max_tokens is not None and length > options.max_tokens:
             raise SlantError(
-                f"--lengths {length} is over --max-tokens {loading.max_tokens}; give --max-tokens {length} too."
+                f"--lengths {length} is over --max-tokens {options.max_tokens}; give --max-tokens {length} too."
             )
     check_writable([output], inputs=[source] if source else [])
 
+    start = time.perf_counter()
+    import slant.engine  # noqa: F401
+
+    imports = time.perf_counter() - start
     from slant.bench.card import terminal
     from slant.bench.measure import measure
     from slant.bench.texts import read
@@ -79,7 +70,7 @@ def bench(
     with Progress() as progress:
         report = measure(
             folder,
-            loading,
+            options,
             lengths=tokens,
             counts=counts,
             texts=own,

@@ -10,11 +10,11 @@ import typer
 
 from slant.cli.options import Model, checkpoint_path, load_options, takes
 from slant.errors import SlantError
+from slant.options import LoadOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from slant.options import LoadOptions
     from slant.runtime.kernel_cache import Kernels
     from slant.runtime.memory import MemoryRequest
 
@@ -63,9 +63,10 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     from slant.artifact.recipe import NAMED
     from slant.model.checkpoint import resolve
     from slant.model.registry import read_config
-    from slant.options import TOKEN_BUDGETS, ResolvedOptions, token_limit
+    from slant.options import token_limit
     from slant.prompt.prompt import Prompt
     from slant.runtime.memory import MemoryRequest
+    from slant.runtime.resolved import TOKEN_BUDGETS, ResolvedOptions
 
     folder = resolve(model)
     config = read_config(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,9 +20,7 @@ from slant.cli.options import (
     takes,
 )
 from slant.errors import SlantError
-
-if TYPE_CHECKING:
-    from slant.options import LoadOptions
+from slant.options import LoadOptions
 
 BEYOND = 1  # the exit code of a drift beyond its budgets
 

@@ -21,13 +21,13 @@ from slant.cli.options import (
     takes,
 )
 from slant.errors import SlantError
+from slant.options import LoadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slant.cli.progress import Progress
     from slant.evaluation.predictions import Predictions
-    from slant.options import LoadOptions
     from slant.tables.labelled import LabelledTexts
 
 BELOW = 1  # the exit code of an accuracy below --min-accuracy

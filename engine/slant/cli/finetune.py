@@ -16,12 +16,12 @@ from slant.cli.options import (
     takes,
 )
 from slant.errors import SlantError
+from slant.options import LoadOptions
 from slant.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from slant.options import LoadOptions
     from slant.training.run import Finetuned
 
 

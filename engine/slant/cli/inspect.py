@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slant.cli.options import Model, checkpoint_path, load_options, takes
-
-if TYPE_CHECKING:
-    from slant.options import LoadOptions
+from slant.options import LoadOptions
 
 
 @takes(load_options, "template", "labels", "max_tokens")

@@ -14,10 +14,11 @@ from rich.text import Text
 from slant.artifact.certificate import Certificate, parse
 from slant.artifact.recipe import NAMED
 from slant.model.source import Source, open_model
-from slant.options import DTYPES, INT8, TOKEN_BUDGETS, LoadOptions, ResolvedOptions
+from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary, resolve
 from slant.runtime.memory import MemoryRequest, human, tiers
+from slant.runtime.resolved import DTYPES, INT8, TOKEN_BUDGETS, ResolvedOptions
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}

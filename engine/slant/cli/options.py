@@ -11,14 +11,12 @@ import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from slant.errors import SlantError
-
-if TYPE_CHECKING:
-    from slant.options import LoadOptions
+from slant.options import LoadOptions
 
 Command = Callable[..., None]
 Model = Annotated[str, typer.Argument(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")]
@@ -72,8 +70,6 @@ def load_options(
 ) -> LoadOptions:
     """The options that load a model; each is a field, template and labels the content of a file."""
     fields = {**locals(), "template": read_template(template), "labels": read_labels(labels)}
-    from slant.options import LoadOptions
-
     return LoadOptions(**fields)
 
 
@@ -103,9 +99,7 @@ def takes(make: Callable[..., Any], *names: str, into: str = "options") -> Calla
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    # LoadOptions is slow to import, and no option's type.
-    unread = {"LoadOptions": object}
-    return inspect.signature(function, eval_str=True, locals=unread).parameters
+    return inspect.signature(function, eval_str=True).parameters
 
 
 def read_template(path: Path | None) -> str | None:

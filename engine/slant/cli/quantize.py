@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
 from slant.errors import SlantError
-
-if TYPE_CHECKING:
-    from slant.options import LoadOptions
+from slant.options import LoadOptions
 
 
 @takes(load_options, "device", "template", "labels", "max_tokens")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
+from slant.options import LoadOptions
 
 if TYPE_CHECKING:
     from slant.cascade import Cascade
     from slant.engine import Engine
-    from slant.options import LoadOptions
 
 
 @takes(load_options)

@@ -12,12 +12,13 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.config import ModelConfig
 from slant.model.network import Model
 from slant.model.weights import Weights
-from slant.options import DTYPES, LoadOptions
+from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.quantize.knapsack import Option
 from slant.quantize.replay import Exchange, Replay
 from slant.runtime.classifier import Classifier
 from slant.runtime.load import planner_of
+from slant.runtime.resolved import DTYPES
 from slant.runtime.runner import Runner
 from slant.tensor_files import HEAD
 from slant_kernels.quantized import nbytes

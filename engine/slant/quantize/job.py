@@ -28,9 +28,10 @@ from slant.files import sha256, write_whole
 from slant.model.checkpoint import Checkpoint, resolve
 from slant.model.hqq import QuantizedCheckpoint, solver
 from slant.model.source import open_artifact
-from slant.options import LoadOptions, choose_device, token_limit
+from slant.options import LoadOptions, token_limit
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary
+from slant.runtime.resolved import choose_device
 from slant.tensor_files import HEAD
 
 

@@ -14,10 +14,11 @@ import torch
 from slant.artifact import MANIFEST
 from slant.errors import CheckpointError
 from slant.model.source import Source, open_model
-from slant.options import LoadOptions, ResolvedOptions, choose_device
+from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
 from slant.runtime.memory import MemoryRequest
+from slant.runtime.resolved import ResolvedOptions, choose_device, resolve_options
 from slant.tensor_files import EMBEDDING
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Classifier:
 def resolve(source: Source, options: LoadOptions) -> ResolvedOptions:
     """What the options come to for a source."""
     limit = source.config.max_position_embeddings
-    return options.resolve(max_positions=limit, is_artifact=(source.folder / MANIFEST).exists())
+    return resolve_options(options, max_positions=limit, is_artifact=(source.folder / MANIFEST).exists())
 
 
 def answer_head(source: Source, prompt: Prompt, device: torch.device) -> Head:

@@ -17,8 +17,8 @@ import torch
 from slant.artifact.recipe import Recipe
 from slant.errors import SlantError
 from slant.model.config import ModelConfig
-from slant.options import ResolvedOptions
 from slant.prompt.prompt import Prompt
+from slant.runtime.resolved import ResolvedOptions
 from slant.tensor_files import EMBEDDING
 from slant_kernels import int8
 from slant_kernels.quantized import nbytes as quantized_bytes

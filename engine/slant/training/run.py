@@ -27,9 +27,10 @@ from slant.evaluation.evaluation import Evaluation, evaluate
 from slant.evaluation.predictions import Predictions
 from slant.files import sync_folder, write_whole
 from slant.model.checkpoint import Checkpoint, resolve
-from slant.options import DTYPES, choose_device, choose_dtype, token_limit
+from slant.options import token_limit
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary
+from slant.runtime.resolved import DTYPES, choose_device, choose_dtype
 from slant.tables.labelled import LabelledTexts
 from slant.training import plan as plans
 from slant.training.adapter import write_adapter

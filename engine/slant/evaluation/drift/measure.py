@@ -21,8 +21,9 @@ from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.drift.report import DriftReport
 from slant.evaluation.reference import Reference
 from slant.model.checkpoint import resolve
-from slant.options import DTYPES, MAX_TOKENS, LoadOptions, choose_device
+from slant.options import MAX_TOKENS, LoadOptions
 from slant.prompt.prompt import Prompt
+from slant.runtime.resolved import DTYPES, choose_device
 from slant.scores import Scores
 from slant.tables.labelled import LabelledTexts
 

@@ -1,0 +1,107 @@
+"""What load options come to on a device and a checkpoint, decided once.
+
+Certificates and self-tests compare what was resolved: the same options may come to other arithmetic on another machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from slant.artifact.arithmetic import Arithmetic
+from slant.artifact.recipe import NAMED
+from slant.errors import SlantError
+from slant.options import LoadOptions, memory_bytes, token_limit
+from slant_kernels.cpu import instruction_set, multiplies_bf16
+from slant_kernels.int8 import can_multiply_int8
+from slant_kernels.launch import target
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+INT8 = "int8"
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
+GPU_SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' workspaces and the allocator's gaps
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """What really runs.
+
+    ``weights`` is "bf16", "fp32", "int8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is what is
+    computed in, ``memory`` the limit in bytes on the device, None for none.
+    """
+
+    weights: str
+    dtype: torch.dtype
+    device: torch.device
+    max_tokens: int
+    truncation: str
+    token_budget: int
+    memory: int | None = None
+    deterministic: bool = False
+    max_flip_rate: float | None = None
+
+    @property
+    def int8(self) -> bool:
+        return self.weights == INT8
+
+    @property
+    def dtype_name(self) -> str:
+        """As ``weights`` spells it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    def arithmetic(self) -> Arithmetic:
+        """The part that decides the scores; batch shapes and memory tiers move them by rounding at most."""
+        device = self.device.type
+        instructions = target(self.device) if device == "cuda" else instruction_set()
+        return Arithmetic(self.weights, self.dtype_name, device, self.max_tokens, self.truncation, instructions)
+
+
+def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bool) -> ResolvedOptions:
+    """What options come to for a model, on this machine.
+
+    max_positions: the tokens that the model was built for. Raises SlantError for a device that is not there,
+    weights that it cannot multiply, and too many tokens.
+    """
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.weights, device)
+    name = next(name for name, found in DTYPES.items() if found == dtype)
+    weights = options.weights if options.weights in (INT8, *NAMED) else name
+    memory = memory_bytes(options.memory)
+    if options.memory in (None, "auto") and device.type == "cuda":
+        memory = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+    return ResolvedOptions(
+        weights="artifact" if is_artifact and weights != INT8 else weights,
+        dtype=dtype,
+        device=device,
+        max_tokens=token_limit(options.max_tokens, max_positions),
+        truncation=options.truncation,
+        token_budget=TOKEN_BUDGETS[device.type] if options.token_budget is None else options.token_budget,
+        memory=memory,
+        deterministic=options.deterministic,
+        max_flip_rate=options.max_flip_rate,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for "auto" or a torch name; raises SlantError if there is none such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SlantError(f"{name!r} is no device; use auto, cpu or cuda.") from None
+    if device.type not in TOKEN_BUDGETS:
+        raise SlantError(f"slant runs on cpu and cuda, not on {device.type}.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SlantError("no CUDA device is available; use the device cpu.")
+    return device
+
+
+def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in for the name of weights on a device; raises SlantError for int8 that it cannot do."""
+    if weights == INT8 and not can_multiply_int8(device):
+        raise SlantError(f"the weights int8 need a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
+    if weights in DTYPES:
+        return DTYPES[weights]
+    return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32
