@@ -111,8 +111,12 @@ def eight_bit_linear(x: Tensor, w8: Tensor, w_scale: Tensor, group: int | None =
 
 
 def _multiply_int8(x8: Tensor, w8: Tensor, x_scale: Tensor, w_scale: Tensor, dtype: torch.dtype) -> Tensor:
-    padded = F.pad(x8, (0, 0, 0, max(0, _INT8_ROWS - len(x8)))).contiguous()
-    return (torch._int_mm(padded, w8.T)[: len(x8)] * x_scale * w_scale).to(dtype)
+    if x8.is_cpu:  # fp64 is exact; without VNNI the int8 product adds pairs in int16, which overflows
+        sums = (x8.double() @ w8.double().T).float()
+    else:
+        padded = F.pad(x8, (0, 0, 0, max(0, _INT8_ROWS - len(x8)))).contiguous()
+        sums = torch._int_mm(padded, w8.T)[: len(x8)].float()
+    return (sums * x_scale * w_scale).to(dtype)
 
 
 def _multiply_fp8(x8: Tensor, w8: Tensor, x_scale: Tensor, w_scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
 from slant.runtime.memory import tiers
 from slant.runtime.resolved import choose_dtype
+from slant_kernels import cpu
 from slant_kernels.int8 import Int8Matrix, can_multiply_int8
 
 CPU = torch.device("cpu")
@@ -57,6 +58,6 @@ def test_offloaded_gives_the_same_bits():
 def test_a_gpu_and_a_cpu_without_vnni_are_refused(monkeypatch):
     with pytest.raises(SlantError, match="need a CPU with VNNI, and this is cuda; use hqq8"):
         choose_dtype("int8", torch.device("cuda"))
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(cpu, "instruction_set", lambda: "avx512")
     with pytest.raises(SlantError, match="VNNI"):
         choose_dtype("int8", CPU)
