@@ -199,6 +199,13 @@ def test_refused(grouped, texts, options, message):
         plan(grouped, texts, **{"options": SHORT, **options})
 
 
+def test_a_target_that_nothing_reaches_is_refused_before_measuring(grouped):
+    stages = []
+    with pytest.raises(SlantError, match="the least that they can take is"):
+        plan(grouped, ["One."], target_bytes=1, options=SHORT, progress=lambda stage, *_: stages.append(stage))
+    assert "measuring" not in stages
+
+
 def test_unscorable_texts_are_left_out_and_counted(grouped):
     found = plan(grouped, ["One.", "", None, "Two."], max_kl=1.0, grids=GRIDS, options=SHORT)
     assert (found.texts, found.skipped) == (2, 2)

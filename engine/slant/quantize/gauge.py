@@ -86,6 +86,10 @@ class Gauge:
         runner = Runner(network, opened.head, opened.prompt.prefix_ids, planner_of(opened, resolved.token_budget))
         return cls(opened.source, opened.prompt, runner, texts)
 
+    def least_bytes(self, groups: Sequence[tuple[str, ...]], grids: Sequence[Grid | None]) -> int:
+        """What an artifact's tensors take at least, with the smallest grid for each group."""
+        return self.fixed_bytes + sum(min(self._bytes(names, grid) for grid in grids) for names in groups)
+
     def measure(
         self,
         groups: Sequence[tuple[str, ...]],

@@ -95,12 +95,21 @@ def plan(
         raise SlantError(f"the largest KL is {max_kl}; give a number from 0 on.")
     gauge = Gauge.load(model, texts, options or LoadOptions(weights="fp32"), partial(progress, "loading"))
     choices = [*(Grid(*grid) for grid in product(BITS, GROUP_SIZES)), None] if grids is None else grids
-    found = gauge.measure(groups(gauge.checkpoint.config, by), choices, partial(progress, "measuring"))
+    parts = groups(gauge.checkpoint.config, by)
+    if target_bytes is not None:
+        check_reachable(target_bytes, gauge.least_bytes(parts, choices))  # before the long work
+    found = gauge.measure(parts, choices, partial(progress, "measuring"))
     chooser = Chooser(found, gauge.fixed_bytes)
     if target_bytes is not None:
         return planned(gauge, chooser, chooser.within_bytes(target_bytes))
     assert max_kl is not None
     return tighten(gauge, chooser, max_kl)
+
+
+def check_reachable(target: int, least: int) -> None:
+    """Raise SlantError unless a target of bytes leaves room for the smallest choice."""
+    if target < least:
+        raise SlantError(f"the tensors cannot take {target:,} bytes; the least that they can take is {least:,}.")
 
 
 class Chooser:
@@ -119,10 +128,9 @@ class Chooser:
     def within_bytes(self, target: int) -> Choice:
         """The least cost within ``target`` bytes, the fixed ones included; raises SlantError if nothing fits."""
         room = target - self.fixed_bytes
+        check_reachable(target, self.fixed_bytes + int(self.frontier.sizes[0]))
         found = self.frontier.within_size(room)
-        if found is None:
-            least = self.fixed_bytes + int(self.frontier.sizes[0])
-            raise SlantError(f"the tensors cannot take {target:,} bytes; the least that they can take is {least:,}.")
+        assert found is not None
         fitting = [choice for choice in self._uniform if choice is not None and choice.size <= room]
         return min([found, *fitting], key=lambda choice: (choice.cost, choice.size))
 
