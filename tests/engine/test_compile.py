@@ -7,25 +7,26 @@ import shutil
 
 import pytest
 import torch
-from slant.runtime.layers import tensors
 
 import child
 import tiny
-from slant.artifact.recipe import ROLES, Grid, Recipe
+from slant.artifact.recipe import Grid, Recipe
 from slant.cli import app as cli
 from slant.demo import FOLDER
 from slant.model.checkpoint import Checkpoint
-from slant.model.config import ModelConfig
 from slant.model.hqq import QuantizedCheckpoint
+from slant.model.network import Model
 from slant.model.outline import META, Outline, reduced
-from slant.model.qwen3_5 import Model
+from slant.model.qwen3_5.tensors import QUANTIZABLE
+from slant.model.registry import parse_config
 from slant.model.weights import Weights
-from slant.runtime import kernel_cache as kernel_folder
+from slant.runtime import kernel_cache
+from slant.runtime.offloaded_blocks import tensors
 from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")
 MIXED = {
-    **{role: Grid(4, 32) for role in ROLES},
+    **{role: Grid(4, 32) for role in QUANTIZABLE},
     "linear_attn.out_proj.weight": None,
     "self_attn.k_proj.weight": Grid(8, 64),
     "layers.1.mlp.down_proj.weight": Grid(3, 32),
@@ -55,7 +56,7 @@ def test_an_outline_makes_the_model_of_a_checkpoint_without_its_values(tiny_chec
 
 
 def test_a_reduced_model_has_a_block_of_each_kind_and_the_last():
-    config = ModelConfig.parse(tiny.text_config("grouped").to_dict())
+    config = parse_config(tiny.text_config("grouped").to_dict())
     assert reduced(config)[0].layer_types == ("linear_attention", "full_attention")
     # Of the three DeltaNets the first differs from the other two by its grids.
     small, recipe = reduced(config, Recipe(MIXED))
@@ -64,39 +65,41 @@ def test_a_reduced_model_has_a_block_of_each_kind_and_the_last():
     assert downs == [Grid(4, 32), Grid(3, 32), Grid(4, 32)]
     assert recipe.grid("layers.2.self_attn.k_proj.weight") == Grid(8, 64)
     assert recipe.grid("layers.0.linear_attn.out_proj.weight") is None
-    config = ModelConfig.parse(tiny.text_config("one linear layer").to_dict())
+    config = parse_config(tiny.text_config("one linear layer").to_dict())
     assert reduced(config)[0] == config
 
 
 EVERY_SHAPE = """
 import json, sys
 import published, tiny, torch
-from slant.runtime import warmup as variants
-from slant.batching.buckets import MOST_ROWS, bucket_lengths
-from slant.model.config import ModelConfig
-from slant.artifact.recipe import Recipe, ROLES, Grid
-from slant.runtime.tiers import Demand
+from slant.artifact.recipe import Grid, Recipe
+from slant.batching.buckets import bucket_lengths
+from slant.batching.plan import MOST_ROWS
+from slant.model.qwen3_5.tensors import QUANTIZABLE
+from slant.model.registry import parse_config
+from slant.runtime import warmup
+from slant.runtime.memory import MemoryRequest
 from slant_kernels.cross import compiling, rehearsing
 
 target, real, max_tokens, token_budget, every = json.loads(sys.argv[1])
 if real:
-    config, recipe = published.large(), Recipe.named("hqq4")
+    config, recipe = published.large(), tiny.recipe("hqq4")
 else:
     many_heads = {"linear_num_value_heads": 40, "num_hidden_layers": 4}
-    config = ModelConfig.parse(tiny.text_config("grouped").to_dict() | many_heads)
-    recipe = Recipe({role: Grid(4, 32) for role in ROLES if role != "self_attn.v_proj.weight"})
-demand = Demand(config, recipe, torch.bfloat16, "cuda", 5, 30, max_tokens, token_budget)
+    config = parse_config(tiny.text_config("grouped").to_dict() | many_heads)
+    recipe = Recipe({role: Grid(4, 32) for role in QUANTIZABLE if role != "self_attn.v_proj.weight"})
+request = MemoryRequest(config, recipe, torch.bfloat16, "cuda", 5, 30, max_tokens, token_budget)
 found, missed, shapes = {}, {}, 0
 with compiling(target):
-    outline = variants._outline(demand, True)
-    for shape, names in variants.rehearsed(outline, demand):
+    outline = warmup._outline(request, True)
+    for shape, names in warmup.rehearsed(outline, request):
         found |= dict.fromkeys(names, shape)
     for start in (0, 30):
         for length in bucket_lengths(max_tokens - start):
             most = max(1, min(token_budget // length, MOST_ROWS))
             for rows in range(most, 0, -every):
                 with rehearsing() as names:
-                    variants.run(outline, variants.Shape(rows, length, start))
+                    warmup.run(outline, warmup.Shape(rows, length, start))
                 missed |= {name: (rows, length, start) for name in names if name not in found}
                 shapes += 1
 assert not missed, missed
@@ -133,13 +136,13 @@ LAUNCH = """
 import json, sys
 import torch
 from triton.backends.nvidia.compiler import CUDABackend
-from slant.runtime import warmup as variants
-from slant.model.checkpoint import Checkpoint
 from slant.demo import FOLDER
-from slant.model.outline import Outline, META
-from slant.model.qwen3_5 import Model
-from slant.runtime.tiers import Demand
+from slant.model.checkpoint import Checkpoint
+from slant.model.network import Model
+from slant.model.outline import META, Outline
 from slant.model.weights import Weights
+from slant.runtime import warmup
+from slant.runtime.memory import MemoryRequest
 from slant_kernels import swiglu
 from slant_kernels.cross import KernelMissing, compiling, no_compilation
 
@@ -154,14 +157,14 @@ said = {"missing": []}
 with compiling(sys.argv[1]) as kernels, torch.inference_mode():
     def score(rows, length, start):
         prefix = model.prefix(torch.empty(30, dtype=torch.int64, device=META)) if start else None
-        eager = variants.Eager(model, variants.Head(*answers, 1e-6), prefix)
-        variants.run(eager, variants.Shape(rows, length, start))
+        eager = warmup.Eager(model, warmup.Head(*answers, 1e-6), prefix)
+        warmup.run(eager, warmup.Shape(rows, length, start))
     for shape in ((1, 48, 0), (7, 48, 30), (100, 16, 30), (2, 400, 30)):
         score(*shape)
     said["launched"] = len(kernels)
-    demand, steps = Demand(config, None, torch.bfloat16, "cuda", 5, 30, 512, 16384), []
+    request, steps = MemoryRequest(config, None, torch.bfloat16, "cuda", 5, 30, 512, 16384), []
     for _ in range(2):  # some, then all of them are in the process already
-        found = variants.compile_kernels(demand, progress=lambda *step: steps.append(step))
+        found = warmup.compile_kernels(request, progress=lambda *step: steps.append(step))
     said["kernels"], said["steps"], said["in all"] = len(found), steps, len(kernels)
     with no_compilation():
         for shape in ((2, 48, 0), (9, 33, 30), (3, 500, 0)):
@@ -184,6 +187,7 @@ def test_a_folder_of_kernels_serves_another_process(tmp_path):
     pytest.importorskip("triton")
     built, home = tmp_path / "built", tmp_path / "home"
     result = child.python("-c", COMPILE, "demo", "--target", "sm_90", "--output", built, "--at", home)
+    assert result.returncode == 0, result.stderr
     assert f"TRITON_CACHE_DIR={home}" in result.stdout
     shutil.copytree(built, home)
     shutil.rmtree(built)
@@ -204,7 +208,7 @@ def test_a_folder_of_kernels_serves_another_process(tmp_path):
     # A folder that moved holds nothing until it is settled.
     moved = home.rename(tmp_path / "moved")
     assert "compiled" in child.python("-c", LAUNCH, "sm_90", check=False, TRITON_CACHE_DIR=str(moved)).stderr
-    kernel_folder.settle(moved, moved)
+    kernel_cache.settle(moved, moved)
     assert answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(moved)) == said
 
 
@@ -230,5 +234,5 @@ def test_what_stands_in_the_way_is_told(monkeypatch, capfd, tmp_path):
 
     monkeypatch.setattr(triton.compiler, "make_backend", missing)
     assert said("--target", "sm_90") == "slant: Triton has no compiler for sm_90 here: Cannot find ptxas.\n"
-    monkeypatch.setattr(kernel_folder, "triton", None)
+    monkeypatch.setattr(kernel_cache, "triton", None)
     assert said("--target", "sm_90") == "slant: kernels are compiled by Triton, which exists for Linux only.\n"

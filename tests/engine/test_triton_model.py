@@ -10,7 +10,8 @@ import tiny
 from capture import capture_on
 from slant.artifact.recipe import Grid, Recipe
 from slant.batching.batches import pad
-from slant.batching.buckets import Batch
+from slant.batching.buckets import STEP
+from slant.batching.plan import Planner
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
@@ -44,10 +45,10 @@ def logits(folder, dtype, device, *, prefix=True, recipe=None, lengths=LENGTHS):
     model = Model(Weights(source, dtype, device, scratch), 160)
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu").numpy() for n in lengths]
-    ids, lengths = pad(Batch(tuple(range(len(texts))), max(lengths) + 4), texts)
+    ids, lengths = pad(texts, max(lengths) + 4, len(texts))
     with torch.inference_mode():
         before = model.prefix(PREFIX.to(device)) if prefix else None
-        return head(model(ids.to(device), lengths.to(device), before)).logits.cpu()
+        return head(model(ids.to(device), lengths.to(device), before))[0].cpu()
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_bf16_is_as_close_to_the_truth_as_the_torch_path(tiny_checkpoint, both, 
     ],
     ids=["hqq4", "mixed, short texts", "mixed", "hqq8"],
 )
-def test_packed_weights(tiny_checkpoint, both, recipe, options):
+def test_quantized_weights(tiny_checkpoint, both, recipe, options):
     assert_bf16(tiny_checkpoint("attention first and last"), both, recipe=recipe, **options)
 
 
@@ -133,9 +134,9 @@ def test_the_runner_replays_what_it_computes(tiny_checkpoint, triton_path):
     norm, rows = source.read("norm.weight"), source.head_rows(tiny.ANSWERS)
     head = Head(norm.float().to(device), rows.float().to(device), 1e-6)
     model = Model(Weights(source, dtype, device, Scratch(dtype, device)), 64)
-    options = {"max_tokens": 64, "token_budget": 64}
-    plain = Runner(model, head, PREFIX.tolist(), **options)
-    graphs = Runner(model, head, PREFIX.tolist(), **options, capture=capture_on(device))
+    planner = Planner(64, 64, step=STEP[device.type])
+    plain = Runner(model, head, PREFIX.tolist(), planner)
+    graphs = Runner(model, head, PREFIX.tolist(), planner, capture_on(device))
     generator = torch.Generator().manual_seed(0)
     bodies = [torch.randint(0, tiny.VOCABULARY, (n,), generator=generator, device="cpu") for n in (13, 16, 28)]
     texts = [torch.cat([PREFIX.cpu(), body]).int().numpy() for body in bodies]
