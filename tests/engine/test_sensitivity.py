@@ -189,7 +189,7 @@ def test_beats_uniform_bits_on_held_out_texts_of_the_demo():
         (["One."], {"target_bytes": 1, "max_kl": 1.0}, "either a target of bytes or a largest KL"),
         (["One."], {"max_kl": -1.0}, "largest KL is -1"),
         (["One."], {"max_kl": math.nan}, "largest KL is nan"),
-        (["One."], {"max_kl": 1.0, "options": LoadOptions(weights="hqq4")}, "hqq4' is no reference"),
+        (["One."], {"max_kl": 1.0, "options": LoadOptions(weights="hqq4")}, "hqq4' are no reference"),
         (["", None], {"max_kl": 1.0}, "no calibration text can be scored: The text is empty"),
         ([], {"max_kl": 1.0}, "no calibration text can be scored: there are none"),
     ],
