@@ -15,17 +15,15 @@ import tiny
 from slant_kernels import launch
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> None:
-    """For models as tiny as most are, a second thread only waits, and on a busy machine for long."""
+    """Whatever the module before left: for tiny models a second thread only waits, and on a busy machine for long."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def two_threads() -> Iterator[None]:
+def two_threads(_one_thread: None) -> None:
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
