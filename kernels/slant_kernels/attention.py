@@ -6,15 +6,15 @@
 Shapes: q ``[B, H, T, D]``, k and v ``[B, G, S, D]`` with H a multiple of G and S = P + T: the first P keys are a prefix
 that every query sees. Right padding only follows a text, so causality alone keeps it out.
 
-causal_attention is torch's on a GPU. From torch 2.11 on it takes cuDNN for heads of 256 on sm_90, where that is
-fastest, unless cuDNN is older than 9.15.1 and fails at lengths that are no multiple of 128 (pytorch#169849); and flash
-attention on other GPUs from sm_80 on. On a CPU it is two products and a softmax for a block of queries, in which all
-heads of a group are rows of one product: in ``attention.cpp`` where ``native`` has a library for it, else in torch.
-Scores are fp32: rounded to bf16 a score of 30 is off by up to 0.06, and its share by 6 %.
+causal_attention is torch's on a GPU. From torch 2.11 on it runs cuDNN for heads of 256 on sm_90, where that is fastest
+(cuDNN before 9.15.1 fails at lengths that are no multiple of 128, pytorch#169849, and is not used), and flash attention
+on other GPUs from sm_80 on. On a CPU it is two products and a softmax for a block of queries, where all heads of a
+group are rows of one product: in ``attention.cpp`` if ``native`` supports the shape, else in torch. Scores are fp32:
+rounded to bf16 a score of 30 is off by up to 0.06, and its share by 6 %.
 
-last_attention reads each key and value once: a program takes all heads of a group over a piece of the keys, without
-matrix products, since a few queries fill none. Pieces have one size whatever the batch, so that a text's result depends
-on nothing else in it; where there are several, a second small launch merges them.
+last_attention reads each key and value once. A program computes all heads of a group over a piece of the keys, without
+matrix products, which a few queries would not fill. Pieces have one size whatever the batch, so a text's result does
+not depend on the others; if there are several, a second small launch merges them.
 """
 
 import torch
@@ -133,16 +133,16 @@ LONG = 4096  # keys from which oneDNN makes scores faster than torch's batched p
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, before: int = 0) -> Tensor:
     """``[B, H, T, D]`` of q's dtype, for q ``[B, H, before + T, D]`` with a row for each key.
 
-    Torch aligns causality at the first key. Behind a prefix the queries therefore come after ``before`` rows of any
-    values: they cost a GPU P / S and spare the mask, which costs 5-9x.
+    Torch aligns causality at the first key. So after a prefix, ``before`` rows of any values precede the queries: on a
+    GPU they cost P / S of the time, where a mask would cost 5-9x.
     """
     assert q.shape[2] == k.shape[2]
     if not launch.on_gpu(q):
         attention = _native_attention if native.supports(q, q.shape[3]) else _blocked_attention
         return attention(q[:, :, before:], k, v)
     if q.dtype == torch.float32 or launch.target(q.device) == "sm_75":
-        # Neither cuDNN nor flash attention serves these, and the one other kernel that stores no scores needs k and v
-        # for every head.
+        # Neither cuDNN nor flash attention supports these, and the only other kernel that stores no scores needs k and
+        # v for every head.
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])[:, :, before:]
 

@@ -1,8 +1,8 @@
-"""Compile the CPU ops written in C++ ahead: ``python -m slant_kernels.build_native``, or as slant is installed.
+"""Compile the CPU ops written in C++: ``python -m slant_kernels.build_native``, or when slant is installed.
 
-One library for each level of instruction sets of this kind of processor, beside the sources; ``native`` picks among
-them by what the processor at hand has. Without a compiler there is none, and the ops run on torch. Nothing but Python's
-own library is imported here, because an installer has nothing else.
+One library for each instruction set in ``LEVELS``, beside the sources; ``native`` picks the best that the processor
+supports. Without a compiler there is none, and the ops run on torch. Only Python's standard library is imported here,
+because an installer has nothing else.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def library(level: str) -> Path:
-    """Where the library of a level is, compiled from the sources as they are: one of others may not fit the ops."""
+    """The library of an instruction set; a hash of the sources in its name keeps an outdated one from being called."""
     sources = b"".join((HERE / name).read_bytes() for name in ("vectors.h", *SOURCES))
     return HERE / f"native.{level}.{hashlib.sha256(sources).hexdigest()[:8]}.so"
 
 
 def build() -> dict[str, str]:
-    """Compile all levels of this processor's kind with the C++ compiler ($CXX, else c++).
+    """Compile for all instruction sets of this machine's kind with the C++ compiler ($CXX, else c++).
 
-    Returns for each level that could not be compiled why not. Older libraries are gone.
+    Replaces older libraries. Returns the reason for each instruction set that failed to compile.
     """
     failed = {}
     for level, flags in LEVELS.get(platform.machine(), {}).items():

@@ -1,11 +1,11 @@
-"""Compiling kernels before they are needed, for the GPU that is there or for one that is not, and never after.
+"""Compile kernels ahead of time, for the GPU at hand or for another target, and forbid compilation afterwards.
 
     with compiling("sm_90") as kernels:
         rms_norm(torch.empty(64, 2560, dtype=torch.bfloat16, device="meta"), ...)
 
-Ops run on ``meta`` tensors as they would on the GPU: the same wrappers pick the same configurations and arguments, so
-that what is compiled is what would be launched, and Triton's cache on disk holds it under the same key. A slice of a
-meta tensor has its offset as its address, so that it is as aligned as it would be in memory.
+Ops run on ``meta`` tensors as they would on the GPU: the same wrappers choose the same configurations and arguments,
+so what is compiled is what would be launched, under the same key in Triton's cache on disk. The address of a slice of a
+meta tensor is its offset, so it has the alignment that it would have in memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from slant_kernels import launch
 from slant_kernels.launch import triton
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
-"""The GPUs that kernels are written for."""
+"""The GPU architectures that kernels are written for."""
 
 
 class KernelMissing(RuntimeError):
-    """A kernel would have to be compiled where that is forbidden."""
+    """A kernel needs compilation where that is forbidden."""
 
 
 class TargetDriver:
-    """Stands in for Triton's CUDA or HIP driver: names the target."""
+    """Replaces Triton's CUDA or HIP driver, and knows nothing but the target."""
 
     def __init__(self, target: str) -> None:
         from triton.backends.compiler import GPUTarget
@@ -49,8 +49,8 @@ class TargetDriver:
 def compiling(target: str) -> Iterator[list[Any]]:
     """Within it, launches on ``meta`` tensors compile for ``target``, like "sm_90" or "gfx942".
 
-    Yields the list that fills with Triton's CompiledKernel objects: ``name``, ``metadata``, ``asm``. It fails with
-    Triton's own errors if a kernel does not compile. TRITON_INTERPRET must not be set.
+    Yields a list to which Triton's CompiledKernel objects are added: ``name``, ``metadata``, ``asm``. Raises Triton's
+    own errors if a kernel does not compile. TRITON_INTERPRET must not be set.
     """
     config = triton.runtime.driver
     before = config._active  # the property would create the real driver, which needs a GPU
@@ -64,9 +64,9 @@ def compiling(target: str) -> Iterator[list[Any]]:
 
 @contextmanager
 def collecting(progress: Callable[[int], None] = lambda count: None) -> Iterator[list[Any]]:
-    """The kernels of launches on ``meta`` tensors, each once; ``progress`` is told how many there are.
+    """Collects the kernels of launches on ``meta`` tensors, each once; ``progress`` is called with their number.
 
-    Outside of ``compiling`` they are compiled for the GPU that is there, and its launches find them.
+    Outside of ``compiling`` they are compiled for the GPU at hand, whose launches find them.
     """
     kernels: list[Any] = []
     known: set[int] = set()
@@ -102,8 +102,8 @@ def rehearsing() -> Iterator[list[str]]:
 def no_compilation() -> Iterator[None]:
     """Within it a kernel that this process has not compiled yet raises KernelMissing, on a GPU as on meta tensors.
 
-    For the whole process, all threads included. Kernels count that Triton would only read from its cache on disk: that
-    takes milliseconds too. Launches of known kernels cost what they always do.
+    It holds for all threads of the process, and for kernels that Triton would only read from its cache on disk, which
+    takes milliseconds too. Launches of known kernels take no longer.
     """
 
     def refuse(*, fn: Any, compile: Mapping[str, Any], **_: Any) -> bool:
@@ -134,7 +134,7 @@ def _following(follow: Callable[[Any], None]) -> Iterator[None]:
 
 
 def _difference(fn: Any, compile: Mapping[str, Any]) -> str:
-    """A sentence: which kernel, and how its arguments differ from the nearest that there is."""
+    """A sentence: which kernel, and how its arguments differ from the most similar compiled one."""
     options = {"num_warps": compile["num_warps"], "num_stages": compile["num_stages"]}
     asked = options | _arguments(compile["signature"], compile["constants"], compile["configs"][0])
     others: list[list[str]] = []
@@ -149,7 +149,7 @@ def _difference(fn: Any, compile: Mapping[str, Any]) -> str:
 
 
 def _arguments(signature: Mapping[str, str], constants: Mapping[Any, Any], attributes: Mapping[Any, Any]) -> dict:
-    """By name: a constant's value, or a type and what is known of the value."""
+    """By name: a constant's value, or a type and what the kernel is specialized for."""
     found = {}
     for index, (name, kind) in enumerate(signature.items()):
         known = " ".join(f"{what}:{value}" for what, value in attributes.get((index,), []))

@@ -1,4 +1,4 @@
-"""What stands between the DeltaNet projections and the recurrence, in one op.
+"""From the DeltaNet projections to the inputs of the recurrence, in one op: convolution, norms, gates.
 
     c_t     = silu(sum_j conv_weight[:, j] mixed_{t - W + 1 + j})      causal depthwise convolution of width W = 4
     q, k, v = c split;  q, k <- x / sqrt(|x|^2 + 1e-6) per head;  q <- q / sqrt(K)
@@ -10,8 +10,8 @@ of wider projections. Returns q, k ``[B, T, H, K]``, v ``[B, T, Hv, V]``, fp32 g
 have mixed's dtype, arithmetic is fp32. Yang et al. 2024 (arXiv 2412.06464), in the form of transformers'
 Qwen3_5GatedDeltaNet.
 
-One launch: a program makes BT tokens of one head, so that norms need no second pass and nothing but its result is
-written. It reads its tile W times, shifted; all but the first come from the cache. One more program a tile makes the
+One launch: a program computes BT tokens of one head, so the norms need no second pass and only results are written. It
+reads its tile W times, shifted; all reads but the first come from the cache. One more program a tile computes the
 gates.
 """
 
@@ -142,14 +142,13 @@ def delta_inputs(
     key_dim: int,
     initial: Tensor | None = None,
 ) -> DeltaInputs:
-    """Convolve, split, normalise, and form the gates."""
+    """Convolve, split, normalise, and compute the gates."""
     if launch.on_gpu(mixed):
         return _delta_inputs(mixed, a, b, conv_weight, A_log, dt_bias, key_heads, key_dim, initial)
     B, W, width = len(mixed), len(conv_weight), key_heads * key_dim
     before = mixed.new_zeros(1, W - 1, 1) if initial is None else initial.to(mixed.dtype)
     x = torch.cat([before.expand(B, -1, mixed.shape[2]), mixed], dim=1).float()
-    # As an image of height 1 with its channels last, which is how x lies in memory: a convolution of a sequence wants
-    # channels first.
+    # As an image of height 1, whose channels may be last, as x lies in memory; conv1d wants channels first.
     c = F.conv2d(x.mT[:, :, None], conv_weight.T[:, None, None].contiguous(), groups=x.shape[2])[:, :, 0].mT
     c = F.silu(c, inplace=True)
     qk = c[..., : 2 * width].unflatten(2, (2, key_heads, key_dim))

@@ -5,10 +5,9 @@ a prefix left: the last convolution inputs ``[1 or B, W - 1, C]`` and the recurr
 or None for zeros.
 Returns o ``[B, T, Hv, V]`` of mixed's dtype and, if asked, the state after the last token of each row.
 
-On a GPU that is three launches. On a CPU it is one pass, all in fp32, where ``native`` has a library for it:
-``delta_net.cpp``. Elsewhere the intermediates, many times the input, are made for one tile of the batch at a time: some
-rows and some tokens of them, continued from the state of the tile before. They stay in the cache, and do not grow with
-T.
+On a GPU that is three launches. On a CPU it is one pass in fp32, in ``delta_net.cpp``, if ``native`` supports the
+shape. Otherwise torch computes one tile of the batch at a time: some tokens of some rows, from the state after the tile
+before. The intermediates are many times the input; for one tile they stay in the cache and do not grow with T.
 """
 
 import torch
@@ -42,7 +41,7 @@ def delta_net(
     state: State | None,
     keep_state: bool = False,
 ) -> tuple[Tensor, State | None]:
-    """Outputs for every position, and the final state if it is to be kept."""
+    """Outputs for every position, and the final state if ``keep_state``."""
     first, S = state or (None, None)
     if launch.on_gpu(mixed):
         inputs = delta_inputs(mixed, a, b, conv_weight, A_log, dt_bias, key_heads, key_dim, first)

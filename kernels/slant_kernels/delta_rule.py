@@ -43,7 +43,7 @@ def delta_rule_reference(
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None, keep_state: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Outputs ``[B, T, Hv, V]`` of v's dtype, and the state after the last token, fp32, if it is to be kept."""
+    """Outputs ``[B, T, Hv, V]`` of v's dtype, and the state after the last token, fp32, if ``keep_state``."""
     if launch.on_gpu(v) and launch.target(v.device) not in ("sm_70", "sm_75"):
         return delta_rule_chunks(q, k, v, g, beta, state, keep_state)
     B, T, Hv, V = v.shape
@@ -60,14 +60,14 @@ def delta_rule(
             x = x.unsqueeze(3).expand(-1, -1, -1, Hv // x.shape[2], *x.shape[3:]).flatten(2, 3)
         return x.contiguous().flatten(1, 2)
 
-    # What only enters a product is rounded to v's dtype; k k^T is fp32, because the inverse magnifies what is lost
-    # there if keys repeat.
+    # Operands of products are rounded to v's dtype. k k^T is fp32: where keys repeat, the inverse magnifies its errors.
     q, k, v, g, beta = (chunked(x) for x in (q, k, v, g, beta))
     c = g.clamp(min=LEAST).cumsum(-1)
     decay = (c[..., :, None] - c[..., None, :]).masked_fill_(_above_diagonal(C, c.device), float("-inf")).exp_()
     attn = (q @ k.mT).mul_(decay.to(dtype))
-    A = _gram(k.float()).mul_(decay).mul_(beta[..., None])
-    # Substitution on the identity and a product: half the time of substitution on the wide right-hand side.
+    k32 = k.float()
+    A = (k32 @ k32.mT).mul_(decay).mul_(beta[..., None])
+    # Substitution on the identity, then a product: half the time of substitution on the wide right-hand side.
     inverse = torch.linalg.solve_triangular(
         A, torch.eye(C, dtype=A.dtype, device=A.device).expand_as(A), upper=False, unitriangular=True
     )
@@ -88,10 +88,6 @@ def delta_rule(
     o = torch.baddbmm(*(x.flatten(0, 1) for x in (q @ before, attn, new)))
     o = o.view(N, B, Hv, C, V).movedim((0, 2), (1, 3)).flatten(1, 2)[:, :T]
     return o, S.view(B, Hv, K, V) if keep_state else None
-
-
-def _gram(k: Tensor) -> Tensor:
-    return k @ k.mT
 
 
 def _above_diagonal(size: int, device: torch.device) -> Tensor:

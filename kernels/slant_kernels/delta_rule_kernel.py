@@ -8,12 +8,12 @@ Then a serial kernel walks the chunks of one row and value head, with the state 
 
     N = M (v - exp(c) k S);   o = exp(c) q S + P N;   S <- exp(c_last) S + (exp(c_last - c) k)^T N
 
-It holds S, N and o transposed: a product's left operand then comes from the registers in which the product before it
-left its result, and the right operands q, k, M, P are in shared memory as they were read. M and P have q's dtype, and
-only their lower blocks are written. One launch that also inverts was left out: the inverse is longer
-than a whole step of the serial kernel, would stand between its steps and be repeated for every block of V.
+It holds S, N and o transposed: the left operand of a product is then in the registers where the product before it left
+its result, and the right operands q, k, M, P are in shared memory as they were read. M and P have q's dtype, and only
+their lower blocks are written. Left out: a single launch that also inverts. The inverse takes longer than a whole step
+of the serial kernel, and would be repeated for every block of V.
 
-Sums and the state are fp32; operands of products have the dtype of q, except within the inverse, which is fp32.
+Sums and the state are fp32. Operands of products have the dtype of q, within the inverse fp32.
 """
 
 import torch
@@ -24,7 +24,7 @@ from slant_kernels.delta_inputs import even_tokens
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 
 CHUNK = 64
-LEAST = -100.0  # g below it counts as it: exp(-100) is 0, and a bounded c keeps differences of c exact to 2^-12
+LEAST = -100.0  # a lower g counts as this: exp(-100) is 0 in fp32, and a bounded c keeps its differences exact to 2^-12
 
 # One warp a chunk and head: blocks of 16 x 16 are what one warp multiplies, and no step waits for another warp.
 PREPARE = Table({("", ""): Config(num_warps=1)})
@@ -239,7 +239,7 @@ def _serial_kernel(
 def delta_rule_chunks(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None, keep_state: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The outputs in v's dtype, and the final state fp32 if it is to be kept."""
+    """The outputs in v's dtype, and the final state fp32 if ``keep_state``."""
     q, k, v, g, beta = even_tokens(q), even_tokens(k), even_tokens(v), g.contiguous(), beta.contiguous()
     B, T, H, K = q.shape
     Hv, V = v.shape[2:]

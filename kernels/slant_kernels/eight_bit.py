@@ -1,16 +1,16 @@
-"""Linear layer on 8-bit activations and weights: y = x W^T from products of 8-bit numbers. Off unless asked for.
+"""Linear layer with 8-bit activations and weights on a GPU: y = x W^T from products of 8-bit numbers.
 
     x[m, k] ~ x8[m, k] * x_scale[m]     x_scale = max |x[m]| / TOP     one a token, or one for each group of k
     W[n, k] ~ w8[n, k] * w_scale[n]     w_scale = max |W[n]| / TOP     one an output channel
     y[m, n] = x_scale[m] * w_scale[n] * sum of x8[m] * w8[n]
 
 Shapes: x ``[..., K]``, W ``[N, K]``, w8 ``[N, K]``, w_scale fp32 ``[N]`` -> y ``[..., N]`` in the dtype of x. The dtype
-of w8 says how: int8 (TOP 127; int32 sums, exact) or float8_e4m3fn (TOP 448; torch's row-wise scaled product, which
-multiplies by the scales as it writes). ``eight_bit_dtype`` picks fp8 where the GPU has it, sm_89 and later: that writes
-bf16 once, while int32 sums are written, read and scaled. int8 rounds finer.
+of w8 decides: int8 (TOP 127; int32 sums, exact) or float8_e4m3fn (TOP 448; torch's row-wise scaled product, which
+applies the scales as it writes). ``eight_bit_dtype`` picks fp8 where the GPU has it, sm_89 and later: that writes bf16
+once, while int32 sums are written, read and scaled. int8 rounds finer. The engine does not use this op yet.
 
-Left out: smoothing and rotations, which change the weights. An outlier in a token coarsens the steps of its whole row;
-with ``group`` those of its group only, at the price of one product for each group.
+Left out: smoothing and rotations, which change the weights. An outlier makes the scale of its whole row coarse; with
+``group`` only that of its group, at the cost of one product for each group.
 """
 
 import torch
@@ -21,8 +21,8 @@ from slant_kernels import launch
 from slant_kernels.launch import Config, Table, jit, power_of_2, tl
 
 TOP = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-_LEAST = 1e-30  # a row of zeros has a scale all the same
-_INT8_ROWS = 17  # cuBLAS multiplies no fewer rows of int8
+_LEAST = 1e-30  # the largest |x| of a row counts as this at least: a row of zeros has a scale
+_INT8_ROWS = 17  # the fewest rows of int8 that cuBLAS multiplies
 _FP8 = ("sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -32,12 +32,6 @@ def quantize_rows_reference(x: Tensor, dtype: torch.dtype, group: int | None = N
     codes = parts * (TOP[dtype] / largest)
     codes = codes.round() if dtype == torch.int8 else codes
     return codes.clamp(-TOP[dtype], TOP[dtype]).to(dtype).flatten(1), largest[..., 0] / TOP[dtype]
-
-
-def eight_bit_linear_reference(x: Tensor, w8: Tensor, w_scale: Tensor, group: int | None = None) -> Tensor:
-    codes, scales = quantize_rows_reference(x.flatten(0, -2), w8.dtype, group)
-    rows = codes.float() * scales.repeat_interleave(x.shape[-1] // scales.shape[1], 1)
-    return (rows @ (w8.float() * w_scale[:, None]).T).unflatten(0, x.shape[:-1])
 
 
 # A row of 2560 is 20 elements a thread, one of 9216 is 36 at 8 warps; read once, held in registers.
@@ -64,7 +58,7 @@ def _quantize_rows_kernel(
 
 
 def eight_bit_dtype(device: torch.device) -> torch.dtype:
-    """The 8-bit dtype that a device multiplies best."""
+    """The 8-bit dtype that is faster on a device."""
     return torch.float8_e4m3fn if launch.target(device) in _FP8 else torch.int8
 
 
@@ -120,5 +114,5 @@ def _multiply_int8(x8: Tensor, w8: Tensor, x_scale: Tensor, w_scale: Tensor, dty
 
 
 def _multiply_fp8(x8: Tensor, w8: Tensor, x_scale: Tensor, w_scale: Tensor, dtype: torch.dtype) -> Tensor:
-    scales = x_scale.contiguous(), w_scale[None].contiguous()
-    return torch._scaled_mm(x8.contiguous(), w8.T, *scales, out_dtype=torch.bfloat16).to(dtype)  # no fp32 by rows
+    scales = x_scale.contiguous(), w_scale[None].contiguous()  # with scales by rows torch writes bf16 only
+    return torch._scaled_mm(x8.contiguous(), w8.T, *scales, out_dtype=torch.bfloat16).to(dtype)

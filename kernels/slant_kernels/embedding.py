@@ -2,9 +2,9 @@
 
     out[b, t] = table[ids[b, t]]  for t < lengths[b],  else 0
 
-Shapes: ids ``[B, T]``, lengths ``[B]``, table ``[V, D]`` -> ``[B, T, D]``. The id of a padded position is never looked
-up, whatever it is, so no value of the table, NaN included, can reach a text from there: everything after only looks
-back, and a zero stays finite through every op. Ids of texts must lie in the table: the kernel does not check them.
+Shapes: ids ``[B, T]``, lengths ``[B]``, table ``[V, D]`` -> ``[B, T, D]``. The ids of padding are never looked up and
+may be any: zeros stay finite through every op, and no op lets padding change the tokens before it. The ids of texts
+must lie in the table: the kernel does not check them.
 
 The table may stay in pinned host memory: the kernel reads its rows over the bus, 2 D bytes a token in bf16.
 """

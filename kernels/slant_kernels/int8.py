@@ -1,15 +1,15 @@
-"""Linear layer on int8 activations and weights, on a CPU: y = x W^T from exact sums of 8-bit products.
+"""Linear layer with int8 activations and weights, on a CPU: y = x W^T from exact sums of 8-bit products.
 
     x W^T = (x H) (W H / b)^T                    H: Hadamard matrices of size b along the diagonal, H H^T = b I
     (x H)[m, k] ~ (x8[m, k] - 128) x_scale[m]    x_scale = max |x H|[m] / 127          one a token
     (W H / b)[n, k] ~ w8[n, k] w_scale[n]        w_scale = max |W H|[n] / (127 b)      one an output channel
 
-The steps of ``eight_bit``, after a rotation: an outlier would coarsen the steps of its whole token, and H spreads it
-over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the largest power of two that
-divides K, up to 4096: 512 or more in every Qwen3.5, so that a mixer's output is spread across its heads. x8 is uint8
-because oneDNN has a fast product for unsigned by signed; for signed by signed it takes its reference implementation, a
-thousand times slower. The product writes the dtype of x, scaled by w_scale; x_scale follows in place. Processors
-without VNNI are left out: they add pairs of products in int16, which overflows.
+Quantization is that of ``eight_bit``, after a rotation: an outlier would make the scale of its whole token coarse, and
+H spreads it over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the largest power
+of two that divides K, up to 4096: 512 or more in every Qwen3.5, so a mixer's output is spread across its heads. x8 is
+uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its reference implementation, a
+thousand times slower. The product is scaled by w_scale and written in the dtype of x, then scaled by x_scale in place.
+Processors without VNNI are left out: they add pairs of products in int16, which overflows.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from torch import Tensor
 from slant_kernels import cpu, native
 
 ZERO = 128  # the code of 0.0
-LEAST = 1e-30  # a row of zeros has a scale all the same
-BLOCK = 4096  # b at most
-TILE = 128  # of int8.cpp, a multiple of what any of its vectors takes
+LEAST = 1e-30  # the largest |x| of a row counts as this at least: a row of zeros has a scale
+BLOCK = 4096  # the largest b
+TILE = 128  # of int8.cpp: a multiple of its vectors' width on every processor
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Matrix:
-    """W ``[N, K]`` as codes in oneDNN's order, opaque to all else; scales fp32 and zeros (all 0) int32 ``[N]``."""
+    """W ``[N, K]`` as codes in oneDNN's layout, with scales fp32 and zeros (all 0) int32 ``[N]``."""
 
     codes: Tensor
     scales: Tensor
@@ -60,7 +60,7 @@ def can_multiply_int8(device: torch.device) -> bool:
 
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
-    """Quantize a plain matrix."""
+    """Quantize a dense matrix."""
     N, K = weight.shape
     codes, scales = quantize_rows(weight)
     signed = codes.bitwise_xor_(ZERO).view(torch.int8)  # less 128
@@ -70,13 +70,13 @@ def int8_matrix(weight: Tensor) -> Int8Matrix:
 
 
 def block(columns: int) -> int:
-    """The size of the blocks in which a row of ``columns`` is rotated."""
+    """b: a row of ``columns`` is rotated in blocks of this size."""
     return gcd(columns, BLOCK)
 
 
 @cache
 def hadamard(size: int) -> Tensor:
-    """Sylvester's matrix of a power of two, fp32: 1 and -1, symmetric, its rows orthogonal."""
+    """Sylvester's Hadamard matrix, fp32; ``size`` is a power of two."""
     if size == 1:
         return torch.ones(1, 1, dtype=torch.float32, device="cpu")
     return torch.kron(torch.tensor([[1, 1], [1, -1]], dtype=torch.float32, device="cpu"), hadamard(size // 2))

@@ -1,11 +1,10 @@
 """Where an op runs, and with which configuration its kernel is launched.
 
-CUDA tensors (ROCm's carry the same name) go through Triton, CPU tensors through torch. Tensors on torch's ``meta``
-device have shapes and no data: a launch on them compiles the kernel for the active Triton driver's target and runs
-nothing, which is how kernels are compiled, counted and shipped for GPUs that are not there, and compiled for one that
-is before the first batch comes.
+CUDA tensors (ROCm's too) go through Triton, CPU tensors through torch or C++. Tensors on torch's ``meta`` device have
+shapes and no data: a launch on them compiles the kernel for the active Triton driver's target and runs nothing. That is
+how kernels are compiled ahead of time, for the GPU at hand or for one that is not.
 
-Triton exists for Linux only; elsewhere ``jit`` leaves a kernel as it stands and the CPU path works all the same.
+Triton exists for Linux only; elsewhere ``jit`` returns the plain function, and the CPU path works without it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["Config", "Table", "cdiv", "followers", "jit", "launch", "on_gpu", "p
 class Config:
     """Block sizes (constexpr arguments of the kernel), warps and pipeline stages of a launch.
 
-    ``measured`` names the GPU, versions and commit that chose it; empty, it was chosen by reasoning alone.
+    ``measured`` names the GPU, versions and commit of the measurement that chose it; empty if it was not measured.
     """
 
     blocks: Mapping[str, int] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Table:
-    """The committed configurations of one kernel, by shape class and target; target "" stands for all others."""
+    """The committed configurations of one kernel, by shape class and target; target "" is the default."""
 
     rows: Mapping[tuple[str, str], Config]
 
@@ -58,7 +57,7 @@ class Table:
 def jit(*varying: str) -> Callable[[Any], Any]:
     """Decorates a kernel; ``varying`` names integers that differ from batch to batch.
 
-    Triton compiles a kernel anew when an integer becomes 1 or a multiple of 16, except for these.
+    Triton specializes kernels for integers that are 1 or a multiple of 16; it does not for these.
     """
     return triton.jit(do_not_specialize=varying) if triton else lambda kernel: kernel
 
@@ -85,12 +84,12 @@ def _cuda_target(device: torch.device) -> str:
 
 
 followers: list[Callable[[Any], None]] = []
-"""Told of the kernel of each launch on meta tensors, or None if a hook kept it from compiling; see ``cross``."""
+"""Called with the kernel of each launch on meta tensors, or None if a hook prevented compilation; see ``cross``."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **constants: Any) -> None:
     """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on."""
-    # Contraction into fused multiply-adds is asked for, because its default differs between Triton's versions.
+    # The default of fused multiply-adds differs between versions of Triton.
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     device = args[0].device
     if device.type == "meta":

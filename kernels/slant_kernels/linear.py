@@ -21,7 +21,7 @@ def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """``x W^T`` in the dtype of x.
 
-    A merged W whose parts share one grid is multiplied quantized where that is faster; others are made dense first.
+    A merged W of a single part is multiplied quantized where that is faster; others are dequantized first.
     """
     if isinstance(weight, OneDnnMatrix | Int8Matrix):
         return weight.multiply(x)

@@ -1,7 +1,7 @@
-"""A matrix that stays quantized: parts stacked by rows, made dense in a scratch when they must be.
+"""A matrix merged from parts that stay quantized, and are dequantized into a scratch buffer when it is used.
 
-A model merges projections of one input into one matrix W ``[N, K]``. Its parts may be quantized by different grids, or
-not at all where the recipe left a projection as it was.
+A model merges the projections of one input into one matrix W ``[N, K]``, stacked by rows. Its parts may be quantized
+with different bits and group sizes, or not at all where the recipe says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Part = QuantizedMatrix | Tensor
 
 
 class Scratch:
-    """Memory for one dequantized matrix at a time, shared by all matrices of a model; grows to the largest reserved."""
+    """A buffer for one dequantized matrix at a time, shared by all matrices of a model; as large as the largest."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
@@ -28,11 +28,11 @@ class Scratch:
         self._memory: Tensor | None = None
 
     def reserve(self, elements: int) -> None:
-        """Make room for ``elements`` when the memory is next taken."""
+        """Ask for at least ``elements``; they are allocated when the buffer is next taken."""
         self._elements = max(self._elements, elements)
 
     def take(self) -> Tensor:
-        """The memory, flat; what was in it before is no longer anyone's."""
+        """The buffer, flat; it may be overwritten, so the matrix that was in it is gone."""
         if self._memory is None or len(self._memory) < self._elements:
             self._memory = None  # freed before the larger one is allocated
             self._memory = torch.empty(self._elements, dtype=self.dtype, device=self.device)
@@ -41,7 +41,7 @@ class Scratch:
 
 @dataclass(frozen=True, eq=False)
 class MergedMatrix:
-    """W as parts stacked by rows: quantized, or in the dtype of the scratch where the recipe left them as they were."""
+    """W as parts stacked by rows: quantized, or dense in the dtype of the scratch."""
 
     parts: tuple[Part, ...]
     scratch: Scratch
@@ -55,7 +55,7 @@ class MergedMatrix:
         return sum(part.nbytes for part in self.parts)
 
     def dense(self) -> Tensor:
-        """The whole matrix ``[N, K]``, in the scratch."""
+        """The whole matrix ``[N, K]``, dequantized into the scratch."""
         rows, columns = self.shape
         out = self.scratch.take()[: rows * columns].view(rows, columns)
         for part, place in zip(self.parts, out.split([part.shape[0] for part in self.parts]), strict=True):
@@ -67,9 +67,10 @@ class MergedMatrix:
 
 
 def merge(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | MergedMatrix:
-    """Parts stacked by rows, those of one grid as one matrix, on ``device``; a Tensor if none of them is quantized.
+    """Stack parts by rows on ``device``; neighbours of equal bits and group size become one part.
 
-    Parts that are not quantized get the dtype of the scratch, which is on the device that will multiply.
+    Returns a Tensor if no part is quantized. Dense parts get the dtype of the scratch; the scratch is on the device
+    that will multiply.
     """
     merged = tuple(_merged(parts, scratch.dtype, device))
     if len(merged) == 1 and isinstance(merged[0], Tensor):
@@ -80,7 +81,7 @@ def merge(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor |
 
 
 def _merged(parts: list[Part], dtype: torch.dtype, device: torch.device) -> Iterator[Part]:
-    """Neighbours of one grid, or of none, become one matrix."""
+    """Neighbours of equal bits and group size, or dense neighbours, become one matrix."""
     for grid, run in groupby(parts, _grid):
         members = list(run)
         if grid is None:

@@ -1,7 +1,7 @@
-"""The CPU ops that are compiled ahead from C++, where a library for this processor lies beside the sources.
+"""Calls the CPU ops written in C++, if a library compiled for this processor lies beside the sources.
 
-They stand beside their torch formulas as ``delta_net.cpp`` and ``attention.cpp``; ``build_native`` compiles them, which
-an installation from source does if it finds a compiler. Nothing is compiled at run time. SLANT_NATIVE=0 keeps to torch.
+The C++ file of an op has the name of its Python file. ``build_native`` compiles them, as an installation from source
+does if it finds a compiler; nothing is compiled at run time. SLANT_NATIVE=0 runs all ops on torch.
 """
 
 import ctypes
@@ -32,18 +32,18 @@ def level() -> str | None:
 
 @cache
 def library(name: str) -> ctypes.CDLL:
-    """The library of a level; a call into it lets other Python threads run."""
+    """The library of an instruction set; calls into it release Python's lock."""
     return ctypes.CDLL(str(build_native.library(name)))
 
 
 def supports_widths(*widths: int) -> bool:
-    """Whether there is a library, and it takes rows of these widths."""
+    """Whether there is a library and it supports rows of these widths."""
     name = level()
     return name is not None and not any(width % library(name).slant_panel() for width in widths)
 
 
 def supports(x: Tensor, *widths: int) -> bool:
-    """Whether there is a library that takes tensors of x's device and dtype, and rows of these widths."""
+    """Whether there is a library and it supports x's device and dtype, and rows of these widths."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and supports_widths(*widths)
 
 

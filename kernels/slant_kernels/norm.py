@@ -7,8 +7,8 @@ Shapes: x, z ``[..., D]``, weight fp32 ``[D]``. Statistics and products are fp32
 Zhang and Sennrich 2019 (arXiv 1910.07467); the conventions are those of transformers' Qwen3_5RMSNorm and
 Qwen3_5RMSNormGated.
 
-On a GPU a row is read once and held in registers: D up to some 16,000. On a CPU ``norm.cpp`` keeps it in the cache. The
-residual add is in the same pass, because the stream is read and written anyway.
+On a GPU a row is read once and held in registers, for D up to some 16,000; on a CPU ``norm.cpp`` keeps it in the cache.
+The residual is added in the same pass, because the stream is read and written anyway.
 """
 
 import torch
@@ -125,7 +125,7 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _native_norm(
     x: Tensor, residual: Tensor | None, z: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Of x, or of x + residual, or gated by z; and the stream."""
+    """The norm of x or of x + residual, gated by z if given; and the residual stream."""
     x, D = x.contiguous(), x.shape[-1]
     residual = None if residual is None else residual.contiguous()
     out, stream = torch.empty_like(x), x if residual is None else torch.empty_like(x)
@@ -148,6 +148,6 @@ def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _positions(z: Tensor) -> Tensor:
-    """``[..., H, D]`` -> ``[P, H, D]``, the heads of a position next to each other; a view where possible."""
+    """``[..., H, D]`` -> ``[P, H, D]`` with the heads of a position contiguous; a view where possible."""
     H, D = z.shape[-2:]
     return z.reshape(-1, H, D) if z.stride(-2) == D and z.stride(-1) == 1 else z.contiguous().view(-1, H, D)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class OneDnnMatrix:
-    """W ``[N, K]``, fp32 or bf16; ``data`` is opaque to all but oneDNN."""
+    """W ``[N, K]``, fp32 or bf16; ``data`` is in a layout that only oneDNN knows."""
 
     data: Tensor
     shape: tuple[int, int]
@@ -44,7 +44,7 @@ def reorder(weight: Tensor) -> OneDnnMatrix:
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
     """``x W^T`` for a plain W, the same bits as for W reordered."""
-    # torch multiplies fp32 on a CPU by another library, at 0.2 to 0.45 of oneDNN's rate and with other roundings.
+    # For fp32 on a CPU torch uses another library, at 0.2 to 0.45 of oneDNN's rate and with other roundings.
     if x.dtype == torch.float32 and can_reorder(x.dtype, x.device):
         return reorder(weight).multiply(x)
     return F.linear(x, weight)

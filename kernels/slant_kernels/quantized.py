@@ -1,4 +1,4 @@
-"""Quantized matrices: the layout of codes, scales and zeros, described here and nowhere else.
+"""Quantized matrices: the layout of codes, scales and zeros, and dequantization.
 
 A matrix W ``[N, K]`` is cut along K into G groups of ``group_size`` (32, 64 or 128; the last one may be shorter):
 
@@ -7,14 +7,14 @@ A matrix W ``[N, K]`` is cut along K into G groups of ``group_size`` (32, 64 or 
 in fp32 and in this order, rounded once to the wanted dtype. Codes are 0 ... 2**bits - 1 with 8, 4, 3 or 2 bits.
 
 scales, zeros   fp16 ``[G, N]``. Group-major, so that a tile of consecutive rows reads one group's values side by side.
-                Zeros are hqq's minus 2**(bits - 1): small numbers, which fp16 holds well (around 128 it rounds to an
-                eighth of a step), and what remains of ``y = s (q - 8) x + s (8 - z) sum(x)`` once zeros are folded.
+                Zeros are hqq's minus 2**(bits - 1): small numbers, which fp16 represents well (around 128 it rounds to
+                an eighth of a step).
 codes           uint8 ``[N, blocks * bytes]``, each row a sequence of blocks. K is padded to whole blocks with code 0:
                 a kernel masks x there, and the group of a padded k may not exist.
 
 A block is made of *runs* of 32 consecutive k. A run lies in one group whatever the group size, and 32 bytes hold the
-codes of 1, 2 or 4 runs, so that a kernel gets whole runs from one load with a shift and a mask and multiplies each by
-its own slice of x: no lane needs another lane's byte. With j = 0 ... 31 the position in a run:
+codes of 1, 2 or 4 runs: a kernel gets whole runs from one load, by a shift and a mask, and no lane needs another lane's
+byte. With j = 0 ... 31 the position in a run:
 
     bits   k a block   bytes   byte j holds
     8      32          32      k = j
@@ -23,8 +23,8 @@ its own slice of x: no lane needs another lane's byte. With j = 0 ... 31 the pos
     3      128         48      the lower two bits as for 2 bits, in bytes 0 ... 31; the upper bit of k = j + 32 i in
                                byte 32 + j % 16, bit 4 (j // 16) + i
 
-Three bits in two planes cost 3.0 bits a code and two loads; ten codes in an int32 would cost 3.2, and ten divides no
-group.
+Three bits in two planes cost 3.0 bits a code and two loads; ten codes in an int32 would cost 3.2 bits, and no group
+size is a multiple of ten.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class QuantizedMatrix:
 
 
 def layout(shape: tuple[int, int], bits: int, group_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shapes of codes and of scales and zeros; raises ValueError for bits or groups that there is no layout for."""
+    """The shapes of codes and of scales and zeros; raises ValueError for other bits or group sizes."""
     if bits not in BITS or group_size not in GROUP_SIZES:
         raise ValueError(f"{bits} bits in groups of {group_size}: bits are one of {BITS}, groups of {GROUP_SIZES}")
     rows, columns = shape
@@ -137,8 +137,8 @@ def dequantize_reference(q: QuantizedMatrix) -> Tensor:
     return out
 
 
-# Two reads of 8 bytes a thread and, for 4 bits, four writes of 16; a warp covers whole sectors of every tensor. Bytes
-# bound it (a 4-bit weight is half a byte read and two written) and occupancy hides their latency: small programs.
+# Two reads of 8 bytes a thread and, for 4 bits, four writes of 16; a warp covers whole sectors of every tensor. It is
+# bound by bytes (a 4-bit weight is half a byte read and two written), and small programs hide their latency.
 DEQUANTIZE = Table({("", ""): Config({"BN": 32, "BB": 2}, num_warps=4)})
 
 

@@ -2,22 +2,22 @@
 
 Shapes: x ``[..., K]`` bf16, fp16 or fp32, W ``[N, K]`` -> ``[..., N]`` in the dtype of x; sums are fp32.
 
-No fused kernel beats a dense one when there are many tokens: each tile of tokens converts the whole matrix again. So
-there are two ways, chosen by the number of tokens M; they round the same weights alike and differ in the order of sums.
+For many tokens no fused kernel beats a dense product, because each tile of tokens converts the whole matrix again. So
+there are two paths, chosen by the number of tokens M. Both round the weights alike and differ in the order of sums.
 
 M small   one kernel reads the codes and multiplies. Below some 100 tokens a dense product is bound by the bytes of its
-          weights, of which 4-bit codes have a quarter.
-M large   dequantize into a scratch matrix, used again by the next layer, then a dense product. fp32, the CPU and GPUs
-          on which Triton has no matrix unit (sm_75) always go this way.
+          weights, and 4-bit codes are a quarter of them.
+M large   dequantize into a scratch matrix, which all layers share, then a dense product. fp32, the CPU and GPUs on
+          which Triton has no matrix unit (sm_75) always take this path.
 
 The kernel computes y^T = W x^T. The left operand of Hopper's wgmma may come from registers, where the converted weights
-are, and for mma.sync the side whose rows the warps share out is the one that is converted once. A step is two or four
-runs of 32 k; the byte that holds several runs is loaded once, and each field multiplies its own slice of x.
+are; with mma.sync the operand whose rows are divided among the warps is converted only once. A step is two or four runs
+of 32 k; a byte that holds several runs is loaded once, and each field multiplies its own slice of x.
 
 Few rows of W make few tiles: 2560 rows in tiles of 64 occupy 40 of an H100's 132 processors. So K is cut into SPLITS
-parts, whose fp32 sums a second kernel adds in a fixed order: results are the same in every run. At M = 128 the six
-parts of the down projection move 16 MB through L2, by estimate 4 us on an H100, and a program has 24 steps instead of
-144: some 10 us instead of 50.
+parts, whose fp32 sums a second kernel adds in a fixed order, the same in every run. At M = 128 the six parts of the
+down projection move 16 MB through L2, by estimate 4 us on an H100, and a program has 24 steps instead of 144: some
+10 us instead of 50.
 """
 
 import torch
@@ -118,7 +118,7 @@ def _quantized_linear_kernel(
     p_xt = p_x + r_m[None] * X_ROW + o_j[:, None]
     acc = tl.zeros((BN, BM), dtype=tl.float32)
     for i_step in range(i_split * PART, tl.minimum((i_split + 1) * PART, STEPS)):
-        # Too small for Triton to fetch ahead: all of a step at once, to wait once. Past K the last group serves.
+        # Too small for Triton to prefetch: load all of a step at once, to wait once. Past K the last group is read.
         zeros: tl.tuple = ()
         scales: tl.tuple = ()
         for i in tl.static_range((STEP + GROUP - 1) // GROUP):

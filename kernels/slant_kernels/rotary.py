@@ -1,4 +1,4 @@
-"""Between the attention projections and attention: q/k norm, partial rotary, the layout, and the output gate.
+"""Around attention: q/k norm, partial rotary embedding, the layout, and the output gate.
 
     norm_rotary: y = rms_norm(x) per head; the first R of its D dimensions are rotated by their position,
                  (y1, y2) -> (y1 cos - y2 sin, y2 cos + y1 sin) with y1, y2 the halves of those R
@@ -9,9 +9,8 @@ Shapes: x ``[B, T, H, D]`` -> ``[B, H, T, D]`` for attention, and back in ``gate
 or ``[B, T, R / 2]``. Su et al. 2021 (arXiv 2104.09864). With text alone Qwen's three position axes are equal, so
 the plain form is exact.
 
-Each is one pass over what it reads and writes; x and gates are read where the projection left them. The halves of R are
-tiles of their own beside the rest of D, so that the partner of an element is in the same thread and nothing is read
-twice.
+Each is one pass over what it reads and writes; x and gates are read where the projection left them. The two halves of R
+and the rest of D are separate tiles, so the partner of an element is in the same thread and nothing is read twice.
 """
 
 import torch
@@ -217,7 +216,7 @@ def _gate_heads(x: Tensor, gate: Tensor) -> Tensor:
 
 
 def _positions(x: Tensor) -> tuple[Tensor, int]:
-    """x ``[B, T, H, D]``, copied unless all its B T positions are equally many heads apart, and that distance."""
+    """x ``[B, T, H, D]`` and the distance of its positions, a multiple of D; copied if they are not evenly spaced."""
     B, T, _, D = x.shape
     step = x.stride(1) if T > 1 else x.stride(0)
     if x.stride(3) == 1 and step % D == 0 and (B == 1 or x.stride(0) == T * step):
