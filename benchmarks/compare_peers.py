@@ -28,7 +28,7 @@ from rich.progress import Progress
 
 from harness.process import Pool, Reply, WorkerError
 from harness.rows import RESULTS, Row, append, environment
-from harness.tables import distinct, fixed, markdown
+from harness.tables import rich_table
 from harness.timing import Timing, measure, ratio
 from peers.systems import BASE, SYSTEMS, TRUTH, System
 from peers.workloads import Workload, warm_up, workloads
@@ -36,6 +36,20 @@ from slant.prompt.prompt import Prompt
 
 RESULT = "peers"
 MAX_TOKENS = 8192
+COLUMNS = {
+    "workload": "workload",
+    "system": "system",
+    "tokens/s": "tokens_per_second:.0f",
+    "texts/s": "texts_per_second:.1f",
+    "time against slant's": "ratio:.2f",
+    "logits off by": "agreement:.4f",
+    "load s": "load_s:.1f",
+    "loaded GB": "rss_loaded:.2f/1e9",
+    "loading peak GB": "load_peak_rss:.2f/1e9",
+    "peak GB": "peak_rss:.2f/1e9",
+    "status": "status",
+    "note": "note",
+}
 RESERVE = 4  # times the checkpoint's bytes: a float32 copy beside the mapped file is more than three times
 
 
@@ -79,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in compare(pool, systems, load, options.rounds, options.max_seconds, tell):
                 rows.append(head | row)
                 append(RESULT, rows[-1], options.results)
-    console.print(table(rows), markup=False, soft_wrap=True)
+    console.print(rich_table(rows, COLUMNS))
 
 
 def start(pool: Pool, system: System, prompt: Prompt, loads: Sequence[Workload], options: argparse.Namespace) -> None:
@@ -161,63 +175,6 @@ def agreement(answers: Sequence[Sequence[float]] | None, truth: Sequence[Sequenc
         return None
     difference = (ours - ours.mean(-1, keepdims=True)) - (theirs - theirs.mean(-1, keepdims=True))
     return float(np.abs(difference).max())
-
-
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """The last run's rows: of a system's rows for one workload the last, measured before those that were not."""
-    last = max((row["run"] for row in rows), default=None)
-    kept: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        key = row["workload"], row["system"]
-        if row["run"] == last and (row["status"] == "ok" or kept.get(key, row)["status"] != "ok"):
-            kept[key] = row
-    return list(kept.values())
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Speed by workload, then memory by system, then what was not measured and why."""
-    return "\n\n".join(filter(None, [speeds(rows), memory(rows), absences(rows)])) if rows else ""
-
-
-def speeds(rows: Sequence[Row]) -> str:
-    """Tokens/s, and in brackets how many times as long as slant a system took; texts/s for one that reads texts."""
-
-    def speed(row: Row) -> str:
-        if row["tokens_per_second"] is None:
-            return "–"
-        rate = f"{row['texts_per_second']:.1f} texts/s" if row["reads_text"] else f"{row['tokens_per_second']:.0f}"
-        return rate if row["ratio"] is None else f"{rate} ({row['ratio']:.2f})"
-
-    cells = {(row["system"], row["workload"]): speed(row) for row in rows}
-    named, tokens = distinct(rows, "workload"), {row["workload"]: f"{row['tokens']} tokens" for row in rows}
-    body = [[system, *(cells.get((system, name), "") for name in named)] for system in distinct(rows, "system")]
-    return markdown(["tokens/s (time against slant's)", *named], [["", *(tokens[name] for name in named)], *body])
-
-
-def memory(rows: Sequence[Row]) -> str:
-    """By system: batch, seconds to load, memory in GB, and the largest difference from transformers in float32."""
-    body = []
-    for system in distinct(rows, "system"):
-        own = [row for row in rows if row["system"] == system]
-        peak, differs = (
-            max((row[key] for row in own if row[key] is not None), default=None) for key in ("peak_rss", "agreement")
-        )
-        sizes = (own[0]["rss_loaded"], own[0]["load_peak_rss"], peak)
-        cells = [system, str(own[0]["batch"] or "its own"), fixed(own[0]["load_s"], 1)]
-        cells += [fixed(size and size / 1e9, 2) for size in sizes]
-        versions = ", ".join(f"{name} {number}" for name, number in (own[0]["versions"] or {}).items())
-        body.append([*cells, fixed(differs, 4), versions, own[0]["note"]])
-    head = ["system", "batch", "load s", "loaded GB", "loading peak GB", "peak GB", "logits off by", "versions", "note"]
-    return markdown(head, body)
-
-
-def absences(rows: Sequence[Row]) -> str:
-    """One line for every system that was not measured on a workload."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            reasons.setdefault((row["system"], row["status"]), []).append(row["workload"])
-    return "\n".join(f"* {system} on {', '.join(on)}: {status}" for (system, status), on in reasons.items())
 
 
 def chosen(name: str, patterns: str | None) -> bool:

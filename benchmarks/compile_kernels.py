@@ -6,6 +6,7 @@ depends on, so that a row whose key is current need not be compiled again. Every
 memory, to no spills and to matrix units where it multiplies matrices, and every committed configuration must be in use.
 
     python benchmarks/compile_kernels.py                            compile what is new, write the table
+    python benchmarks/compile_kernels.py --again --target sm_90     compile sm_90's rows again too
     python benchmarks/compile_kernels.py --check --target sm_90     write nothing; compile sm_90, compare with the table
 """
 
@@ -14,37 +15,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 
 from compiled import LIMITS, Row, fault, fingerprint, read, summary, variant, write
 from gpu.case import Case
 from gpu.kernel_cases import cases
-from gpu.lookups import Lookup, lookups, named_tables
+from gpu.tune import lookups, named_tables
 from harness.rows import RESULTS
 from slant_kernels.cross import compiling, hooked
 from slant_kernels.launch import Config, triton
 
 TABLE = RESULTS / "compiled_kernels.jsonl"
-META = torch.device("meta")
 
 ConfigRow = tuple[str, str, str]
 """A committed configuration: its table like "norm.ROW", shape class, target."""
 
 
-@dataclass
-class Survey:
-    """What the cases launched on one target: a row for each kernel, configurations in use, and what went wrong."""
+class Survey(NamedTuple):
+    """A row for each kernel by its key, the configurations in use, and what went wrong."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
-    compiled: list[str] = field(default_factory=list)
-    configs: set[ConfigRow] = field(default_factory=set)
-    faults: list[str] = field(default_factory=list)
+    rows: dict[str, Row]
+    configs: set[ConfigRow]
+    faults: list[str]
 
 
 def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Survey:
@@ -52,15 +47,14 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
 
     A kernel can be compiled once a process and target: Triton keeps it, and does not announce it again.
     """
-    found, waiting, failed = Survey(), [], defaultdict(list)
+    rows, waiting, failed = dict[str, Row](), list[str](), defaultdict[str, list[str]](list)
 
     def hook(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
         """Called by Triton for a kernel that this process has not compiled; True keeps it from compiling."""
         key = fingerprint(fn.jit_function, compile, target)
-        if key in found.rows or key in waiting:
-            return True
         if key in known:
-            found.rows[key] = known[key]
+            rows[key] = known[key]
+        if key in rows or key in waiting:
             return True
         waiting.append(key)
         return False
@@ -68,19 +62,20 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
     with compiling(target) as kernels, lookups() as seen, hooked(hook):
         for case in (case for case in cases if case.compiled):
             try:
-                case.run(*case.make(META))
+                case.run(*case.make(torch.device("meta")))
             except Exception as error:  # whatever a compiler throws is a finding about this case
                 reason = (str(error).strip().splitlines() or [""])[-1]
                 failed[f"{case.op} on {target}: {type(error).__name__}: {reason}"].append(case.label)
-                del waiting[len(_real(kernels)) - len(found.compiled) :]
-            for key, kernel in zip(waiting, _real(kernels)[len(found.compiled) :], strict=True):
-                found.rows[key] = variant(key, kernel, target)
-                found.compiled.append(key)
+            rows |= {key: variant(key, kernel, target) for key, kernel in zip(waiting, kernels, strict=False)}
             waiting.clear()
-    found.configs = used(seen, target)
-    found.faults += [f"{reason} ({', '.join(labels)})" for reason, labels in failed.items()]
-    found.faults += [problem for row in found.rows.values() if (problem := fault(row))]
-    return found
+            kernels.clear()
+    faults = [f"{reason} ({', '.join(labels)})" for reason, labels in failed.items()]
+    faults += [problem for row in rows.values() if (problem := fault(row))]
+    committed, configs = tables(), set()
+    for (table, shape_class), config in seen.items():
+        own = table, shape_class, target
+        configs.add(own if committed.get(own) is config else (table, shape_class, ""))
+    return Survey(rows, configs & committed.keys(), faults)
 
 
 def tables() -> dict[ConfigRow, Config]:
@@ -88,91 +83,59 @@ def tables() -> dict[ConfigRow, Config]:
     return {(where, *key): config for where, table in named_tables().items() for key, config in table.rows.items()}
 
 
-def used(seen: Iterable[Lookup], target: str) -> set[ConfigRow]:
-    """The committed configurations that were looked up."""
-    names, found = {id(table): where for where, table in named_tables().items()}, set()
-    for table, shape_class, config in seen:
-        own = (shape_class, target) if table.rows.get((shape_class, target)) is config else (shape_class, "")
-        if id(table) in names:
-            found.add((names[id(table)], *own))
-    return found
+def survey_all(
+    targets: Iterable[str], cases: Sequence[Case], table: Mapping[str, Row], again: Collection[str] = ()
+) -> Survey:
+    """The targets together; rows of the table with a key in ``again`` are compiled anew. All configurations count."""
+    known = {key: row for key, row in table.items() if key not in again}
+    found = [survey(target, cases, known) for target in targets]
+    configs = set().union(*(one.configs for one in found))
+    rows = {key: row for one in found for key, row in one.rows.items()}
+    return Survey(rows, configs, [fault for one in found for fault in one.faults] + unused(configs))
 
 
-def _real(kernels: Iterable[Any]) -> list[Any]:
-    """Without the None that stands for kernels that were not compiled."""
-    return [kernel for kernel in kernels if kernel is not None]
-
-
-def check(targets: Sequence[str], cases: Sequence[Case], table: Mapping[str, Row], again: Iterable[str]) -> list[str]:
-    """Faults of the table as it is: missing, stale or out of bounds; rows with a key in ``again`` are compiled anew."""
-    faults, configs, kept = [], set(), {key: row for key, row in table.items() if key not in set(again)}
-    for target in targets:
-        found = survey(target, cases, kept)
-        faults += found.faults
-        configs |= found.configs
-        for key, row in found.rows.items():
-            name = f"{row['kernel']} on {target} ({row['constants']})"
-            if key not in table:
-                faults.append(f"{name} is not in the table; run benchmarks/compile_kernels.py")
-            elif row != table[key]:
-                said = {column: (table[key].get(column), value) for column, value in row.items()}
-                differences = {column: pair for column, pair in said.items() if pair[0] != pair[1]}
-                faults.append(f"{name} is not what the table says (table, compiled): {differences}")
-        there = {key for key, row in table.items() if row["target"] == target}
-        faults += [f"a row of {table[key]['kernel']} on {target} is stale" for key in there - found.rows.keys()]
-    return faults + unused(configs)
+def differences(table: Mapping[str, Row], rows: Mapping[str, Row]) -> list[str]:
+    """What a table says otherwise than what was compiled: missing, wrong or stale."""
+    faults = []
+    for key, row in rows.items():
+        name = f"{row['kernel']} on {row['target']} ({row['constants']})"
+        if key not in table:
+            faults.append(f"{name} is not in the table; run benchmarks/compile_kernels.py")
+        elif row != table[key]:
+            said = {column: (table[key].get(column), value) for column, value in row.items()}
+            wrong = {column: pair for column, pair in said.items() if pair[0] != pair[1]}
+            faults.append(f"{name} is not what the table says (table, compiled): {wrong}")
+    stale = (table[key] for key in table.keys() - rows.keys())
+    return faults + [f"a row of {row['kernel']} on {row['target']} is stale" for row in stale]
 
 
 def sample(rows: Iterable[Row]) -> set[str]:
-    """One key of each kernel, warps and stages: hashes, so that the choice moves with the code."""
-    least: dict[tuple[Any, ...], str] = {}
-    for row in rows:
-        kind = row["kernel"], row["target"], row["warps"], row["stages"]
-        least[kind] = min(least.get(kind, row["key"]), row["key"])
-    return set(least.values())
+    """One key of each kernel, target, warps and stages: hashes, so that the choice moves with the code."""
+    ordered = sorted(rows, key=lambda row: row["key"], reverse=True)
+    return set({(row["kernel"], row["target"], row["warps"], row["stages"]): row["key"] for row in ordered}.values())
 
 
 def unused(configs: set[ConfigRow]) -> list[str]:
     return [f"no case uses {table}[{shape!r}, {target!r}]" for table, shape, target in tables().keys() - configs]
 
 
-def refresh(path: Path, targets: Sequence[str], again: bool, console: Console) -> list[str]:
-    """Compile what the table at ``path`` does not hold, or everything, and write it; returns the faults."""
-    table, everything = read(path), cases()
-    rows = {key: row for key, row in table.items() if row["target"] not in targets}
-    faults: list[str] = []
-    configs: set[ConfigRow] = set()
-    for target in targets:
-        found = survey(target, everything, {} if again else table)
-        rows |= found.rows
-        faults += found.faults
-        configs |= found.configs
-        console.print(f"{target}: {len(found.rows)} kernels, {len(found.compiled)} compiled")
-    write(path, rows.values())
-    path.with_suffix(".md").write_text(summary(rows.values()), encoding="utf-8")
-    return faults + (unused(configs) if set(targets) == set(LIMITS) else [])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", choices=list(LIMITS), help="default: all")
+    parser.add_argument("--target", action="append", choices=list(LIMITS), help="what is compiled again; default: all")
     parser.add_argument("--again", action="store_true", help="compile rows with a current key too")
     parser.add_argument("--check", action="store_true", help="compile the targets' kernels, compare; write nothing")
     parser.add_argument("--sample", action="store_true", help="with --check: only one of each kernel, warps and stages")
-    parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args(argv)
-    console, targets = Console(stderr=True), options.target or list(LIMITS)
-    if options.check:
-        triton.knobs.compilation.always_compile = True  # what Triton's cache on disk holds proves nothing
-        table = read(options.table)
-        named = [row for row in table.values() if row["target"] in targets]
-        again = sample(named) if options.sample else {row["key"] for row in named}
-        faults = check(list(LIMITS), cases(), table, again)
-    else:
-        faults = refresh(options.table, targets, options.again, console)
-    for problem in sorted(faults):
-        print(problem)
-    console.print(f"{len(read(options.table))} compiled kernels, {len(faults)} faults")
+    triton.knobs.compilation.always_compile = options.check  # what Triton's cache on disk holds proves nothing
+    table = read(TABLE)
+    named = [row for row in table.values() if row["target"] in (options.target or LIMITS)]
+    again = {row["key"] for row in named} if options.again or options.check else set()
+    found = survey_all(LIMITS, cases(), table, sample(named) if options.sample else again)
+    faults = found.faults + (differences(table, found.rows) if options.check else [])
+    if not options.check:
+        write(TABLE, found.rows.values())
+        TABLE.with_suffix(".md").write_text(summary(found.rows.values()), encoding="utf-8")
+    print(*sorted(faults), f"{len(found.rows)} compiled kernels, {len(faults)} faults", sep="\n")
     return 1 if faults else 0
 
 

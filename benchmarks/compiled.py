@@ -8,11 +8,12 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.tables import markdown
 from slant_kernels.launch import cdiv, triton
 
 Row = dict[str, Any]
@@ -63,13 +64,10 @@ def fingerprint(kernel: Any, compile: Mapping[str, Any], target: str) -> str:
     """
     options = json.loads(compile["specialization_data"])["options"]
     options.pop("extern_libs", None)  # paths
-    constants = {path: _constant(value) for path, value in compile["constants"].items()}
+    values = compile["constants"].items()
+    constants = {path: "\n".join(sources(value)) if _is_kernel(value) else str(value) for path, value in values}
     parts = [triton.__version__, target, *sources(kernel), compile["signature"], constants, compile["configs"], options]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _constant(value: Any) -> str:
-    return "\n".join(sources(value)) if _is_kernel(value) else str(value)
 
 
 def _is_kernel(value: Any) -> bool:
@@ -110,13 +108,13 @@ def _resolve(node: ast.AST, names: Mapping[str, Any]) -> Any:
 def variant(key: str, kernel: Any, target: str) -> Row:
     """The row of a compiled kernel. Registers are a thread's; shared memory and local memory are in bytes."""
     fn, signature = kernel.src.fn, kernel.src.signature
-    constants = {fn.arg_names[path[0]]: value for path, value in kernel.src.constants.items()}
+    constants = ((fn.arg_names[path[0]], getattr(x, "__name__", x)) for path, x in kernel.src.constants.items())
     aligned = {fn.arg_names[path[0]] for path, attributes in kernel.src.attrs.items() if attributes}
     types = [f"{name} {kind}{':16' * (name in aligned)}" for name, kind in signature.items() if kind != "constexpr"]
     row = {
         "kernel": f"{fn.__module__.rpartition('.')[2]}.{fn.__name__.strip('_').removesuffix('_kernel')}",
         "target": target,
-        "constants": " ".join(f"{name}={_short(value)}" for name, value in constants.items()),
+        "constants": " ".join(f"{name}={value}" for name, value in constants),
         "arguments": ", ".join(types),
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
@@ -127,13 +125,16 @@ def variant(key: str, kernel: Any, target: str) -> Row:
     return row | measured | {"triton": triton.__version__, "key": key}
 
 
-def _short(value: Any) -> str:
-    return value.__name__ if _is_kernel(value) else str(value)
-
-
 def _nvidia(cubin: bytes) -> Row:
     """Of the machine code: registers, stack frame, bytes of local loads and stores, the matrix unit."""
-    usage, sass = (_cuobjdump(cubin, dump) for dump in ("--dump-resource-usage", "--dump-sass"))
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (
+            subprocess.run([tool, dump, file.name], capture_output=True, text=True, check=True).stdout
+            for dump in ("--dump-resource-usage", "--dump-sass")
+        )
     numbers = {name: int(re.findall(rf"{name}:(\d+)", usage)[-1]) for name in ("REG", "STACK", "LOCAL")}
     local = re.findall(r"\b(?:LDL|STL)\b((?:\.\w+)*)", sass)
     moved = sum(next((WIDTHS[part] for part in suffix.split(".") if part in WIDTHS), 4) for suffix in local)
@@ -141,27 +142,11 @@ def _nvidia(cubin: bytes) -> Row:
     return {"registers": numbers["REG"], "stack": stack, "spill": moved, "matrix": _matrix(sass)}
 
 
-def _cuobjdump(cubin: bytes, dump: str) -> str:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return subprocess.run([tool, dump, file.name], capture_output=True, text=True, check=True).stdout
-
-
 def _amd(assembly: str) -> Row:
     """Of the assembly's metadata; a spilled register is 4 bytes a lane, and scalar ones spill into registers."""
-
-    def number(name: str) -> int:
-        return int(re.findall(rf"\.{name}:\s*(\d+)", assembly)[-1])
-
-    spilled = 4 * number("vgpr_spill_count")
-    return {
-        "registers": number("vgpr_count"),
-        "stack": number("private_segment_fixed_size"),
-        "spill": spilled,
-        "matrix": _matrix(assembly),
-    }
+    names = ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
+    registers, stack, spilled = (int(re.findall(rf"\.{name}:\s*(\d+)", assembly)[-1]) for name in names)
+    return {"registers": registers, "stack": stack, "spill": 4 * spilled, "matrix": _matrix(assembly)}
 
 
 def _matrix(code: str) -> str:
@@ -185,11 +170,6 @@ def fault(row: Row) -> str:
     return ""
 
 
-def _dtype(argument: str) -> str:
-    """The part "bf16" of "p_q *bf16:16"."""
-    return argument.rpartition("*")[2].partition(":")[0]
-
-
 def read(path: Path) -> dict[str, Row]:
     """The table by key; empty if there is none."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -198,35 +178,29 @@ def read(path: Path) -> dict[str, Row]:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Sorted by what a row is about, so that a change of one kernel changes its lines only."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in sorted(rows, key=_order)), encoding="utf-8")
-
-
-def _order(row: Row) -> tuple[Any, ...]:
-    named = (row[name] for name in ("kernel", "constants", "arguments", "warps", "stages"))
-    return *named, list(LIMITS).index(row["target"]), row["key"]
+    about = ("kernel", "constants", "arguments", "warps", "stages")
+    ordered = sorted(rows, key=lambda r: (*(r[name] for name in about), list(LIMITS).index(r["target"]), r["key"]))
+    path.write_text("".join(json.dumps(row) + "\n" for row in ordered), encoding="utf-8")
 
 
 def summary(rows: Iterable[Row]) -> str:
     """A Markdown table: for each kernel and target the most registers and shared memory of its variants."""
-    return "\n".join(_summary(list(rows))) + "\n"
-
-
-def _summary(rows: list[Row]) -> Iterator[str]:
-    yield "The most registers a thread and KB of shared memory a block of each kernel's variants, and its matrix units."
-    yield ""
-    yield "| kernel | variants | " + " | ".join(LIMITS) + " |"
-    yield "|---|---|" + "---|" * len(LIMITS)
-    kinds = sorted({_kind(row) for row in rows})
-    for kernel, dtype in kinds:
-        by_target = {t: [r for r in rows if (_kind(r), r["target"]) == ((kernel, dtype), t)] for t in LIMITS}
-        name = f"{kernel} {dtype}" if [name for name, _ in kinds].count(kernel) > 1 else kernel
-        yield f"| {name} | {max(map(len, by_target.values()))} | {' | '.join(map(_cell, by_target.values()))} |"
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        found.setdefault(_kind(row), {target: [] for target in LIMITS})[row["target"]].append(row)
+    body, kernels = [], [kernel for kernel, _ in found]
+    for (kernel, dtype), by_target in sorted(found.items()):
+        name = f"{kernel} {dtype}" if kernels.count(kernel) > 1 else kernel
+        body.append([name, str(max(map(len, by_target.values()))), *map(_cell, by_target.values())])
+    head = (
+        "The most registers a thread and KB of shared memory a block of each kernel's variants, and its matrix units."
+    )
+    return f"{head}\n\n{markdown(['kernel', 'variants', *LIMITS], body)}\n"
 
 
 def _kind(row: Row) -> tuple[str, str]:
-    """The kernel and the dtype of its first argument."""
-    return row["kernel"], _dtype(row["arguments"].partition(",")[0])
+    """The kernel and the dtype of its first argument: "bf16" of "p_q *bf16:16"."""
+    return row["kernel"], row["arguments"].partition(",")[0].rpartition("*")[2].partition(":")[0]
 
 
 def _cell(rows: list[Row]) -> str:

@@ -2,7 +2,7 @@
 
 A Qwen3.5 text model of 1.4 million parameters is pre-trained on passages of the training speakers. It continues them
 token by token; and since so small a model reads so little, a scaffold helps: at every word it learns the weight of the
-phrases of the index (phrases.py) that end there. It sees neither a passage's label nor a digit as an answer.
+phrases of the index that end there. It sees neither a passage's label nor a digit as an answer.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 import slant
-from demo_task import SEED, Task, draw
-from phrases import PhraseIndex
+from demo_task import SEED, PhraseIndex, Task, draw
 
 TEMPLATE = (Path(slant.__file__).parent / "prompt/prompt.txt").read_text(encoding="utf-8")
 VOCABULARY = 4096
@@ -43,18 +43,17 @@ PEAK_RATE = 4e-3
 WARMUP = 0.05  # of the steps
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A passage as tokens, bare or in the prompt, and for each of its words what the scaffold teaches at that position.
 
     ``tokens`` is int64 ``[T]``, of which ``article`` are the passage's own; ``words`` int64 ``[W]`` is the position of
     each word's last token and ``weights`` float32 ``[W]`` the weight of the phrases that end there.
     """
 
-    tokens: torch.Tensor
+    tokens: Tensor
     article: slice
-    words: torch.Tensor
-    weights: torch.Tensor
+    words: Tensor
+    weights: Tensor
 
 
 def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
@@ -145,13 +144,10 @@ def new_model() -> Qwen3_5ForCausalLM:
     return model
 
 
-def losses(
-    model: Qwen3_5ForCausalLM, probe: torch.nn.Linear, batch: Sequence[Example]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(model: Qwen3_5ForCausalLM, probe: torch.nn.Linear, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """The language model's loss on the passages' tokens, nats a token, and the scaffold's on their words' weights."""
-    tokens = torch.nn.utils.rnn.pad_sequence(
-        [example.tokens for example in batch], batch_first=True, padding_value=VOCABULARY - 1
-    )
+    every, where, weights = zip(*((one.tokens, one.words, one.weights) for one in batch), strict=True)
+    tokens = torch.nn.utils.rnn.pad_sequence(every, batch_first=True, padding_value=VOCABULARY - 1)
     out = model.model(input_ids=tokens, output_hidden_states=True)
     spoken = torch.zeros_like(tokens, dtype=torch.bool)
     for row, example in zip(spoken, batch, strict=True):
@@ -160,24 +156,19 @@ def losses(
     logits = out.last_hidden_state[:, :-1][spoken] @ model.model.embed_tokens.weight.T
     language = F.cross_entropy(logits, tokens[:, 1:][spoken])
 
-    where = torch.cat([example.words for example in batch])
-    whose = torch.repeat_interleave(torch.tensor([len(example.words) for example in batch]))
-    weights = torch.cat([example.weights for example in batch])
     # hidden_states[3] is what the full attention reads: a word's weight must be known there to be averaged.
-    lexicon = F.mse_loss(probe(out.hidden_states[3][whose, where]).squeeze(-1), weights) / weights.var()
-    return language, lexicon
+    states = torch.cat([hidden[words] for hidden, words in zip(out.hidden_states[3], where, strict=True)])
+    wanted = torch.cat(weights)
+    return language, F.mse_loss(probe(states).squeeze(-1), wanted) / wanted.var()
 
 
 def pretrain(model: Qwen3_5ForCausalLM, data: Iterator[list[Example]], steps: int) -> None:
     """AdamW with a cosine schedule, in place."""
     probe = torch.nn.Linear(model.config.hidden_size, 1)
     matrices = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": [*others, *probe.parameters()], "weight_decay": 0.0}],
-        lr=PEAK_RATE,
-        betas=(0.9, 0.98),
-    )
+    others = [*(p for p in model.parameters() if p.ndim != 2), *probe.parameters()]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
 
     def rate(step: int) -> float:
         progress = (step + 1) / (steps + 1)
@@ -195,12 +186,8 @@ def pretrain(model: Qwen3_5ForCausalLM, data: Iterator[list[Example]], steps: in
         schedule.step()
         means += [language.item(), lexicon.item()]
         if step % REPORT == 0 or step == steps:
-            language_mean, lexicon_mean = means / (step % REPORT or REPORT)
-            print(
-                f"step {step}/{steps}  {time.monotonic() - begun:5.0f} s  language {language_mean:.3f}"
-                f"  lexicon {lexicon_mean:.3f}",
-                flush=True,
-            )
+            said = "  language {:.3f}  lexicon {:.3f}".format(*means / (step % REPORT or REPORT))
+            print(f"step {step}/{steps}  {time.monotonic() - begun:5.0f} s{said}", flush=True)
             means[:] = 0.0
 
 

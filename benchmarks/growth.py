@@ -28,7 +28,6 @@ import pictures
 import report
 from cpu import padding, workload
 from harness.rows import RESULTS, Row, append, environment, percentiles
-from harness.tables import field as column
 from harness.tables import rich_table
 from harness.timing import rounds
 from slant.errors import SlantError
@@ -39,6 +38,8 @@ RESAMPLES = 1000
 LONG = 512  # tokens: where the cost of a batch that does not grow no longer shows
 FULL = 16  # texts of 128 tokens: a full batch on a CPU, beyond which there are more batches
 FLAT = 64  # texts
+COLUMNS = {key: key for key in ("texts", "length", "rounds")}
+COLUMNS |= {"seconds": "seconds.p50:.4f", "tokens/s": "tokens_per_second:.0f"}
 AIM = 1.2  # best over worst rate of 1 to 64 texts
 Samples = Mapping[int, Sequence[float]]  # seconds by size
 
@@ -212,9 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [about | row for row in rows]
     for row in rows:
         append("growth", row, options.results)
-    columns = {key: column(key) for key in ("texts", "length", "rounds")}
-    columns |= {"seconds": column("seconds", ".4f", part="p50"), "tokens/s": column("tokens_per_second", ".0f")}
-    console.print(rich_table([row for row in rows if row["kind"] == "point"], columns))
+    console.print(rich_table([row for row in rows if row["kind"] == "point"], COLUMNS))
     console.print(report.listed(report.growth_lines(rows)), markup=False, highlight=False)
     missing = [f"{a} x {b}" for one in series for a, b in one.shapes if not one.taken((a, b))]
     if missing:

@@ -15,19 +15,78 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
 
-from demo_base import STEPS, make_base
-from demo_card import Made, write_card
-from demo_task import Task, write_all
+from demo_base import BATCH_TOKENS, LANGUAGE, PROMPTED, STEPS, make_base
+from demo_task import LABELS, Passage, Task, write_all
+from harness.tables import interval, markdown
 from slant import demo
 from slant.cli import app as cli
+from slant.evaluation.assess import Assessment, assess
+from slant.evaluation.reference import Reference
 
+CARD = Path(__file__).with_name("demo_card.md")  # with the figures' places in braces
 # So small a model wants a far higher rate than the recipe's 1e-4, and more steps; the rest is the recipe's.
 FINETUNING = ["--learning-rate", "3e-3", "--batch-size", "16", "--accumulation", "1"]
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def answers(folder: Path, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Labels int64 ``[texts]`` by the checkpoint in ``folder``, run as a model card would, in float32."""
+    return Reference.load(folder, weights="fp32").score(texts, batch_size=16).label
+
+
+def judge(passages: Sequence[Passage], labels: NDArray[np.int64]) -> Assessment:
+    """Labels int64 ``[passages]`` against the passages' own; what is drawn for the intervals is families."""
+    gold = np.array([passage.label for passage in passages])
+    return assess(gold, labels, classes=LABELS, groups=np.array([passage.family for passage in passages]))
+
+
+def row(name: str, found: Assessment) -> list[str]:
+    """A row of the card's table, in the order of accuracy, mean absolute error and macro-F1."""
+    return [name, *(interval((e.value, e.low, e.high)) for e in (found.accuracy, found.mae, found.macro_f1))]
+
+
+def write_card(folder: Path, base: Path, short: Sequence[Passage], long: Sequence[Passage], **made: object) -> str:
+    """Measure the checkpoint in ``folder`` as saved, write its README.md and return the table of figures.
+
+    ``base`` is the model before it was fine-tuned, ``short`` and ``long`` are held-out passages, ``made`` says how.
+    """
+    texts, long_texts = ([passage.text for passage in some] for some in (short, long))
+    tuned = judge(short, answers(folder, texts))
+    guess = tuned.baseline.label
+    rows = [
+        row(f"this checkpoint, {len(short)} passages of 2 to 6 sentences", tuned),
+        row("its base, before fine-tuning", judge(short, answers(base, texts))),
+        row(f"always class {guess}, the most frequent", judge(short, np.full(len(short), guess))),
+        row(f"this checkpoint, {len(long)} passages of 12 sentences", judge(long, answers(folder, long_texts))),
+    ]
+    bundled = [passage["text"] for passage in demo.passages()]
+    counts = np.bincount(answers(folder, bundled), minlength=LABELS)
+    predicted = ", ".join(f"{count} of class {label}" for label, count in enumerate(counts))
+    figures = markdown(["", "accuracy", "mean absolute error", "macro-F1"], rows)
+    card = CARD.read_text(encoding="utf-8").format(
+        figures=figures,
+        options=" ".join(FINETUNING),
+        parameters=sum(tensor.numel() for tensor in load_file(base / "model.safetensors").values()),
+        tokens=BATCH_TOKENS,
+        language=LANGUAGE,
+        prompted=PROMPTED,
+        predicted=predicted,
+        bundled=len(bundled),
+        weights=(folder / "model.safetensors").stat().st_size / 1e6,
+        families=tuned.groups,
+        resamples=tuned.resamples,
+        **made,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return f"{figures}\n\nbundled passages: {predicted}"
 
 
 def main() -> None:
@@ -55,8 +114,8 @@ def main() -> None:
     for name in FILES:
         shutil.copyfile(work / "tuned" / name, arguments.output / name)
 
-    made = Made(arguments.steps, len(task.training), len(passages["train.csv"]), FINETUNING)
-    print(write_card(arguments.output, work / "base", passages["test.csv"], passages["long.csv"], made))
+    made = {"steps": arguments.steps, "speeches": len(task.training), "passages": len(passages["train.csv"])}
+    print(write_card(arguments.output, work / "base", passages["test.csv"], passages["long.csv"], **made))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import product
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rich.progress import track
 
 import pictures
 from harness.rows import RESULTS, Row, append, environment
-from harness.tables import field, rich_table
+from harness.tables import rich_table
 from slant.artifact.recipe import NAMED, Grid, Recipe
 from slant.demo import FOLDER, passages
 from slant.model.config import ModelConfig
@@ -33,6 +33,15 @@ from slant.quantize.sensitivity import Chooser
 from slant_kernels.quantized import BITS, GROUP_SIZES
 from texts import Speech, sentences, speeches, split
 
+COLUMNS = {
+    "kind": "kind",
+    "recipe": "against",
+    "bytes": "matrix_bytes:,",
+    "KL calibration": "calibration_kl:.2e",
+    "predicted": "predicted_kl:.2e",
+    "KL held out": "held_out_kl:.2e",
+    "flips": "held_out_flips",
+}
 FEWEST_WORDS = 12
 SEED = 3
 
@@ -44,40 +53,24 @@ def drawn(from_: Sequence[Speech], number: int, rng: np.random.Generator) -> lis
 
 def uniform(config: ModelConfig) -> Iterator[tuple[str, str, int, Recipe]]:
     """Kind, name, group size and recipe."""
-    for bits in BITS:
-        for size in GROUP_SIZES:
-            yield (
-                "uniform",
-                f"{bits} bits, groups of {size}",
-                size,
-                Recipe(dict.fromkeys(config.quantizable, Grid(bits, size))),
-            )
+    for bits, size in product(BITS, GROUP_SIZES):
+        recipe = Recipe(dict.fromkeys(config.quantizable, Grid(bits, size)))
+        yield "uniform", f"{bits} bits, groups of {size}", size, recipe
     for name in NAMED:
         yield "named", name, 64, config.recipe(NAMED[name])
 
 
-class Bench:
-    """A gauge on the calibration texts and, for the same exchanged model, the held-out texts."""
-
-    def __init__(self, calibration: Sequence[str], held_out: Sequence[str]) -> None:
-        self.gauge = Gauge.load(FOLDER, calibration, LoadOptions(weights="fp32", device="cpu"))
-        self.held_out = Replay(self.gauge.runner, [text.ids for text in self.gauge.prompt.encode(held_out)])
-        self.groups = groups(self.gauge.checkpoint.config)
-
-    def sensitivities(self) -> list[Sensitivity]:
-        grids = [None, *(Grid(bits, size) for bits in BITS for size in GROUP_SIZES)]
-        return [self.gauge.measure([names], grids)[0] for names in track(self.groups, "measuring")]
-
-    def row(self, recipe: Recipe) -> dict[str, Any]:
-        calibration_kl = self.gauge.kl(recipe)
-        p, q = self.held_out.reference.double(), self.held_out.logits(self.gauge.exchange.first).double()
-        kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-        return {
-            "calibration_kl": float(f"{calibration_kl:.4g}"),
-            "held_out_kl": float(f"{float(kl.mean()):.4g}"),
-            "held_out_kl_p99": float(f"{float(kl.quantile(0.99)):.4g}"),
-            "held_out_flips": int((p.argmax(-1) != q.argmax(-1)).sum()),
-        }
+def measured(gauge: Gauge, held_out: Replay, recipe: Recipe) -> Row:
+    """A recipe on the calibration texts and, for the same exchanged model, on the held-out texts."""
+    calibration_kl = gauge.kl(recipe)
+    p, q = held_out.reference.double(), held_out.logits(gauge.exchange.first).double()
+    kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    return {
+        "calibration_kl": float(f"{calibration_kl:.4g}"),
+        "held_out_kl": float(f"{float(kl.mean()):.4g}"),
+        "held_out_kl_p99": float(f"{float(kl.quantile(0.99)):.4g}"),
+        "held_out_flips": int((p.argmax(-1) != q.argmax(-1)).sum()),
+    }
 
 
 def only(sensitivities: Sequence[Sensitivity], size: int) -> list[Sensitivity]:
@@ -101,34 +94,30 @@ def main() -> None:
     bundled = [passage["text"] for passage in passages()]
     calibration = bundled[::2] + drawn(seen, options.calibration, rng)
     held_out = bundled[1::2] + drawn(unseen, options.held_out, rng)
-    bench = Bench(calibration, held_out)
-    found = bench.sensitivities()
-    fixed = bench.gauge.fixed_bytes
-    choosers = {"all group sizes": Chooser(found, fixed)}
-    choosers |= {f"groups of {size}": Chooser(only(found, size), fixed) for size in GROUP_SIZES}
+    gauge = Gauge.load(FOLDER, calibration, LoadOptions(weights="fp32", device="cpu"))
+    unseen_texts = Replay(gauge.runner, [text.ids for text in gauge.prompt.encode(held_out)])
+    config, fixed = gauge.checkpoint.config, gauge.fixed_bytes
+    grids = [None, *(Grid(bits, size) for bits, size in product(BITS, GROUP_SIZES))]
+    found = [gauge.measure([names], grids)[0] for names in track(groups(config), "measuring")]
+    every = Chooser(found, fixed)
+    own = {size: Chooser(only(found, size), fixed) for size in GROUP_SIZES}
 
     run = environment() | {"model": "demo", "calibration_texts": len(calibration), "held_out_texts": len(held_out)}
     rows = []
-    for kind, name, size, recipe in track(list(uniform(bench.gauge.checkpoint.config)), "comparing"):
+    for kind, name, size, recipe in track(list(uniform(config)), "comparing"):
         nbytes = sum(s.options[s.grids.index(recipe.grid(s.names[0]))].size for s in found)
-        rows.append({"kind": kind, "against": name, "matrix_bytes": nbytes} | bench.row(recipe))
-        for kind, key in (("own group size", f"groups of {size}"), ("all group sizes", "all group sizes")):
-            chooser = choosers[key]
+        row = {"kind": kind, "against": name, "matrix_bytes": nbytes}
+        rows.append(row | measured(gauge, unseen_texts, recipe))
+        for chosen, chooser in (("own group size", own[size]), ("all group sizes", every)):
             choice = chooser.within_bytes(fixed + nbytes)
-            row = {"kind": kind, "against": name, "matrix_bytes": choice.size} | bench.row(chooser.recipe(choice))
+            row = {"kind": chosen, "against": name, "matrix_bytes": choice.size}
+            row |= measured(gauge, unseen_texts, chooser.recipe(choice))
             rows.append(row | {"predicted_kl": float(f"{choice.cost:.4g}")})
     rows = [run | {"fixed_bytes": fixed} | row for row in rows]
     for row in rows:
         append("mixed_bits", row)
-    columns: dict[str, Any] = {"recipe": name_of, "bytes": field("matrix_bytes", ",")}
-    keys = {"KL calibration": "calibration_kl", "predicted": "predicted_kl", "KL held out": "held_out_kl"}
-    columns |= {title: field(key, ".2e") for title, key in keys.items()} | {"flips": field("held_out_flips")}
-    Console(width=110).print(rich_table(rows, columns))
+    Console(width=110).print(rich_table(rows, COLUMNS))
     pictures.mixed_bits(rows, RESULTS / "mixed_bits.svg")
-
-
-def name_of(row: Row) -> str:
-    return row["against"] if row["kind"] in ("uniform", "named") else f"  chosen, {row['kind']}"
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from cpu import workload
-from gpu.case import BF16
-from gpu.kernel_cases import OPS
-from gpu.kernels import held
-from gpu.linear_cases import quantized_matrix
+from gpu.case import BF16, Draw
+from gpu.device import held
+from gpu.kernel_cases import OPS, at_shape
 from gpu.waterfall import calls
 from slant.runtime.runner import Runner
 from slant_kernels.linear import linear
@@ -44,7 +43,7 @@ def test_op(name: str, rows: int, length: int, runner: Runner, measure: Callable
     often = calls(config)[name]
     if not often:
         pytest.skip(f"the model calls no {name} at all positions")
-    case = OPS[name](config, rows, length)
+    case = at_shape(config, rows, length)[name]
     arguments = in_dtype(case.make(torch.device("cpu")), dtype)
     measure(
         lambda: case.run(*arguments),
@@ -90,7 +89,7 @@ def test_linear(name: str, rows: int, length: int, runner: Runner, measure: Call
 @pytest.mark.parametrize("bits", BITS)
 def test_dequantize(bits: int, runner: Runner, measure: Callable[..., Any]) -> None:
     shape = workload.matrices(runner.model)["Block.gate_up"][0].shape
-    matrix = quantized_matrix(torch.device("cpu"), tuple(shape), bits, GROUP)
+    matrix = Draw(torch.device("cpu")).quantized(tuple(shape), bits, GROUP)
     out = torch.empty(shape, dtype=runner.model.dtype)
     measure(
         lambda: dequantize(matrix, out.dtype, out),

@@ -1,4 +1,4 @@
-"""One op at one shape: its arguments, the bytes and FLOPs it cannot do without, and what it competes with.
+"""One op at one shape: its arguments, the bytes and FLOPs it cannot do without, what it competes with.
 
 A case is made for the device "meta", where its kernels compile, or for a GPU, where they are timed. Inputs are random,
 never zeros: zeros hide outputs that nobody wrote, and can run faster than data does.
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from gpu.peers import Arguments, Peer, torch_path
+from slant_kernels.quantized import QuantizedMatrix, layout
 
-BF16, FP32, FP16 = torch.bfloat16, torch.float32, torch.float16
+BF16, FP32 = torch.bfloat16, torch.float32
 ON_THE_HOST = ("delta_inputs", "delta_rule", "delta_net", "last_attention")  # torch paths that read or copy host memory
 
 
@@ -39,21 +40,42 @@ class Case:
     compiled: bool = True  # for False it is only timed: another case compiles the same code
 
 
-def beside_torch(
-    op: str, run: Callable[..., Any], label: str, make: Callable[..., Arguments], size: int, **rest: Any
+@dataclass(frozen=True)
+class Draw:
+    """Random tensors on a device."""
+
+    device: torch.device
+
+    def normal(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
+        return torch.randn(*shape, dtype=dtype, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, device=self.device)
+
+    def full(self, count: int, value: int) -> Tensor:
+        return torch.full((count,), value, device=self.device)
+
+    def quantized(self, shape: tuple[int, int], bits: int, group_size: int) -> QuantizedMatrix:
+        """Random codes, and scales and zeros of an ordinary size."""
+        codes, groups = layout(shape, bits, group_size)
+        zeros = self.normal(*groups, dtype=torch.float16)
+        values = torch.randint(256, codes, dtype=torch.uint8, device=self.device)
+        scales = (0.01 + 0.01 * self.uniform(*groups)).half()
+        return QuantizedMatrix(values, scales, zeros, bits, group_size, shape)
+
+
+def case(
+    run: Callable[..., Any],
+    label: str,
+    size: int,
+    make: Callable[[Draw], Arguments],
+    flops: int = 0,
+    peers: tuple[Peer, ...] = (),
+    *,
+    beside_torch: bool = True,
+    **rest: Any,
 ) -> Case:
-    """A case whose first peer is the op's own torch path."""
-    peers = torch_path(run, captured=op not in ON_THE_HOST), *rest.pop("peers", ())
-    return Case(op, label, make, run, size, peers=peers, **rest)
-
-
-def label(B: int, T: int, dtype: torch.dtype = BF16) -> str:
-    return f"{B} x {T}" + " fp32" * (dtype == FP32)
-
-
-def randn(device: torch.device, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
-    return torch.randn(*shape, dtype=dtype, device=device)
-
-
-def rand(device: torch.device, *shape: int) -> Tensor:
-    return torch.rand(*shape, device=device)
+    """The case of an op, which is called as its function is; its first peer is its own torch path."""
+    op = run.__name__
+    own = (torch_path(run, captured=op not in ON_THE_HOST),) if beside_torch else ()
+    return Case(op, label, lambda device: make(Draw(device)), run, size, flops, (*own, *peers), **rest)

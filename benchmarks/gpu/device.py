@@ -10,12 +10,12 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from slant.bench.turns import take_turns
 from slant.runtime.execution import HeadOutput
@@ -170,15 +170,28 @@ class Gpu(DryRun):
 def turns(samples: Mapping[str, Sample], seconds: float, fewest: int = FEWEST) -> dict[str, list[float]]:
     """Samples of each loop, taken in turn until each has had about ``seconds``; a first one is not kept."""
     first = max(max(TURN, sample()) for sample in samples.values())
-    count = max(fewest, min(MOST, int(seconds / first)))
-    endless = dict.fromkeys(samples, math.inf)
-    return take_turns(samples, dict.fromkeys(samples, count), endless, lambda sample: sample())  # type: ignore[arg-type]
+    return in_turn(lambda sample: sample(), samples, max(fewest, min(MOST, int(seconds / first))))
 
 
-def in_turn(device: DryRun, bodies: Mapping[str, Body], count: int) -> dict[str, list[float]]:
-    """Seconds of ``count`` calls of each body, in turn."""
-    endless = dict.fromkeys(bodies, math.inf)
-    return take_turns(bodies, dict.fromkeys(bodies, count), endless, device.seconds)  # type: ignore[arg-type]
+def in_turn(seconds: Callable[[Body], float], bodies: Mapping[str, Body], count: int) -> dict[str, list[float]]:
+    """What ``seconds`` says of ``count`` calls of each body, in turn."""
+    return take_turns(bodies, dict.fromkeys(bodies, count), dict.fromkeys(bodies, math.inf), seconds)  # type: ignore[arg-type]
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dataclasses."""
+    if is_dataclass(value):
+        value = [getattr(value, part.name) for part in fields(value)]
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors(part)
+
+
+def held(values: Any) -> int:
+    """Bytes of all tensors in ``values``, each once."""
+    return sum({(tensor.data_ptr(), tensor.shape): tensor.nbytes for tensor in tensors(values)}.values())
 
 
 def input_sets(make: Callable[[], Arguments], size: int, cache: int) -> list[Arguments]:
@@ -212,16 +225,3 @@ class Limits:
 
 
 NO_LIMITS = Limits(math.inf, math.inf)
-
-
-@contextmanager
-def no_synchronisation(place: torch.device) -> Iterator[None]:
-    """Within it, whatever makes the host wait for the GPU is an error."""
-    if place.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from gpu.case import BF16, FP32, Case, beside_torch, label, rand, randn
+from gpu.case import BF16, FP32, Case, Draw, case
 from gpu.linear_cases import eight_bit_cases, quantized_cases
 from gpu.peers import FLA, Arguments
 from random_model import SHAPES
@@ -39,233 +38,174 @@ FEW = (16, 64, 256, 1024)
 PREFIX = 30  # tokens of the prompt that all texts share
 LABELS = 5
 EPS = 1e-6
+PER_TOKEN = ("embedding", "add_rms_norm", "rms_norm", "gated_rms_norm", "norm_rotary", "keys_values", "gate_heads")
+PER_TOKEN += ("swiglu",)
+PER_BATCH = ("delta_inputs", "delta_rule", "delta_net", "causal_attention", "last_attention")
+# What a forward calls on a CPU, where delta_net is one op.
+OPS = [op for op in (*PER_TOKEN, *PER_BATCH, "digit_head") if op not in ("rms_norm", "delta_inputs", "delta_rule")]
+
+
+@lru_cache(maxsize=1)
+def _table(device: torch.device, V: int, D: int) -> Tensor:
+    """One table for all cases: it is large, and other ids read other rows."""
+    return torch.randn(V, D, dtype=BF16, device=device)
 
 
 def cases(
     c: ModelConfig = MODEL, batches: tuple[tuple[int, int], ...] = BATCHES, few: tuple[int, ...] = FEW
 ) -> list[Case]:
     """All cases of a model; ``few`` are numbers of tokens for the quantized linear beside those of the batches."""
-    lines = {B * T: (1, B * T) for B, T in batches}.values()  # for ops that see only the number of tokens
-    per_tokens = (
-        _embedding,
-        _add_rms_norm,
-        _rms_norm,
-        _gated_rms_norm,
-        _norm_rotary,
-        _keys_values,
-        _gate_heads,
-        _swiglu,
-    )
-    per_batch = (_delta_inputs, _delta_rule, _delta_net, _causal_attention, _last_attention)
-    found = [case(c, B, T) for case in per_tokens for B, T in lines]
-    found += [case(c, B, T) for case in per_batch for B, T in batches]
-    found += [replace(case(c, *batches[0], FP32), timed=False) for case in (_delta_inputs, _delta_rule)]
-    found += [_digit_head(c, B) for B in sorted({B for B, _ in batches})]
-    found += quantized_cases(c, sorted({*few, *(B * T for B, T in lines)}))
-    return found + list(eight_bit_cases(c, [B * T for B, T in lines]))
+    tokens = list(dict.fromkeys(B * T for B, T in batches))
+    flat, whole = [at_shape(c, 1, M) for M in tokens], [at_shape(c, B, T) for B, T in batches]
+    found = [made[op] for op in PER_TOKEN for made in flat]
+    found += [made[op] for op in PER_BATCH for made in whole]
+    fp32 = at_shape(c, *batches[0], FP32)
+    found += [replace(fp32[op], timed=False) for op in ("delta_inputs", "delta_rule")]
+    found += [at_shape(c, B, 1)["digit_head"] for B in sorted({B for B, _ in batches})]
+    return [*found, *quantized_cases(c, sorted({*few, *tokens})), *eight_bit_cases(c, tokens)]
 
 
-def _lengths(device: torch.device, B: int, length: int) -> Tensor:
-    return torch.full((B,), length, device=device)
+def at_shape(c: ModelConfig, B: int, T: int, dtype: torch.dtype = BF16) -> dict[str, Case]:
+    """Each op by name for B texts of T tokens, but the quantized and 8-bit products; dtype is the delta rule's."""
+    D, F, V, M, S = c.hidden_size, c.intermediate_size, c.vocab_size, B * T, PREFIX + T
+    H, G, Dh, R = c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rotary_dim
+    Hk, K, Hv, Vh = c.linear_num_key_heads, c.linear_key_head_dim, c.linear_num_value_heads, c.linear_value_head_dim
+    C, W, item = c.conv_dim, c.linear_conv_kernel_dim, dtype.itemsize
+    label, texts = f"{B} x {T}" + " fp32" * (dtype == FP32), f"{B} texts"
 
+    def angles(on: Draw) -> tuple[Tensor, Tensor]:
+        return on.uniform(T, R // 2), on.uniform(T, R // 2)
 
-def _embedding(c: ModelConfig, B: int, T: int) -> Case:
-    V, D = c.vocab_size, c.hidden_size
+    def weight(on: Draw, width: int) -> Tensor:
+        return on.normal(width, dtype=FP32)
 
-    def make(device: torch.device) -> Arguments:
-        return torch.randint(V, (B, T), device=device), _lengths(device, B, T), _table(device, V, D)
+    def query_and_gate(on: Draw) -> tuple[Tensor, ...]:
+        return on.normal(B, T, 2 * H * Dh).unflatten(-1, (H, 2, Dh)).unbind(3)
 
-    size, rows = B * T * (8 + 2 * D + 2 * D) + 8 * B, 2 * D * (V - B * T)  # of the table only the rows looked up
-    return beside_torch("embedding", embedding.embedding, label(B, T), make, size, uncounted=rows)
+    def key_value(on: Draw) -> Tensor:
+        return on.normal(B, T, 2 * (G + H) * Dh)[..., : 2 * G * Dh].unflatten(-1, (2, G, Dh))
 
+    def mixed(on: Draw) -> Arguments:
+        """The projections as ``delta_inputs`` gets them, and its parameters."""
+        x = on.normal(B, T, C + c.value_dim, dtype=dtype)[..., :C]
+        a, b = on.normal(B, T, 2 * Hv, dtype=dtype).chunk(2, dim=-1)
+        return x, a, b, on.normal(W, C, dtype=FP32), on.uniform(Hv) * 3, weight(on, Hv), Hk, K
 
-@lru_cache(maxsize=1)
-def _table(device: torch.device, V: int, D: int) -> Tensor:
-    """One table for all cases: it is large, and other ids read other rows."""
-    return randn(device, V, D)
+    def gated_z(on: Draw) -> Tensor:
+        return on.normal(B, T, C + c.value_dim)[..., C:].unflatten(-1, (Hv, Vh))
 
-
-def _add_rms_norm(c: ModelConfig, B: int, T: int) -> Case:
-    D = c.hidden_size
-
-    def make(device: torch.device) -> Arguments:
-        return randn(device, B, T, D), randn(device, B, T, D), randn(device, D, dtype=FP32), EPS
-
-    return beside_torch("add_rms_norm", norm.add_rms_norm, label(B, T), make, B * T * 4 * 2 * D + 4 * D)
-
-
-def _rms_norm(c: ModelConfig, B: int, T: int) -> Case:
-    D = c.hidden_size
-
-    def make(device: torch.device) -> Arguments:
-        return randn(device, B, T, D), randn(device, D, dtype=FP32), EPS
-
-    return beside_torch("rms_norm", norm.rms_norm, label(B, T), make, B * T * 2 * 2 * D + 4 * D)
-
-
-def _gated_rms_norm(c: ModelConfig, B: int, T: int) -> Case:
-    H, D = c.linear_num_value_heads, c.linear_value_head_dim
-
-    def make(device: torch.device) -> Arguments:
-        z = randn(device, B, T, c.conv_dim + c.value_dim)[..., c.conv_dim :].unflatten(-1, (H, D))
-        return randn(device, B, T, H, D), z, randn(device, D, dtype=FP32), EPS
-
-    return beside_torch("gated_rms_norm", norm.gated_rms_norm, label(B, T), make, B * T * 3 * 2 * H * D + 4 * D)
-
-
-def _norm_rotary(c: ModelConfig, B: int, T: int) -> Case:
-    H, D, R = c.num_attention_heads, c.head_dim, c.rotary_dim
-
-    def make(device: torch.device) -> Arguments:
-        q, _ = randn(device, B, T, 2 * H * D).unflatten(-1, (H, 2, D)).unbind(3)
-        return q, randn(device, D, dtype=FP32), rand(device, T, R // 2), rand(device, T, R // 2), EPS, PREFIX
-
-    size = 2 * H * D * B * (T + T + PREFIX) + 4 * T * R + 4 * D
-    return beside_torch("norm_rotary", rotary.norm_rotary, label(B, T), make, size)
-
-
-def _keys_values(c: ModelConfig, B: int, T: int) -> Case:
-    G, D, R = c.num_key_value_heads, c.head_dim, c.rotary_dim
-
-    def make(device: torch.device) -> Arguments:
-        width = 2 * (G + c.num_attention_heads) * D
-        kv = randn(device, B, T, width)[..., : 2 * G * D].unflatten(-1, (2, G, D))
-        before = randn(device, 1, G, PREFIX, D), randn(device, 1, G, PREFIX, D)
-        return kv, randn(device, D, dtype=FP32), rand(device, T, R // 2), rand(device, T, R // 2), EPS, before
-
-    size = 2 * G * D * 2 * (B * T + PREFIX + B * (T + PREFIX)) + 4 * T * R + 4 * D
-    return beside_torch("keys_values", rotary.keys_values, label(B, T), make, size)
-
-
-def _gate_heads(c: ModelConfig, B: int, T: int) -> Case:
-    H, D = c.num_attention_heads, c.head_dim
-
-    def make(device: torch.device) -> Arguments:
-        _, gate = randn(device, B, T, 2 * H * D).unflatten(-1, (H, 2, D)).unbind(3)
-        return randn(device, B, H, PREFIX + T, D)[:, :, PREFIX:], gate
-
-    return beside_torch("gate_heads", rotary.gate_heads, label(B, T), make, B * T * 3 * 2 * H * D)
-
-
-def _swiglu(c: ModelConfig, B: int, T: int) -> Case:
-    width = c.intermediate_size
-
-    def make(device: torch.device) -> Arguments:
-        return (randn(device, B, T, 2 * width),)
-
-    return beside_torch("swiglu", swiglu.swiglu, label(B, T), make, B * T * 3 * 2 * width)
-
-
-def _mixed(c: ModelConfig, B: int, T: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    """The projections as ``delta_inputs`` gets them, and its parameters."""
-    Hv, W = c.linear_num_value_heads, c.linear_conv_kernel_dim
-    mixed = randn(device, B, T, c.conv_dim + c.value_dim, dtype=dtype)[..., : c.conv_dim]
-    a, b = randn(device, B, T, 2 * Hv, dtype=dtype).chunk(2, dim=-1)
-    parameters = randn(device, W, c.conv_dim, dtype=FP32), rand(device, Hv) * 3, randn(device, Hv, dtype=FP32)
-    return mixed, a, b, *parameters, c.linear_num_key_heads, c.linear_key_head_dim
-
-
-def _mixed_bytes(c: ModelConfig, B: int, T: int, dtype: torch.dtype) -> int:
-    """Of the above and the convolution's first inputs."""
-    Hv, W, size = c.linear_num_value_heads, c.linear_conv_kernel_dim, dtype.itemsize
-    return B * T * size * (c.conv_dim + 2 * Hv) + 4 * W * c.conv_dim + 2 * 4 * Hv + size * (W - 1) * c.conv_dim
-
-
-def _delta_inputs(c: ModelConfig, B: int, T: int, dtype: torch.dtype = BF16) -> Case:
-    def make(device: torch.device) -> Arguments:
-        before = randn(device, 1, c.linear_conv_kernel_dim - 1, c.conv_dim, dtype=dtype)
-        return *_mixed(c, B, T, dtype, device), before
-
-    outputs = B * T * (dtype.itemsize * c.conv_dim + 2 * 4 * c.linear_num_value_heads)
-    size = _mixed_bytes(c, B, T, dtype) + outputs
-    return beside_torch("delta_inputs", delta_inputs.delta_inputs, label(B, T, dtype), make, size)
-
-
-def _delta_rule(c: ModelConfig, B: int, T: int, dtype: torch.dtype = BF16) -> Case:
-    H, K = c.linear_num_key_heads, c.linear_key_head_dim
-    Hv, V = c.linear_num_value_heads, c.linear_value_head_dim
-
-    def make(device: torch.device) -> Arguments:
-        qk = randn(device, B, T, 2, H, K, dtype=FP32)
-        qk = qk / qk.norm(dim=-1, keepdim=True) * torch.tensor([K**-0.5, 1.0], device=device)[:, None, None]
+    def rule(on: Draw) -> Arguments:
+        qk = on.normal(B, T, 2, Hk, K, dtype=FP32)
+        qk = qk / qk.norm(dim=-1, keepdim=True) * torch.tensor([K**-0.5, 1.0], device=on.device)[:, None, None]
         # As delta_inputs leaves them: slices of one tensor.
-        whole = torch.cat([qk.flatten(2).to(dtype), randn(device, B, T, Hv * V, dtype=dtype)], dim=2)
-        query, key, v = whole.split([H * K, H * K, Hv * V], dim=2)
-        heads = query.unflatten(2, (H, K)), key.unflatten(2, (H, K)), v.unflatten(2, (Hv, V))
-        return *heads, -rand(device, B, T, Hv), rand(device, B, T, Hv), randn(device, 1, Hv, K, V, dtype=FP32)
+        whole = torch.cat([qk.flatten(2).to(dtype), on.normal(B, T, Hv * Vh, dtype=dtype)], dim=2)
+        query, key, v = whole.split([Hk * K, Hk * K, Hv * Vh], dim=2)
+        heads = query.unflatten(2, (Hk, K)), key.unflatten(2, (Hk, K)), v.unflatten(2, (Hv, Vh))
+        return *heads, -on.uniform(B, T, Hv), on.uniform(B, T, Hv), state(on)
 
-    # The state is read and not kept.
-    size = B * T * (dtype.itemsize * (2 * H * K + 2 * Hv * V) + 2 * 4 * Hv) + 4 * Hv * K * V
-    run, flops = delta_rule.delta_rule, _rule_flops(c, B, T)
-    return beside_torch("delta_rule", run, label(B, T, dtype), make, size, flops=flops, peers=(FLA,))
+    def state(on: Draw) -> Tensor:
+        return on.normal(1, Hv, K, Vh, dtype=FP32)
 
+    def before(on: Draw) -> Tensor:
+        """The convolution's first inputs."""
+        return on.normal(1, W - 1, C, dtype=dtype)
 
-def _rule_flops(c: ModelConfig, B: int, T: int) -> int:
-    """The chunked form, for C tokens of a chunk and value head: k k^T and q k^T (4 C^2 K), the inverse times v and k
-    (2 C^2 (K + V)), attn N (2 C^2 V), and W S, q S, k^T N (6 C K V). Making the inverse itself is not counted."""
-    C, K, V = delta_rule.CHUNK, c.linear_key_head_dim, c.linear_value_head_dim
-    return B * T * c.linear_num_value_heads * (2 * C * (3 * K + 2 * V) + 6 * K * V)
+    def keys_values(on: Draw) -> Arguments:
+        return on.normal(B, G, S, Dh), on.normal(B, G, S, Dh)
 
-
-def _delta_net(c: ModelConfig, B: int, T: int) -> Case:
-    Hv, K, V = c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim
-
-    def make(device: torch.device) -> Arguments:
-        before = randn(device, 1, c.linear_conv_kernel_dim - 1, c.conv_dim)
-        return *_mixed(c, B, T, BF16, device), (before, randn(device, 1, Hv, K, V, dtype=FP32))
-
-    size = _mixed_bytes(c, B, T, BF16) + 4 * Hv * K * V + B * T * 2 * Hv * V
-    return beside_torch("delta_net", delta_net.delta_net, label(B, T), make, size, flops=_rule_flops(c, B, T))
-
-
-def _causal_attention(c: ModelConfig, B: int, T: int) -> Case:
-    H, G, D = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-    S = PREFIX + T
-
-    def make(device: torch.device) -> Arguments:
-        # As norm_rotary and keys_values leave them.
-        return randn(device, B, H, S, D), randn(device, B, G, S, D), randn(device, B, G, S, D)
-
+    mixed_size = M * item * (C + 2 * Hv) + 4 * W * C + 2 * 4 * Hv + item * (W - 1) * C
+    # The chunked form, for L tokens of a chunk and value head: k k^T and q k^T (4 L^2 K), the inverse times v and k
+    # (2 L^2 (K + V)), attn N (2 L^2 V), and W S, q S, k^T N (6 L K V). Making the inverse itself is not counted.
+    rule_flops = M * Hv * (2 * delta_rule.CHUNK * (3 * K + 2 * Vh) + 6 * K * Vh)
     # Empty queries stand before the text's, PREFIX of them, whose work is not counted.
-    pairs = T * PREFIX + T * (T + 1) // 2  # of a query and a key it sees; 4 D for q k and for p v
-    size, flops = 2 * B * D * (2 * H * S + 2 * G * S), B * H * pairs * 4 * D
-    # It is torch's, and has no other way to be beside.
-    return Case("causal_attention", label(B, T), make, attention.causal_attention, size, flops)
-
-
-def _last_attention(c: ModelConfig, B: int, T: int) -> Case:
-    H, G, D = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-    S = PREFIX + T
-
-    def make(device: torch.device) -> Arguments:
-        lengths = _lengths(device, B, S)
-        return randn(device, B, H, 1, D), randn(device, B, G, S, D), randn(device, B, G, S, D), lengths
-
-    size, flops = 2 * B * D * (2 * H + 2 * G * S) + 8 * B, B * H * S * 4 * D
-    return beside_torch("last_attention", attention.last_attention, label(B, T), make, size, flops=flops)
-
-
-def _digit_head(c: ModelConfig, B: int) -> Case:
-    D = c.hidden_size
-
-    def make(device: torch.device) -> Arguments:
-        return randn(device, B, D), randn(device, D, dtype=FP32), randn(device, LABELS, D, dtype=FP32), EPS
-
-    size = B * (2 * D + 2 * 4 * LABELS) + 4 * (1 + LABELS) * D
-    return beside_torch("digit_head", digit_head.digit_head, f"{B} texts", make, size)
-
-
-# What a forward calls on a CPU, where delta_net is one op.
-OPS: dict[str, Callable[[ModelConfig, int, int], Case]] = {
-    "embedding": _embedding,
-    "add_rms_norm": _add_rms_norm,
-    "gated_rms_norm": _gated_rms_norm,
-    "delta_net": _delta_net,
-    "norm_rotary": _norm_rotary,
-    "keys_values": _keys_values,
-    "causal_attention": _causal_attention,
-    "gate_heads": _gate_heads,
-    "last_attention": _last_attention,
-    "swiglu": _swiglu,
-    "digit_head": lambda c, B, T: _digit_head(c, B),
-}
+    pairs = T * PREFIX + T * (T + 1) // 2  # of a query and a key it sees; 4 Dh for q k and for p v
+    found = [
+        case(
+            embedding.embedding,
+            label,
+            M * (8 + 2 * 2 * D) + 8 * B,  # of the table only the rows looked up
+            lambda on: (torch.randint(V, (B, T), device=on.device), on.full(B, T), _table(on.device, V, D)),
+            uncounted=2 * D * (V - M),
+        ),
+        case(
+            norm.add_rms_norm,
+            label,
+            M * 4 * 2 * D + 4 * D,
+            lambda on: (on.normal(B, T, D), on.normal(B, T, D), weight(on, D), EPS),
+        ),
+        case(norm.rms_norm, label, M * 4 * D + 4 * D, lambda on: (on.normal(B, T, D), weight(on, D), EPS)),
+        case(
+            norm.gated_rms_norm,
+            label,
+            M * 3 * 2 * Hv * Vh + 4 * Vh,
+            lambda on: (on.normal(B, T, Hv, Vh), gated_z(on), weight(on, Vh), EPS),
+        ),
+        case(
+            rotary.norm_rotary,
+            label,
+            2 * H * Dh * B * (T + S) + 4 * T * R + 4 * Dh,
+            lambda on: (query_and_gate(on)[0], weight(on, Dh), *angles(on), EPS, PREFIX),
+        ),
+        case(
+            rotary.keys_values,
+            label,
+            2 * G * Dh * 2 * (M + PREFIX + B * S) + 4 * T * R + 4 * Dh,
+            lambda on: (
+                key_value(on),
+                weight(on, Dh),
+                *angles(on),
+                EPS,
+                (on.normal(1, G, PREFIX, Dh), on.normal(1, G, PREFIX, Dh)),
+            ),
+        ),
+        case(
+            rotary.gate_heads,
+            label,
+            M * 3 * 2 * H * Dh,
+            lambda on: (on.normal(B, H, S, Dh)[:, :, PREFIX:], query_and_gate(on)[1]),
+        ),
+        case(swiglu.swiglu, label, M * 3 * 2 * F, lambda on: (on.normal(B, T, 2 * F),)),
+        case(
+            delta_inputs.delta_inputs,
+            label,
+            mixed_size + M * (item * C + 2 * 4 * Hv),
+            lambda on: (*mixed(on), before(on)),
+        ),
+        case(  # the state is read and not kept
+            delta_rule.delta_rule,
+            label,
+            M * (item * (2 * Hk * K + 2 * Hv * Vh) + 2 * 4 * Hv) + 4 * Hv * K * Vh,
+            rule,
+            rule_flops,
+            (FLA,),
+        ),
+        case(
+            delta_net.delta_net,
+            label,
+            mixed_size + 4 * Hv * K * Vh + M * 2 * Hv * Vh,
+            lambda on: (*mixed(on), (before(on), state(on))),
+            rule_flops,
+        ),
+        case(  # as norm_rotary and keys_values leave them; it is torch's, and has no other way to be beside
+            attention.causal_attention,
+            label,
+            2 * B * Dh * 2 * (H + G) * S,
+            lambda on: (on.normal(B, H, S, Dh), *keys_values(on)),
+            B * H * pairs * 4 * Dh,
+            beside_torch=False,
+        ),
+        case(
+            attention.last_attention,
+            label,
+            2 * B * Dh * 2 * (H + G * S) + 8 * B,
+            lambda on: (on.normal(B, H, 1, Dh), *keys_values(on), on.full(B, S)),
+            B * H * S * 4 * Dh,
+        ),
+        case(
+            digit_head.digit_head,
+            texts,
+            B * (2 * D + 2 * 4 * LABELS) + 4 * (1 + LABELS) * D,
+            lambda on: (on.normal(B, D), weight(on, D), on.normal(LABELS, D, dtype=FP32), EPS),
+        ),
+    ]
+    return {one.op: one for one in found}

@@ -11,23 +11,20 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from gpu import tune
 from gpu.case import Case
-from gpu.device import NO_LIMITS, Arguments, DryRun, Gpu, Limits, Sample, input_sets, turns
+from gpu.device import NO_LIMITS, Arguments, DryRun, Gpu, Limits, Sample, held, input_sets, turns
 from gpu.kernel_cases import TINY, cases
 from harness.rows import RESULTS, Row, append, environment, gpu, percentiles
-from harness.tables import field as column
 from harness.tables import rich_table
 from slant_kernels import launch
 
@@ -35,29 +32,18 @@ NAME = "gpu_kernels"
 OURS = "slant"
 TITLE = "of the limit: the least time for the bytes or the FLOPs, what binds, over the time"
 COLUMNS = {
-    "op": column("op"),
-    "shape": column("shape"),
-    "by": column("by"),
-    "µs": column("microseconds", ".1f", part="p50"),
-    "p20": column("microseconds", ".1f", part="p20"),
-    "p80": column("microseconds", ".1f", part="p80"),
-    "GB/s": column("bytes_per_s", ".0f", 1e-9),
-    "TFLOP/s": lambda row: column("flops_per_s", ".1f", 1e-12)(row) if row.get("flops") else "",
-    "of the limit": column("of_limit", ".0%"),
-    "bound by": column("bound_by"),
-    "": column("note"),
+    "op": "op",
+    "shape": "shape",
+    "by": "by",
+    "µs": "microseconds.p50:.1f",
+    "p20": "microseconds.p20:.1f",
+    "p80": "microseconds.p80:.1f",
+    "GB/s": "bytes_per_s:.0f/1e9",
+    "TFLOP/s": "flops_per_s:.1f/1e12",
+    "of the limit": "of_limit:.0%",
+    "bound by": "bound_by",
+    "": "note",
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of one call by contender, ours first, and why a peer has none."""
-
-    case: Case
-    samples: dict[str, list[float]]
-    captured: dict[str, bool]
-    sets: int
-    reasons: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,8 @@ class Bench:
     cache: int = 0  # bytes of L2
     seconds: float = 0
 
-    def measure(self, case: Case, peers: bool = True) -> Measured:
+    def measure(self, case: Case, peers: bool = True) -> tuple[list[Row], dict[str, str]]:
+        """A row a contender for the result file, ours first; and why peers have none."""
         sets = input_sets(partial(case.make, self.device.place), case.bytes, self.cache)
         loops: dict[str, Sample] = {OURS: self.device.loop(case.run, sets, captured=True)}
         captured, reasons = {OURS: True}, {}
@@ -83,30 +70,27 @@ class Bench:
             except Exception as error:  # another library's failure is its own; ours would end the run
                 reasons[peer.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             captured[peer.name] = peer.captured
-        return Measured(case, turns(loops, self.seconds), captured, len(sets), reasons)
-
-    def rows(self, measured: Measured) -> Iterator[Row]:
-        """One row a contender, for the result file."""
-        case, limits = measured.case, self.limits
-        for name, samples in measured.samples.items():
-            seconds = median(samples)
-            yield {
+        rows = [
+            {
                 "op": case.op,
                 "shape": case.label,
                 "by": name,
                 "microseconds": percentiles([1e6 * sample for sample in samples]),
                 "bytes": case.bytes,
                 "flops": case.flops,
-                "bytes_per_s": case.bytes / seconds,
-                "flops_per_s": case.flops / seconds,
-                "bound_by": limits.binds(case.bytes, case.flops),
-                "of_limit": round(limits.floor(case.bytes, case.flops) / seconds, 4),
-                "cuda_graph": measured.captured[name],
+                "bytes_per_s": case.bytes / median(samples),
+                "flops_per_s": case.flops / median(samples),
+                "bound_by": self.limits.binds(case.bytes, case.flops),
+                "of_limit": round(self.limits.floor(case.bytes, case.flops) / median(samples), 4),
+                "cuda_graph": captured[name],
                 "samples": len(samples),
-                "input_sets": measured.sets,
-                "copy_bytes_per_s": limits.bytes_per_s,
-                "matmul_flops_per_s": limits.flops_per_s,
+                "input_sets": len(sets),
+                "copy_bytes_per_s": self.limits.bytes_per_s,
+                "matmul_flops_per_s": self.limits.flops_per_s,
             }
+            for name, samples in turns(loops, self.seconds).items()
+        ]
+        return rows, reasons
 
 
 def noted(rows: Sequence[Row], reasons: dict[str, str]) -> Iterator[Row]:
@@ -114,7 +98,8 @@ def noted(rows: Sequence[Row], reasons: dict[str, str]) -> Iterator[Row]:
     for row in rows:
         times = row["microseconds"]["p50"] / rows[0]["microseconds"]["p50"]
         notes = [] if row is rows[0] or math.isnan(times) else [f"{times:.2f} x ours"]
-        yield row | {"note": " ".join([*notes, *([] if row["cuda_graph"] else ["no graph"])])}
+        note = " ".join([*notes, *([] if row["cuda_graph"] else ["no graph"])])
+        yield row | {"note": note, "flops_per_s": row["flops_per_s"] if row["flops"] else None}
     for name, reason in reasons.items():
         yield {"op": rows[0]["op"], "shape": rows[0]["shape"], "by": name, "note": reason}
 
@@ -135,13 +120,12 @@ def run(options: Namespace, console: Console, deadline: float) -> int:
     for case in wanted:
         if time.monotonic() > deadline:
             break
-        measured = bench.measure(case, peers=not options.no_peers)
-        rows, clock = list(bench.rows(measured)), gpu()["sm_clock"]
+        rows, reasons = bench.measure(case, peers=not options.no_peers)
+        clock = gpu()["sm_clock"]
         for row in rows:
             append(NAME, about | {"sm_clock": clock} | row, options.results or RESULTS)
-        shown += noted(rows, measured.reasons)
+        shown += noted(rows, reasons)
         done += 1
-        del measured
         torch.cuda.empty_cache()
     console.print(rich_table(shown, COLUMNS, TITLE))
     if done < len(wanted):
@@ -177,28 +161,10 @@ def dry_run(options: Namespace, console: Console, everything: Sequence[Case] | N
     for case in wanted:
         bench = Bench(DryRun(), NO_LIMITS)
         with mock.patch.object(launch, "on_gpu", return_value=True), np.errstate(all="ignore"):
-            measured = bench.measure(case, peers=not options.no_peers)
-        shown += noted(list(bench.rows(measured)), measured.reasons)
+            shown += noted(*bench.measure(case, peers=not options.no_peers))
         if excess := case.bytes + case.uncounted - held(bench.device.first[0]):
             console.print(f"{case.op} {case.label}: {excess} more bytes stated than its tensors hold")
             wrong += 1
     console.print(rich_table(shown, COLUMNS, TITLE))
     console.print(f"{len(wanted)} cases ran, {wrong} of them with wrong bytes; nothing was timed and nothing written.")
     return 1 if wrong else 0
-
-
-def held(values: Any) -> int:
-    """Bytes of all tensors in ``values``, each once."""
-    return sum({(tensor.data_ptr(), tensor.shape): tensor.nbytes for tensor in tensors(values)}.values())
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors(part)
-    elif is_dataclass(value):
-        for part in fields(value):
-            yield from tensors(getattr(value, part.name))

@@ -11,9 +11,8 @@ import json
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +25,7 @@ from gpu.kernels import found
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
 from harness.rows import RESULTS, Row, append, gpu
-from harness.tables import Column, rich_table
-from harness.tables import field as column
+from harness.tables import rich_table
 from random_model import SHAPES
 from slant.errors import SlantError
 
@@ -50,63 +48,48 @@ TINY_SCOPE = Scope(
     rounds=1,
     requests=(2, 2),
 )
-_GB = {"form": ".3f", "scale": 1e-9}
-_RATES: dict[str, Column] = {
-    "texts": column("texts"),
-    "tokens": column("tokens"),
-    "texts/s": column("texts_per_s", ".1f"),
-    "tokens/s": column("tokens_per_s", ".0f"),
-    "of the matmul": column("of_matmul", ".0%"),
+_RATES = {
+    "texts": "texts",
+    "tokens": "tokens",
+    "texts/s": "texts_per_s:.1f",
+    "tokens/s": "tokens_per_s:.0f",
+    "of the matmul": "of_matmul:.0%",
 }
 # By measure: the title of its table, and its columns.
-TABLES: dict[str, tuple[str, dict[str, Column]]] = {
+TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "memory": (
         "texts that fill max_tokens, in GB",
         {
-            "held": column("held_bytes", **_GB),
-            "predicted held": column("predicted_held_bytes", **_GB),
-            "peak": column("peak_bytes", **_GB),
-            "predicted peak": column("predicted_peak_bytes", **_GB),
-            "ratio": column("measured_over_predicted", ".3f"),
-            "aim": column("aim_bytes", ".1f", 1e-9),
-            "loading": column("loading_peak_bytes", **_GB),
+            "held": "held_bytes:.3f/1e9",
+            "predicted held": "predicted_held_bytes:.3f/1e9",
+            "peak": "peak_bytes:.3f/1e9",
+            "predicted peak": "predicted_peak_bytes:.3f/1e9",
+            "ratio": "measured_over_predicted:.3f",
+            "aim": "aim_bytes:.1f/1e9",
+            "loading": "loading_peak_bytes:.3f/1e9",
         },
     ),
     "latency": (
         "one text, from ids to probabilities, in ms",
-        {"tokens": column("tokens"), "by": column("by")}
-        | {part: column("milliseconds", ".2f", part=part) for part in ("p50", "p95", "p99")}
-        | {
-            "requests": column("requests"),
-            "equal": column("equals_eager"),
-            "of the matmul": column("of_matmul", ".0%"),
-        },
+        {"tokens": "tokens", "by": "by"}
+        | {part: f"milliseconds.{part}:.2f" for part in ("p50", "p95", "p99")}
+        | {"requests": "requests", "equal": "equals_eager", "of the matmul": "of_matmul:.0%"},
     ),
     "throughput": (
         "all texts of a mixture in one call",
-        {"mixture": column("mixture"), "costs": column("costs")} | _RATES | {"real / computed": column("fill", ".0%")},
+        {"mixture": "mixture", "costs": "costs"} | _RATES | {"real / computed": "fill:.0%"},
     ),
     "waterfall": (
         "one batch by op",
-        {
-            "batch": column("batch"),
-            "op": column("op"),
-            "calls": column("calls"),
-            "µs": column("microseconds", ".0f"),
-            "limit µs": column("limit_microseconds", ".0f"),
-            "share": column("share", ".0%"),
-            "of the limit": column("of_limit", ".0%"),
-        },
+        {"batch": "batch", "op": "op", "calls": "calls", "µs": "microseconds:.0f", "limit µs": "limit_microseconds:.0f"}
+        | {"share": "share:.0%", "of the limit": "of_limit:.0%"},
     ),
-    "peers": (
-        "the same texts in turn",
-        {"mixture": column("mixture"), "by": column("by")} | _RATES | {"": column("reason")},
-    ),
+    "peers": ("the same texts in turn", {"mixture": "mixture", "by": "by"} | _RATES | {"": "reason"}),
     "cold start": (
         "a new process to its first answer, in s",
-        {"kernels": column("kernels")}
-        | {part: column("seconds", ".2f", part=part) for part in cold_start.PARTS}
-        | {"total": column("total_seconds", ".2f")},
+        {"kernels": "kernels"}
+        | {part: f"seconds.{part}:.2f" for part in cold_start.PARTS}
+        | {"total": "total_seconds:.2f"},
     ),
 }
 
@@ -186,17 +169,12 @@ def _way(bench: Bench, journal: Journal, way: Way, deadline: float) -> None:
     arguments = way, bench.scope.config, bench.device.place, bench.scope.max_tokens
     peak = bench.device.peak(lambda: made.append(load(*arguments)))
     loaded = made.pop()
-    measures: dict[str, Callable[[Loaded], Iterator[Row]]] = {
-        "memory": partial(bench.memory, before=before, while_loading=peak),
-        "latency": bench.latency,
-        "throughput": bench.throughput,
-        "waterfall": bench.waterfall,
-    }
     for name in MEASURES[way.kind]:
         if time.monotonic() > deadline:
             journal.undone.append(f"{name} of {way.name}")
         else:
-            journal.take(name, way.name, measures[name](loaded))
+            more = (before, peak) if name == "memory" else ()
+            journal.take(name, way.name, getattr(bench, name)(loaded, *more))
 
 
 def beside(bench: Bench, journal: Journal, shape: dict[str, Any], deadline: float) -> None:
@@ -217,7 +195,7 @@ def show(journal: Journal, console: Console) -> int:
     """Print the tables and what is missing; 1 if a replay answered otherwise than op by op."""
     for measure, (title, columns) in TABLES.items():
         if mine := [row for row in journal.rows if row["measure"] == measure]:
-            console.print(rich_table(mine, {"weights": column("weights")} | columns, f"{measure}: {title}"))
+            console.print(rich_table(mine, {"weights": "weights"} | columns, f"{measure}: {title}"))
     for undone in journal.undone:
         console.print(f"Not measured: {undone}.", markup=False)
     wrong = [row for row in journal.rows if row.get("equals_eager") is False]

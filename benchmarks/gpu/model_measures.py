@@ -52,17 +52,15 @@ class Bench:
 
     def memory(self, loaded: Loaded, before: float, while_loading: float) -> Iterator[Row]:
         """Live bytes over ``before``, those held before the model was loaded; texts fill ``max_tokens`` a batch."""
-        scope = self.scope
-        tokens = scope.max_tokens
-        runner = loaded.runner(tokens)
-        held = self.device.held() - before
+        scope, tokens = self.scope, self.scope.max_tokens
+        runner, held = loaded.runner(tokens), self.device.held() - before
         # The body of a short text fills its bucket, so that the batch has the tokens it is allowed.
         short = [PREFIX + scope.short] * max(1, tokens // scope.short)
         loads = {"longest": [tokens], "short": short}
         peaks = {}
         for name, lengths in loads.items():
             texts = prompts(lengths, scope.config.vocab_size)
-            consume(runner.run(texts))  # compiles, creates handles and their workspaces
+            answers(runner, texts)  # compiles, creates handles and their workspaces
             peaks[name] = self.device.peak(partial(answers, runner, texts)) - before
         expected = loaded.way.predicted(scope.config, tokens, tokens)
         yield {
@@ -92,9 +90,13 @@ class Bench:
             given = {name: [answers(runner, [text]) for text in texts[:3]] for name, runner in runners.items()}
             same = all(map(np.array_equal, given["eager"], given["graph"])) if "graph" in given else None
             first = max(self.device.seconds(partial(answers, runner, texts[:1])) for runner in runners.values())
-            requests = {name: partial(_next_answer, runner, cycle(texts)) for name, runner in runners.items()}
-            samples = in_turn(self.device, requests, _count(scope.seconds, first, scope.requests))
-            for name, values in samples.items():
+            # As many as take about ``seconds``; the fewest where no time is told.
+            count = int(np.clip(scope.seconds / first, *scope.requests)) if first == first else scope.requests[0]
+            requests = {
+                name: partial(lambda runner, turn: answers(runner, [next(turn)]), runner, cycle(texts))
+                for name, runner in runners.items()
+            }
+            for name, values in in_turn(self.device.seconds, requests, count).items():
                 replayed = name == "graph"
                 yield {
                     "tokens": length,
@@ -117,7 +119,7 @@ class Bench:
             texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
             computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
             calls = {kind: partial(answers, runner, texts) for kind, runner in runners.items()}
-            for kind, seconds in in_turn(self.device, calls, scope.rounds).items():
+            for kind, seconds in in_turn(self.device.seconds, calls, scope.rounds).items():
                 yield self.throughput_row(name, texts, seconds) | {
                     "costs": kind,
                     "computed_tokens": computed[kind],
@@ -173,11 +175,6 @@ class Bench:
         return round(flops / seconds / self.limits.flops_per_s, 4)
 
 
-def consume(results: Iterator[Any]) -> None:
-    for _ in results:
-        pass
-
-
 def answers(runner: Any, texts: Sequence[Ids]) -> np.ndarray:
     """Logits fp32 ``[len(texts), answers]`` in the order of the texts; raises ValueError if one is not finite."""
     results = list(runner.run(texts))
@@ -187,10 +184,6 @@ def answers(runner: Any, texts: Sequence[Ids]) -> np.ndarray:
     if not np.isfinite(found).all():
         raise ValueError("the model answered with NaN or infinity")
     return found
-
-
-def _next_answer(runner: Any, texts: Iterator[Ids]) -> np.ndarray:
-    return answers(runner, [next(texts)])
 
 
 def full_batch(rows: int, length: int, vocabulary: int) -> StaticBatch:
@@ -204,11 +197,6 @@ def tail(values: list[float]) -> dict[str, float | None]:
     enough = {50: 1, 95: 40, 99: 100}
     quantiles = {q: float(np.quantile(values, q / 100)) for q in enough}
     return {f"p{q}": round(quantiles[q], 4) if len(values) >= least else None for q, least in enough.items()}
-
-
-def _count(seconds: float, first: float, bounds: tuple[int, int]) -> int:
-    """Requests that take about ``seconds``, within bounds; the fewest where no time is told."""
-    return int(np.clip(seconds / first, *bounds)) if first == first else bounds[0]
 
 
 def _ratio(a: float, b: float) -> float | None:

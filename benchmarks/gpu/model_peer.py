@@ -67,7 +67,7 @@ def beside(bench: Bench, name: str, texts: Sequence[Ids], runs: dict[str, Any]) 
                 raise
             reasons[by] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         device.free()
-    timed = in_turn(device, ready, bench.scope.rounds)
+    timed = in_turn(device.seconds, ready, bench.scope.rounds)
     fla = importlib.util.find_spec("fla") is not None
     about = {"mixture": name, "peer_batch": PEER_BATCH, "fla": fla}
     for by, seconds in timed.items():

@@ -5,7 +5,6 @@ A peer that cannot run says why; the suite prints the reason instead of a figure
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,6 @@ from slant_kernels.quantized import QuantizedMatrix, dequantize
 Arguments = tuple[Any, ...]
 
 
-def _same(*args: Any) -> Arguments:
-    return args
-
-
 @dataclass(frozen=True)
 class Peer:
     """``prepare`` turns an op's arguments into the peer's, outside what is timed; ``package`` must be importable.
@@ -36,15 +31,14 @@ class Peer:
 
     name: str
     run: Callable[..., Any]
-    prepare: Callable[..., Arguments] = _same
+    prepare: Callable[..., Arguments] = lambda *arguments: arguments
     package: str = ""
     captured: bool = True
 
     def missing(self) -> str:
         """Why the peer cannot run here; empty if it can."""
-        if self.package and importlib.util.find_spec(self.package) is None:
-            return f"{self.package} is not installed"
-        return ""
+        there = not self.package or importlib.util.find_spec(self.package)
+        return "" if there else f"{self.package} is not installed"
 
 
 def torch_path(run: Callable[..., Any], captured: bool) -> Peer:
@@ -57,14 +51,6 @@ def torch_path(run: Callable[..., Any], captured: bool) -> Peer:
     return Peer("torch", patched, captured=captured)
 
 
-def _dense(x: Tensor, q: QuantizedMatrix, scratch: Tensor) -> Arguments:
-    return x, dequantize(q, x.dtype)
-
-
-def _dense_8(x: Tensor, w8: Tensor, w_scale: Tensor, group: int | None) -> Arguments:
-    return x, (w8.float() * w_scale[:, None]).to(x.dtype)
-
-
 def _fla(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Arguments:
     """In bf16, which it asks for, and with key heads repeated, as transformers calls it."""
     repeat, B = v.shape[2] // k.shape[2], len(v)
@@ -73,19 +59,18 @@ def _fla(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 
 
 def _run_fla(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Any:
-    rule = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
-    return rule(q, k, v, g, beta, scale=1.0, initial_state=state, output_final_state=False)
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    return chunk_gated_delta_rule(q, k, v, g, beta, scale=1.0, initial_state=state, output_final_state=False)
 
 
 def _hqq(q: QuantizedMatrix, dtype: torch.dtype, out: Tensor) -> Arguments:
     """hqq's own packing of a random matrix of the same shape; without its solver, which changes only the zeros."""
     from hqq.core.quantize import Quantizer
 
-    weight = torch.randn(q.shape, device=q.codes.device)
-    return Quantizer.quantize(
-        weight, nbits=q.bits, group_size=q.group_size, optimize=False, axis=1,
-        compute_dtype=dtype, device=str(q.codes.device),
-    )  # fmt: skip
+    weight, device = torch.randn(q.shape, device=q.codes.device), str(q.codes.device)
+    options = {"nbits": q.bits, "group_size": q.group_size, "optimize": False, "axis": 1}
+    return Quantizer.quantize(weight, **options, compute_dtype=dtype, device=device)
 
 
 def _run_hqq(codes: Tensor, meta: dict[str, Any]) -> Tensor:
@@ -94,7 +79,7 @@ def _run_hqq(codes: Tensor, meta: dict[str, Any]) -> Tensor:
     return Quantizer.dequantize(codes, meta)
 
 
-DENSE = Peer("F.linear bf16", F.linear, _dense)
-DENSE_8 = Peer("F.linear bf16", F.linear, _dense_8)
+DENSE = Peer("F.linear bf16", F.linear, lambda x, q, scratch: (x, dequantize(q, x.dtype)))
+DENSE_8 = Peer("F.linear bf16", F.linear, lambda x, w8, scale, group: (x, (w8.float() * scale[:, None]).to(x.dtype)))
 FLA = Peer("fla", _run_fla, _fla, package="fla")
 HQQ = Peer("hqq", _run_hqq, _hqq, package="hqq")

@@ -1,4 +1,4 @@
-"""A search of one op's configurations, by table and shape class.
+"""A search of one op's configurations, by table and shape class; and which rows of the tables are looked up.
 
 From the committed configuration, every neighbour is tried: one block size, the warps or the stages halved or doubled
 (stages: one more or less). The best one is the next start, until no neighbour gains more than ``GAIN``. A configuration
@@ -8,11 +8,13 @@ What comes out is printed as a row to paste into the table.
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -20,11 +22,10 @@ from unittest import mock
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
+import slant_kernels
 from gpu.case import Case
-from gpu.device import DryRun, input_sets, turns
-from gpu.lookups import lookups, named_tables
+from gpu.device import DryRun, input_sets, tensors, turns
 from slant_kernels.launch import Config, Table, target
 
 GAIN = 0.01  # less is noise
@@ -32,15 +33,32 @@ ALIKE = 1e-2  # of the norm: another order of additions in bf16 stays under it, 
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5)
+Slot = tuple[str, str]
+"""A row of a table: where it stands, like "norm.ROW", and the shape class that asks for it."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A row of a table: where it stands, like "norm.ROW", and the shape class that asks for it."""
+def named_tables() -> dict[str, Table]:
+    """Every table of the kernels by where it stands, like "norm.ROW"; each once."""
+    found: dict[int, tuple[str, Table]] = {}
+    for info in pkgutil.iter_modules(slant_kernels.__path__, "slant_kernels."):
+        for name, table in vars(importlib.import_module(info.name)).items():
+            if isinstance(table, Table):
+                found.setdefault(id(table), (f"{info.name.rpartition('.')[2]}.{name}", table))
+    return dict(found.values())
 
-    where: str
-    table: Table
-    shape_class: str
+
+@contextmanager
+def lookups(answer: Callable[[Slot], Config | None] = lambda slot: None) -> Iterator[dict[Slot, Config]]:
+    """Within it, the rows that are looked up with what was found; ``answer`` may give another configuration."""
+    names, seen, find = {id(table): name for name, table in named_tables().items()}, dict[Slot, Config](), Table.find
+
+    def found(table: Table, device: torch.device, shape_class: str = "") -> Config:
+        slot = names.get(id(table), "?"), shape_class
+        seen[slot] = answer(slot) or find(table, device, shape_class)
+        return seen[slot]
+
+    with mock.patch.object(Table, "find", found):
+        yield seen
 
 
 def neighbours(config: Config) -> Iterator[Config]:
@@ -59,74 +77,60 @@ def neighbours(config: Config) -> Iterator[Config]:
         yield replace(config, num_stages=stages, measured="")
 
 
-@contextmanager
-def using(slot: Slot, config: Config) -> Iterator[None]:
-    """Within it, the slot's table answers with ``config`` for its class."""
-    find = Table.find
-
-    def found(table: Table, device: torch.device, shape_class: str = "") -> Config:
-        same = table is slot.table and shape_class == slot.shape_class
-        return config if same else find(table, device, shape_class)
-
-    with mock.patch.object(Table, "find", found):
-        yield
-
-
-def slots(cases: Sequence[Case], device: torch.device) -> dict[tuple[str, str], tuple[Slot, list[Case]]]:
-    """The rows that the cases look up, each with the cases that do."""
-    names = {id(table): where for where, table in named_tables().items()}
-    asked: dict[tuple[str, str], tuple[Slot, list[Case]]] = {}
+def searches(device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console) -> list[Search]:
+    """One for each row that the cases look up, with the cases that do."""
+    asked: dict[Slot, Search] = {}
     for case in cases:
         with lookups() as seen:
-            case.run(*case.make(device))
-        for table, shape_class in {(id(table), c): (table, c) for table, c, _ in seen}.values():
-            where = names.get(id(table), "?")
-            asked.setdefault((where, shape_class), (Slot(where, table, shape_class), []))[1].append(case)
-    return asked
+            case.run(*case.make(device.place))
+        for slot, config in seen.items():
+            asked.setdefault(slot, Search(device, cache, seconds, slot, config, console)).cases.append(case)
+    return list(asked.values())
 
 
 def run(
     device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console, stamp: str, deadline: float
 ) -> int:
     """Search every row the cases use; ``stamp`` says in the pasted row what measured it."""
-    for slot, users in slots(cases, device.place).values():
-        search = Search(device, cache, seconds, slot, users, console)
+    for search in searches(device, cache, seconds, cases, console):
         if not any(neighbours(search.start)):  # a threshold, or a count of processors
             continue
-        best = search.climb(deadline)
+        best, (where, shape_class) = search.climb(deadline), search.slot
         gain = search.worth[_key(search.start)] / search.worth[_key(best)]
-        console.print(f"{slot.where}, class {slot.shape_class!r}: {gain:.3f} times as fast as committed. The row:")
-        console.print(row(slot, best, target(device.place), stamp), markup=False, highlight=False)
+        console.print(f"{where}, class {shape_class!r}: {gain:.3f} times as fast as committed. The row:")
+        console.print(row(shape_class, best, target(device.place), stamp), markup=False, highlight=False)
     return 0
 
 
-def row(slot: Slot, config: Config, target: str, stamp: str) -> str:
+def row(shape_class: str, config: Config, target: str, stamp: str) -> str:
     parts = [repr(dict(config.blocks))] if config.blocks else []
     parts += [f"num_warps={config.num_warps}", f"num_stages={config.num_stages}", f'measured="{stamp}"']
-    return f'("{slot.shape_class}", "{target}"): Config({", ".join(parts)}),'
+    return f'("{shape_class}", "{target}"): Config({", ".join(parts)}),'
 
 
+@dataclass
 class Search:
-    """Hill climbing over one slot; every configuration tried is printed once."""
+    """Hill climbing over one slot from ``start``; every configuration tried is printed once."""
 
-    def __init__(
-        self, device: DryRun, cache: int, seconds: float, slot: Slot, cases: Sequence[Case], console: Console
-    ) -> None:
-        self.device, self.cache, self.seconds = device, cache, seconds
-        self.slot, self.cases, self.console = slot, cases, console
-        self.start = slot.table.find(device.place, slot.shape_class)
-        self.worth: dict[Any, float] = {}
+    device: DryRun
+    cache: int
+    seconds: float
+    slot: Slot
+    start: Config
+    console: Console
+    cases: list[Case] = field(default_factory=list)
+    worth: dict[Any, float] = field(default_factory=dict)
 
     def climb(self, deadline: float) -> Config:
         """The best configuration found before ``deadline``, a time of ``time.monotonic``."""
         best = self.start
         self.worth[_key(best)] = self.try_out(best)
         while time.monotonic() < deadline:
-            candidates = [config for config in neighbours(best) if _key(config) not in self.worth]
-            for config in candidates:
+            tried = []
+            for config in (config for config in neighbours(best) if _key(config) not in self.worth):
                 if time.monotonic() < deadline:
                     self.worth[_key(config)] = self.try_out(config)
-            tried = [config for config in candidates if _key(config) in self.worth]
+                    tried.append(config)
             better = min(tried, key=lambda config: self.worth[_key(config)], default=best)
             if self.worth[_key(better)] > self.worth[_key(best)] * (1 - GAIN):
                 break
@@ -148,20 +152,13 @@ class Search:
     def _seconds(self, case: Case, config: Config) -> float:
         # Made anew each time: the cases of a class together need not fit in memory.
         sets = input_sets(partial(case.make, self.device.place), case.bytes, self.cache)
-        expected = [tensor.clone() for tensor in flat(case.run(*sets[0]))]  # some write into an argument
-        with using(self.slot, config):
-            for out, wanted in zip(flat(case.run(*sets[0])), expected, strict=True):
+        expected = [tensor.clone() for tensor in tensors(case.run(*sets[0]))]  # some write into an argument
+        with lookups(lambda slot: config if slot == self.slot else None):
+            for out, wanted in zip(tensors(case.run(*sets[0])), expected, strict=True):
                 if not bool((out.float() - wanted.float()).norm() <= ALIKE * wanted.float().norm()):
                     raise ValueError(f"another answer for {case.label}")
             sample = self.device.loop(case.run, sets, captured=True)
         return median(turns({"": sample}, self.seconds)[""])
-
-
-def flat(value: Any) -> list[Tensor]:
-    """The tensors of a result."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for part in value for tensor in flat(part)] if isinstance(value, tuple | list) else []
 
 
 def _key(config: Config) -> tuple[Any, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from gpu.device import Kernel, Limits
-from gpu.kernel_cases import cases
+from gpu.kernel_cases import PER_TOKEN, at_shape
 from gpu.linear_cases import matrices
 from slant.artifact.recipe import Recipe
 from slant.model.config import ModelConfig
@@ -32,10 +32,18 @@ OWNERS = (
     (r"(?i)gemm|gemv|nvjet|cutlass|xmma|cublas|splitk|wgmma|gemvx|^Cijk", LINEAR),
 )
 OTHER = "other"
+# A projection of ``matrices`` as a recipe names its first part; out_proj stands for o_proj too.
+PARTS = {
+    "in_qkvz": "linear_attn.in_proj_qkv",
+    "out_proj": "linear_attn.out_proj",
+    "in_kvq": "self_attn.q_proj",
+    "in_kv": "self_attn.k_proj",
+    "gate_up": "mlp.gate_proj",
+    "down": "mlp.down_proj",
+}
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One op's part of a batch: seconds measured, and the sum over its calls of the least that each could take."""
 
     op: str
@@ -50,12 +58,12 @@ def waterfall(
 ) -> list[Share]:
     """The shares of a batch of ``rows`` texts of ``length`` tokens after the prefix, the largest first."""
     found: dict[str, list[Kernel]] = {}
-    for kernel in kernels:
+    for kernel in sorted(kernels, key=lambda kernel: -kernel.seconds):
         found.setdefault(owner(kernel.name), []).append(kernel)
     least = floors(config, rows, length, limits, recipe)
     shares = []
     for op in least.keys() | found.keys():
-        mine = sorted(found.get(op, []), key=lambda kernel: -kernel.seconds)
+        mine = found.get(op, [])
         names = tuple(dict.fromkeys(kernel.name[:80] for kernel in mine))[:3]
         seconds, calls = sum(kernel.seconds for kernel in mine), sum(kernel.calls for kernel in mine)
         shares.append(Share(op, calls, seconds, least.get(op, 0.0), names))
@@ -69,51 +77,38 @@ def owner(kernel: str) -> str:
 
 def floors(c: ModelConfig, rows: int, length: int, limits: Limits, recipe: Recipe | None) -> dict[str, float]:
     """Least seconds of each op in one forward, by its calls at all positions; those at one position are not counted."""
-    labels = {f"{rows} x {length}", f"1 x {rows * length}", f"{rows} texts"}
-    often, batch = calls(c), [case for case in cases(c, ((rows, length),), few=(16,)) if case.label in labels]
-    often.pop("delta_net")  # delta_inputs and delta_rule on a GPU
-    least = {case.op: often[case.op] * limits.floor(case.bytes, case.flops) for case in batch if case.op in often}
-    return least | {LINEAR: sum(_linears(c, rows * length, limits, recipe))}
+    flat, often = at_shape(c, 1, rows * length), calls(c)
+    ops = at_shape(c, rows, length) | {op: flat[op] for op in PER_TOKEN}
+    del often["delta_net"]  # delta_inputs and delta_rule on a GPU
+    least = {op: count * limits.floor(ops[op].bytes, ops[op].flops) for op, count in often.items()}
+    shapes, tokens, total = matrices(c), rows * length, 0.0
+    for index, kind in enumerate(c.layer_types):
+        last = index + 1 == c.num_hidden_layers
+        if kind == "linear_attention":
+            used = ["in_qkvz"]
+            total += limits.floor(2 * 2 * c.linear_num_value_heads * (c.hidden_size + tokens), 0)  # in_ab
+        else:
+            used = ["in_kv" if last else "in_kvq"]
+        for name in used if last else (*used, "out_proj", "gate_up", "down"):
+            (N, K), grid = shapes[name], recipe.grid(f"{PARTS[name]}.weight") if recipe else None
+            weights = quantized.nbytes((N, K), grid.bits, grid.group_size) if grid else 2 * N * K
+            total += limits.floor(weights + 2 * tokens * (N + K), 2 * tokens * N * K)
+    return least | {LINEAR: total}
 
 
 def calls(c: ModelConfig) -> dict[str, int]:
     """How often a forward calls each op but the linear layers, at all positions or for the answers."""
     linear, full = (c.layer_types.count(kind) for kind in ("linear_attention", "full_attention"))
     ends_full = c.layer_types[-1] == "full_attention"  # the last block answers for one position a text
+    at_all = full - ends_full
     return {
         "embedding": 1,
         "add_rms_norm": 2 * c.num_hidden_layers - 1,
         "gated_rms_norm": linear - (not ends_full),
-        "delta_inputs": linear,
-        "delta_rule": linear,
-        "delta_net": linear,
-        "norm_rotary": full - ends_full,
+        **dict.fromkeys(("delta_inputs", "delta_rule", "delta_net"), linear),
+        **dict.fromkeys(("norm_rotary", "causal_attention", "gate_heads"), at_all),
         "keys_values": full,
-        "causal_attention": full - ends_full,
-        "gate_heads": full - ends_full,
         "last_attention": int(ends_full),
         "swiglu": c.num_hidden_layers - 1,
         "digit_head": 1,
     }
-
-
-def _linears(c: ModelConfig, tokens: int, limits: Limits, recipe: Recipe | None) -> Iterator[float]:
-    """Least seconds of the linear layers of each block, merged as the model merges them."""
-    shapes = matrices(c)
-    names = {"in_qkvz": "linear_attn.in_proj_qkv", "out_proj": "linear_attn.out_proj", "in_kvq": "self_attn.q_proj"}
-    names |= {"in_kv": "self_attn.k_proj", "gate_up": "mlp.gate_proj", "down": "mlp.down_proj"}
-
-    def floor(name: str) -> float:
-        (N, K), grid = shapes[name], recipe.grid(f"{names[name]}.weight") if recipe else None
-        weights = quantized.nbytes((N, K), grid.bits, grid.group_size) if grid else 2 * N * K
-        return limits.floor(weights + 2 * tokens * (N + K), 2 * tokens * N * K)
-
-    a_b = limits.floor(2 * 2 * c.linear_num_value_heads * (c.hidden_size + tokens), 0)
-    for index, kind in enumerate(c.layer_types):
-        last = index + 1 == c.num_hidden_layers
-        if kind == "linear_attention":
-            yield floor("in_qkvz") + a_b
-        else:
-            yield floor("in_kv" if last else "in_kvq")
-        if not last:  # out_proj stands for o_proj too
-            yield floor("out_proj") + floor("gate_up") + floor("down")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from rich.table import Table
 
 from harness.rows import Row
 
-Column = Callable[[Row], str]
+Column = str | Callable[[Row], str]
+"""``KEY``, ``KEY.PART``, ``KEY:FORMAT`` or ``KEY:FORMAT/UNIT``, such as "seconds.p50:.1f/1e-3"; or a function."""
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]], numbers: bool = False) -> str:
@@ -19,34 +21,31 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]], numbers: bool =
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *body])
 
 
-def rich_table(rows: Sequence[Row], columns: Mapping[str, Column], title: str = "") -> Table:
+def rich_table(rows: Iterable[Row], columns: Mapping[str, Column], title: str = "") -> Table:
     """A line for each row; a column gives the text of a row's cell."""
     table = Table(*columns, title=title)
     for row in rows:
-        table.add_row(*(text(row) for text in columns.values()))
+        table.add_row(*(cell(row, column) for column in columns.values()))
     return table
 
 
-def field(key: str, form: str = "", scale: float = 1.0, part: str | None = None) -> Column:
-    """Formats a field of a row, or a part of it; empty where it is missing, None or NaN."""
-
-    def text(row: Row) -> str:
-        value: Any = row.get(key)
-        value = value.get(part) if part and isinstance(value, dict) else value
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return ""
-        return format(value * scale, form) if form else str(value)
-
-    return text
+def cell(row: Row, column: Column) -> str:
+    """The text of a cell; empty where the row's value is missing, None or NaN."""
+    if not isinstance(column, str):
+        return column(row)
+    found = re.fullmatch(r"(\w+)(?:\.(\w+))?(?::([^/]*))?(?:/(\S+))?", column)
+    assert found, column
+    key, part, form, unit = found.groups()
+    value: Any = row.get(key)
+    value = value.get(part) if part and isinstance(value, dict) else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return format(value / float(unit) if unit else value, form) if form else str(value)
 
 
 def distinct(rows: Iterable[Row], key: str) -> list[Any]:
     """The values of a key in the order in which they first appear."""
     return list(dict.fromkeys(row[key] for row in rows))
-
-
-def fixed(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(values: Sequence[float | None], sign: str = "") -> str:

@@ -103,7 +103,7 @@ def test_wrong_bytes_are_caught(capsys):
 
 def test_no_case_draws_zeros():
     for one in kernels.tiny_cases():
-        for tensor in kernels.tensors(one.make(CPU)):
+        for tensor in device.tensors(one.make(CPU)):
             assert one.op == "quantized_linear" or one.op == "dequantize" or tensor.any(), one.op
 
 
@@ -119,8 +119,8 @@ def test_real_cases_cover_the_model():
 
 def test_rows_hold_rates_and_the_limit_that_binds():
     bench = Bench(Ticks(lambda run: 1e-6), LIMITS)
-    measured = bench.measure(case(bytes=500, flops=10_000, peers=(Peer("other", lambda x: x + x, captured=False),)))
-    ours, other = bench.rows(measured)
+    peers = (Peer("other", lambda x: x + x, captured=False),)
+    (ours, other), _ = bench.measure(case(bytes=500, flops=10_000, peers=peers))
     assert (ours["by"], other["by"], ours["cuda_graph"], other["cuda_graph"]) == (OURS, "other", True, False)
     assert ours["microseconds"] == {"p20": 1, "p50": 1, "p80": 1}
     assert ours["bytes_per_s"] == pytest.approx(500e6)
@@ -136,9 +136,9 @@ def test_peers_that_cannot_run_say_why():
         raise RuntimeError("no such thing\nmore")
 
     peers = Peer("absent", fails, package="no_such_package"), Peer("broken", fails)
-    measured = Bench(Ticks(lambda run: 1e-6), LIMITS).measure(case(peers=peers))
-    assert measured.reasons == {"absent": "no_such_package is not installed", "broken": "RuntimeError: no such thing"}
-    assert list(measured.samples) == [OURS]
+    rows, reasons = Bench(Ticks(lambda run: 1e-6), LIMITS).measure(case(peers=peers))
+    assert reasons == {"absent": "no_such_package is not installed", "broken": "RuntimeError: no such thing"}
+    assert [row["by"] for row in rows] == [OURS]
 
 
 def test_our_own_failure_ends_the_run():
@@ -219,19 +219,18 @@ def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_
 
     monkeypatch.setattr(launch, "launch", noted)
     cases = [one for one in kernels.tiny_cases() if one.op == "rms_norm"][:1]
-    ((slot, users),) = tune.slots(cases, CPU).values()
-    assert (slot.where, len(users)) == ("norm.ROW", len(cases))
-    best = tune.Search(Ticks(cost), 0, 0, slot, users, Console(quiet=True)).climb(math.inf)
+    (search,) = tune.searches(Ticks(cost), 0, 0, cases, Console(quiet=True))
+    assert (search.slot, search.cases) == (("norm.ROW", ""), cases)
+    best = search.climb(math.inf)
     assert best == Config(num_warps=2)
-    row = tune.row(slot, best, "sm_90", "a GPU")
+    row = tune.row(search.slot[1], best, "sm_90", "a GPU")
     assert row == '("", "sm_90"): Config(num_warps=2, num_stages=1, measured="a GPU"),'
     assert eval("{" + row + "}", {"Config": Config})["", "sm_90"] == Config(num_warps=2, measured="a GPU")
 
 
 def test_a_configuration_that_answers_otherwise_is_out():
     one = case(run=lambda x: x * norm.ROW.find(CPU).num_warps)
-    ((slot, users),) = tune.slots([one], CPU).values()
-    search = tune.Search(Ticks(lambda run: 1e-6), 0, 0, slot, users, Console(quiet=True))
+    (search,) = tune.searches(Ticks(lambda run: 1e-6), 0, 0, [one], Console(quiet=True))
     assert search.try_out(search.start) == pytest.approx(1e-6)
     assert search.try_out(Config(num_warps=2 * search.start.num_warps)) == math.inf
     assert search.climb(math.inf) is search.start

@@ -11,7 +11,7 @@ import pytest
 import classifier
 import compare_peers
 import pictures
-from compare_peers import agreement, newest, table
+from compare_peers import agreement
 from harness.batching import by_length
 from harness.process import Pool, Reply, Worker, WorkerError, available
 from harness.timing import Timing, measure, ratio
@@ -338,29 +338,6 @@ def rows_of(run):
     made[-1] |= nothing | {"agreement": None, "status": "skipped: predicted 99 s"}
     reader = made[0] | {"system": "reader", "reads_text": True, "texts_per_second": 24.25, "ratio": 0.1}
     return [*made, reader]
-
-
-def test_the_table_has_the_last_runs_speeds_memory_and_reasons():
-    rows = newest([*rows_of("2026-01-02T00:00:00"), *rows_of("2026-01-01T00:00:00")])
-    assert len(rows) == 5
-    assert {row["run"] for row in rows} == {"2026-01-02T00:00:00"}
-    text = table(rows)
-    assert "| slant-bf16 | 400 (1.00) | 400 (1.00) |" in text
-    assert "| peer | 100 (4.02) | – |" in text
-    assert "| reader | 24.2 texts/s (0.10) |  |" in text
-    assert "| peer | 1 | 2.0 | 1.00 | 2.00 | 3.00 | 0.0125 | lib 1.2 | a note |" in text
-    assert "* peer on 1x256: skipped: predicted 99 s" in text
-    assert table([]) == ""
-    assert newest([]) == []
-
-
-def test_a_system_measured_in_a_second_call_of_a_run_replaces_what_it_lacked():
-    (first, *others), second = rows_of("now"), rows_of("now")[0]
-    missing = first | {"status": "failed: not started", "tokens_per_second": None}
-    assert newest([missing, *others, second]) == [second, *others]
-    assert newest([first, *others, missing]) == [first, *others]
-    again = first | {"tokens_per_second": 1.0}
-    assert newest([first, *others, again]) == [again, *others]
 
 
 def test_the_picture_shows_every_system_and_the_limit(tmp_path):

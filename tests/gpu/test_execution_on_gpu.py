@@ -1,13 +1,14 @@
 """What running costs beside arithmetic: no waiting, no compiling after the first time, the memory that is predicted."""
 
 import warnings
+from contextlib import contextmanager
 
 import models
 import numpy as np
 import pytest
 import torch
 
-from gpu.device import DryRun, Gpu, no_synchronisation
+from gpu.device import DryRun, Gpu
 from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from harness.workloads import PREFIX, prompts
@@ -20,6 +21,19 @@ from slant_kernels.cross import no_compilation
 WIDE = large(vocab_size=4096, num_hidden_layers=4)
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "linear_num_key_heads": 1, "linear_num_value_heads": 2}
 NARROW = large(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=4, head_dim=32, **HEADS)
+
+
+@contextmanager
+def no_synchronisation(place):
+    """Within it, whatever makes the host wait for the GPU is an error."""
+    if place.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq4"])
