@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from baselines.data import Labelled, Task
 from baselines.packaged import ModelAbsent
 from baselines.systems import Checkpoint, System, facts, fitted, systems
 from harness.process import Pool, Reply
-from harness.rows import RESULTS, Row, append, environment, read
+from harness.rows import RESULTS, Row, append, environment, named, read
 from harness.tables import distinct, interval, markdown
 from harness.timing import measure
 from slant.errors import SlantError
@@ -63,11 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if count:
             console.print(f"{path}: {count} rows have no text or no label and are left out.", markup=False)
     train = task.train if options.training_texts is None else task.train.stratified(options.training_texts)
-    chosen = [
-        system
-        for system in systems(options.model, options.base, options.weights)
-        if any(fnmatch(system.name, pattern) for pattern in options.systems.split(","))
-    ]
+    every = systems(options.model, options.base, options.weights)
+    chosen = [system for system in every if named(system.name, options.systems)]
     if not chosen:
         console.print(f"no system is called {options.systems!r}.", style="red", markup=False)
         return 2
@@ -108,8 +104,7 @@ def qualities(chosen: Sequence[System], train: Labelled, test: Labelled, cache: 
         rows.append(row)
         progress.update(part, visible=False)
         progress.advance(task)
-    own = (system.name for system in chosen if isinstance(system, Checkpoint) and system.tuned)
-    against = next((name for name in own if name in labels), None)
+    against = next((s.name for s in chosen if isinstance(s, Checkpoint) and s.tuned and s.name in labels), None)
     for row in rows:
         if against and row["status"] == "ok" and row["system"] != against:
             row |= {"against": against, "difference": difference(test, labels[against], labels[row["system"]])}

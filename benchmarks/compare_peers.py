@@ -19,7 +19,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from harness.process import Pool, Reply, WorkerError
-from harness.rows import RESULTS, Row, append, environment
+from harness.rows import RESULTS, Row, append, environment, named
 from harness.tables import rich_table
 from harness.timing import Timing, measure, ratio
 from peers.systems import BASE, SYSTEMS, TRUTH, System
@@ -57,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
     console = Console()
     prompt = Prompt.load(options.model, max_tokens=MAX_TOKENS)
-    loads = workloads(prompt, lambda name: chosen(name, options.workloads))
-    systems = [each for each in SYSTEMS if chosen(each.name, options.systems) and any(asked(each, x) for x in loads)]
+    loads = workloads(prompt, lambda name: named(name, options.workloads))
+    systems = [each for each in SYSTEMS if named(each.name, options.systems) and any(asked(each, x) for x in loads)]
     if not loads or not systems:
         raise SystemExit("there is nothing to measure: --systems and --workloads name nothing that goes together.")
     head = environment() | {
@@ -177,11 +176,6 @@ def agreement(answers: Sequence[Sequence[float]] | None, truth: Sequence[Sequenc
     return float(np.abs(difference).max())
 
 
-def chosen(name: str, patterns: str | None) -> bool:
-    """Whether a name is among patterns like "slant-*,llama-bf16-1"; all are if there are none."""
-    return patterns is None or any(fnmatch(name, pattern) for pattern in patterns.split(","))
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="checkpoint folder, with its tokenizer")
@@ -190,8 +184,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
     parser.add_argument("--max-seconds", type=float, default=120, help="for a system on a workload, over all rounds")
-    parser.add_argument("--systems", help='names or patterns such as "slant-*,llama-bf16-1"; all by default')
-    parser.add_argument("--workloads", help="likewise, such as 1x*,posts")
+    parser.add_argument(
+        "--systems", default="*", help='names or patterns such as "slant-*,llama-bf16-1"; all by default'
+    )
+    parser.add_argument("--workloads", default="*", help="likewise, such as 1x*,posts")
     parser.add_argument("--limit", type=float, help="tokens/s that this machine's arithmetic allows, for the plot")
     parser.add_argument(
         "--reserve", type=float, help="GB that must be free to start a system; by default 4 checkpoints"

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 import pictures
 import report
@@ -58,14 +59,12 @@ class Series:
         return self.seconds[shape[self.grows == "length"]]
 
 
-def doubling(first: int, last: int) -> Iterator[int]:
-    while first <= last:
-        yield first
-        first *= 2
-
-
 def all_series(longest: int, most: int, many_long: int, padded: Callable[[int], int]) -> tuple[Series, ...]:
     """``padded`` gives the length that a text is padded to."""
+
+    def doubling(first: int, last: int) -> list[int]:
+        return [first << step for step in range(last.bit_length()) if first << step <= last]
+
     return (
         Series("one text", "length", tuple((1, padded(length)) for length in doubling(16, longest))),
         Series("texts of 128", "texts", tuple((rows, 128) for rows in doubling(1, most))),
@@ -108,8 +107,7 @@ def measure(
     rounds(everything, count, one_call)
 
 
-@dataclass(frozen=True)
-class Slope:
+class Slope(NamedTuple):
     """seconds = ``seconds_at_1`` * size ** ``exponent`` over sizes ``first`` to ``last``, fitted in logarithms.
 
     The exponent is that of the medians; from ``low`` to ``high`` are 95 % of those of rounds drawn anew.
@@ -162,7 +160,7 @@ def fits(series: Sequence[Series]) -> Iterator[Row]:
         for first, last, part in parts if one.name != "texts of 1024" else ():
             if sum(first <= size <= (last or size) for size in seconds) >= 2:
                 row = {"kind": "slope", "series": one.name, "grows": one.grows, "part": part}
-                yield row | {key: round(x, 6) for key, x in vars(fit(seconds, first, last)).items()}
+                yield row | {key: round(x, 6) for key, x in fit(seconds, first, last)._asdict().items()}
         if one.grows == "texts" and len(seconds) >= 2:
             length = one.shapes[0][1]
             row = {"kind": "flatness", "series": one.name, "length": length, "to": min(FLAT, max(seconds))}
@@ -201,12 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return time.perf_counter() - start
 
     shapes = sum(len(one.shapes) for one in series)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=shapes * options.rounds)
-        measure(
-            series, timed, until, options.rounds, done=lambda what: progress.update(task, advance=1, description=what)
-        )
+    with Progress(console=console, transient=True) as progress:
+        tell = partial(progress.update, progress.add_task("", total=shapes * options.rounds), advance=1)
+        measure(series, timed, until, options.rounds, done=lambda what: tell(description=what))
 
     rows = [*points(series), *fits(series)]
     rows += [{"kind": "padding"} | padding.row(found, runner) for found in padding.workloads(Prompt.load(folder))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, NullLocator
 
-from harness.plots import COLOURS, INK, MARKERS, End, label_ends, logarithmic, panels, save
+from harness.plots import COLOURS, INK, MARKERS, End, label_ends, logarithmic, panels, save, series
 from harness.rows import Row
 from harness.tables import distinct
 
@@ -31,21 +31,19 @@ def peers(rows: Sequence[Row], path: Path) -> None:
     """Tokens a second against the length of a single text, by system; the machine's limit if it is known."""
     single = [row for row in rows if row["texts"] == 1 and row["tokens_per_second"] and not row["reads_text"]]
     figure, ((axes,),) = panels(size=(7.5, 5.0))
-    projects = distinct([{"project": row["system"].split("-")[0]} for row in single], "project")
-    ends, count = [], dict.fromkeys(projects, 0)
-    for system in distinct(single, "system"):
+    systems, ends = distinct(single, "system"), []
+    projects = list(dict.fromkeys(system.split("-")[0] for system in systems))
+    for number, system in enumerate(systems):
         points = sorted((row["tokens"], row["tokens_per_second"]) for row in single if row["system"] == system)
         project = system.split("-")[0]
-        colour = COLOURS[projects.index(project) % len(COLOURS)]
-        marker, count[project] = MARKERS[count[project] % len(MARKERS)], count[project] + 1
-        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, lw=2.2 if project == "slant" else 1)
-        ends.append(End(re.sub("-1$", "", system), *points[-1], colour))
+        marker = MARKERS[sum(other.split("-")[0] == project for other in systems[:number]) % len(MARKERS)]
+        colour, width = COLOURS[projects.index(project) % len(COLOURS)], 2.2 if project == "slant" else 1
+        ends.append(series(axes, re.sub("-1$", "", system), points, colour, marker, lw=width))
     for limit in sorted({row["limit_tokens_per_second"] for row in single if row.get("limit_tokens_per_second")}):
         axes.axhline(limit, color=INK, ls="--", lw=1)
         ends.append(End("limit of the matrix products", axes.get_xlim()[1], limit, INK))
-    axes.set(
-        xlabel="tokens of a text, prompt included", ylabel="tokens/s", yscale="log", title="One text at a time on a CPU"
-    )
+    axes.set(xlabel="tokens of a text, prompt included", ylabel="tokens/s", yscale="log")
+    axes.set_title("One text at a time on a CPU")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_minor_locator(NullLocator())
@@ -58,16 +56,13 @@ def cpu(rows: Sequence[Row], path: Path) -> None:
     """Tokens a second against length, of single texts and of eight, with the measured limit: a run of the CPU suite."""
     figure, ((axes,),) = panels()
     models, ends = [row for row in rows if row["group"] == "model"], []
-    lines = {f"{n} text" + "s" * (n > 1): [row for row in models if row["shape"][0] == n] for n in (1, 8)}
-    for (name, some), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
-        points = sorted((row["shape"][1], row["tokens_per_second"]) for row in some)
+    for texts, name, colour, marker in zip((1, 8), ("1 text", "8 texts"), COLOURS, MARKERS, strict=False):
+        points = sorted((row["shape"][1], row["tokens_per_second"]) for row in models if row["shape"][0] == texts)
         if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, color=colour)
-            ends.append(End(name, *points[-1], colour))
-    bounds = sorted((row["shape"][1], row["tokens"] / row["limit_s"]) for row in lines["1 text"])
+            ends.append(series(axes, name, points, colour, marker))
+    bounds = sorted((row["shape"][1], row["tokens"] / row["limit_s"]) for row in models if row["shape"][0] == 1)
     if bounds:
-        axes.plot(*zip(*bounds, strict=True), "--", color=INK)
-        ends.append(End("measured roofline of 1 text", *bounds[-1], INK))
+        ends.append(series(axes, "measured roofline of 1 text", bounds, INK, ls="--"))
     labels = {"xlabel": "tokens of a text after the prefix", "ylabel": "tokens/s"}
     axes.set(**labels, ylim=(0, None), title=f"The model on the CPU, {models[0]['model']}")
     logarithmic(axes, {row["shape"][1] for row in models})
@@ -79,10 +74,9 @@ def growth(rows: Sequence[Row], path: Path) -> None:
     """Seconds against length and against the number of texts, with the fitted slopes: a run of ``growth.py``."""
     figure, ((left, right),) = panels(columns=2, size=(5.6, 3.6))
     for axes, grows, names in ((left, "length", ["one text"]), (right, "texts", ["texts of 128", "texts of 1024"])):
-        some, ends = [row for row in rows if row.get("series") in names], []
+        some, ends = [row for row in rows if row.get("series") in names and row["kind"] in ("point", "slope")], []
         for name in names:
-            own = [row for row in some if row["series"] == name]
-            ends += _series(axes, own, grows)
+            ends += _grown(axes, [row for row in some if row["series"] == name], grows)
         axes.set(yscale="log", ylabel="seconds")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         logarithmic(axes, {row[grows] for row in some if row["kind"] == "point"})
@@ -92,7 +86,7 @@ def growth(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
-def _series(axes: Any, rows: Sequence[Row], grows: str) -> list[End]:
+def _grown(axes: Any, rows: Sequence[Row], grows: str) -> list[End]:
     """Draws medians with p20 and p80, and a line for each slope."""
     points = [row for row in rows if row["kind"] == "point"]
     if not points:
@@ -103,11 +97,9 @@ def _series(axes: Any, rows: Sequence[Row], grows: str) -> list[End]:
     axes.errorbar(x, [s["p50"] for s in y], spread, fmt=MARKERS[number], color=colour, lw=1)
     ends = [End(name, x[-1], y[-1]["p50"], colour)]
     for row, dash in zip((row for row in rows if row["kind"] == "slope"), DASHES, strict=False):
-        line = {size: row["seconds_at_1"] * size ** row["exponent"] for size in (row["first"], row["last"])}
-        axes.plot(line.keys(), line.values(), dash, color=colour, lw=1)
-        ends.append(
-            End(f"{row['first']} to {row['last']}: power {row['exponent']:.2f}", *list(line.items())[-1], colour)
-        )
+        line = [(size, row["seconds_at_1"] * size ** row["exponent"]) for size in (row["first"], row["last"])]
+        label = f"{row['first']} to {row['last']}: power {row['exponent']:.2f}"
+        ends.append(series(axes, label, line, colour, ls=dash, lw=1))
     return ends
 
 
@@ -118,10 +110,10 @@ def baselines(quality: Sequence[Row], timings: Mapping[str, Row], path: Path) ->
     """
     timed = {name: row["texts_per_second"] for name, row in timings.items() if row.get("texts_per_second")}
     drawn = [row for row in quality if row["status"] == "ok" and row["system"] in timed]
-    drawn.sort(key=lambda row: row["accuracy"][0])
-    tasks = distinct([row for row in quality if row in drawn], "task")
+    tasks = distinct(drawn, "task")
     if not tasks:
         return
+    drawn.sort(key=lambda row: row["accuracy"][0])
     most = max(sum(row["task"] == task for row in drawn) for task in tasks)
     figure, grid = panels(len(tasks), 2, (4.2, 0.9 + 0.19 * most), sharey="row", width_ratios=[1.6, 1])
     for (accuracy, speed), task in zip(grid, tasks, strict=True):
@@ -157,11 +149,8 @@ def lora_sweep(rows: Sequence[Row], path: Path) -> None:
         some = sorted((row["alpha"], row["accuracy"]) for row in rows if row["rank"] == rank)
         x = [alphas.index(alpha) + 0.06 * (number - 1) for alpha, _ in some]  # beside one another
         y = [value for _, (value, _, _) in some]
-        known = [(value if low is None else low, value if high is None else high) for _, (value, low, high) in some]
-        spread = [
-            [v - low for v, (low, _) in zip(y, known, strict=True)],
-            [h - v for v, (_, h) in zip(y, known, strict=True)],
-        ]
+        spread = [[value - (value if low is None else low) for _, (value, low, _) in some]]
+        spread += [[(value if high is None else high) - value for _, (value, _, high) in some]]
         axes.errorbar(x, y, spread, marker=MARKERS[number], color=COLOURS[number], ls=DASHES[number % 3], lw=1)
         ends.append(End(f"rank {rank}: {y[-1]:.3f}", x[-1], y[-1], COLOURS[number]))
     axes.set_xticks(range(len(alphas)), alphas)
@@ -177,8 +166,7 @@ def mixed_bits(rows: Sequence[Row], path: Path) -> None:
     ends = []
     for (kind, name), colour, marker in zip(BITS.items(), (INK, *COLOURS[1:]), MARKERS, strict=False):
         points = sorted({(row["matrix_bytes"], row["held_out_kl"]) for row in rows if row["kind"] == kind})
-        axes.plot(*zip(*points, strict=True), marker, color=colour, ls="-" if kind == "all group sizes" else "")
-        ends.append(End(name, *points[-1], colour))
+        ends.append(series(axes, name, points, colour, marker, ls="-" if kind == "all group sizes" else ""))
     axes.set(yscale="log", xlabel="kB of the quantized matrices", ylabel="mean KL on held-out texts, nats")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}")
     axes.set_title(f"The demo checkpoint, {rows[0]['held_out_texts']} texts that it was not calibrated with")

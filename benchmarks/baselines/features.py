@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,9 @@ Read = Callable[[Sequence[str]], NDArray[np.float32]]
 """Features ``[n, d]`` of texts."""
 
 
-class Features(Protocol):
-    """``key`` is the same for the same features only."""
-
-    @property
-    def key(self) -> str: ...
-    def load(self) -> Read: ...
-
-
 @dataclass(frozen=True)
 class Embedding:
-    """Sentence embeddings by a packaged model, read up to the model's own limit."""
+    """Sentence embeddings by a packaged model, read up to its own limit. ``key`` is the same for the same ones only."""
 
     model: Packaged
 
@@ -91,6 +83,9 @@ def fingerprint(folder: Path) -> list[Any]:
     return [str(folder.resolve())] + [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
+Features = Embedding | FinalPosition
+
+
 class Kept:
     """Features by text, kept in a file of ``folder``, so that each text is read once, whatever task it is in."""
 
@@ -105,13 +100,15 @@ class Kept:
         keys = [digest(text) for text in texts]
         known = self._read()
         missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
-        read = self.features.load() if missing else None
+        read = self.features.load() if missing else lambda texts: texts
         for start in range(0, len(missing), CHUNK):
-            assert read is not None
             self.progress(start, len(missing))
-            part = missing[start : start + CHUNK]
-            known |= zip([key for key, _ in part], read([text for _, text in part]), strict=True)
-            self._write(known)
+            new, unread = zip(*missing[start : start + CHUNK], strict=True)
+            known |= zip(new, read(list(unread)), strict=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part.npz")
+            np.savez(part, keys=np.array(list(known)), features=np.stack(list(known.values())))
+            part.replace(self.path)
         return np.stack([known[key] for key in keys])
 
     def _read(self) -> dict[str, NDArray[np.float32]]:
@@ -119,9 +116,3 @@ class Kept:
             return {}
         with np.load(self.path) as arrays:
             return dict(zip(arrays["keys"].tolist(), arrays["features"], strict=True))
-
-    def _write(self, known: dict[str, NDArray[np.float32]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part.npz")
-        np.savez(part, keys=np.array(list(known)), features=np.stack(list(known.values())))
-        part.replace(self.path)

@@ -56,39 +56,23 @@ def tune(base: Path, train: Labelled, tuning: Tuning, target: Path) -> dict[str,
 
     Returns the trained parameters, those of the merged model, and the mean loss of training.
     """
+    import transformers as hf
     from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
 
-    set_seed(tuning.seed)  # before the head is made: its start is random
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base,
-        dtype=torch.float32,
-        num_labels=len(train.names),
-        id2label=dict(enumerate(train.names)),
-        label2id={name: number for number, name in enumerate(train.names)},
+    hf.set_seed(tuning.seed)  # before the head is made: its start is random
+    tokenizer, named = hf.AutoTokenizer.from_pretrained(base), dict(enumerate(train.names))
+    ids = {"id2label": named, "label2id": {name: number for number, name in named.items()}}
+    model = hf.AutoModelForSequenceClassification.from_pretrained(
+        base, dtype=torch.float32, num_labels=len(named), **ids
     )
-    adapter = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
-        target_modules=list(TARGETS),
-    )
-    tuned = get_peft_model(model, adapter)
+    sizes = {"r": tuning.rank, "lora_alpha": tuning.alpha, "lora_dropout": tuning.dropout}
+    tuned = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=list(TARGETS), **sizes))
     trained, _ = tuned.get_nb_trainable_parameters()
     encoded = tokenizer(list(train.texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
     rows = [{"input_ids": ids, "labels": label} for ids, label in zip(encoded, train.labels.tolist(), strict=True)]
     parts = tuning.batch // PART if tuning.batch % PART == 0 else 1
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
+        arguments = hf.TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=tuning.batch // parts,
             gradient_accumulation_steps=parts,
@@ -102,9 +86,8 @@ def tune(base: Path, train: Labelled, tuning: Tuning, target: Path) -> dict[str,
             bf16=tuning.bf16,
             use_cpu=not torch.cuda.is_available(),
         )
-        trainer = Trainer(
-            model=tuned, args=arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)
-        )
+        collator = hf.DataCollatorWithPadding(tokenizer)
+        trainer = hf.Trainer(model=tuned, args=arguments, train_dataset=rows, data_collator=collator)
         # The encoder's loss is the mean over a part, whatever its signature promises: Trainer must divide by the parts.
         trainer.model_accepts_loss_kwargs = False
         loss = trainer.train().training_loss

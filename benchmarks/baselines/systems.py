@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class System(ABC):
+class System:
     """``note`` is what a reader of the table should know; ``costs`` the system that takes the same time and memory.
 
     ``key`` says all that a fitted system depends on but the data. ``fit`` writes what ``load`` needs into a folder and
@@ -47,20 +46,12 @@ class System(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "costs", self.costs or self.name)
 
-    @property
-    @abstractmethod
-    def key(self) -> str: ...
-    @abstractmethod
-    def fit(self, train: Labelled, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]: ...
-    @abstractmethod
-    def load(self, folder: Path, names: Sequence[str], cache: Path | None = None) -> Predict: ...
-
 
 @dataclass(frozen=True)
 class Majority(System):
     """The most frequent label of training, whatever the text."""
 
-    key: str = "majority"  # type: ignore[misc]
+    key: str = "majority"
 
     def fit(self, train: Labelled, folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
         np.save(folder / "counts.npy", np.bincount(train.labels, minlength=len(train.names)).astype(np.float64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -60,6 +60,14 @@ def panels(
     plt.rcParams.update(STYLE)
     figsize = (size[0] * columns, size[1] * rows)
     return plt.subplots(rows, columns, figsize=figsize, layout="constrained", squeeze=False, **options)
+
+
+def series(
+    axes: Axes, name: str, points: Sequence[tuple[float, float]], colour: str, marker: str = "", **style: Any
+) -> End:
+    """Draw points (x, y) as a line; its label, at its last point. ``style`` is matplotlib's."""
+    axes.plot(*zip(*points, strict=True), color=colour, marker=marker, **style)
+    return End(name, *points[-1], colour)
 
 
 def logarithmic(axes: Axes, ticks: Iterable[int]) -> None:

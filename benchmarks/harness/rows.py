@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def newest_run(rows: Sequence[Row], key: str, needed: str) -> list[Row]:
     """The rows of the newest run among whose rows is one with ``needed`` under a key; a run has one time."""
     time = next((row["time"] for row in reversed(rows) if row[key] == needed), None)
     return [row for row in rows if row["time"] == time]
+
+
+def named(name: str, patterns: str) -> bool:
+    """Whether a name is among patterns like "slant-*,llama-bf16-1"."""
+    return any(fnmatch(name, pattern) for pattern in patterns.split(","))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

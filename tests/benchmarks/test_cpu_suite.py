@@ -122,7 +122,7 @@ def test_bytes_of_ops(rows, runner):
 def test_flops_of_attention_count_the_pairs_that_see_each_other():
     pairs = sum(PREFIX + position + 1 for position in range(128))
     flops = 8 * pairs * 4 * MODEL.num_attention_heads * MODEL.head_dim
-    assert test_ops.OPS["causal_attention"](MODEL, 8, 128).flops == flops
+    assert test_ops.at_shape(MODEL, 8, 128)["causal_attention"].flops == flops
 
 
 def test_arguments_are_in_the_models_dtype():
