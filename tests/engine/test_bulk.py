@@ -119,14 +119,15 @@ def test_float32_is_written_as_short_as_it_can_be(table: Path) -> None:
     assert float(Engine().answer("text 0").probabilities[0]) == pytest.approx(p, rel=1e-7)
 
 
-def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("".join(f"word{i}\n" for i in range(100_000)))
-    start = time.perf_counter()
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_rows(tmp_path: Path, count: int) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"word{i}\n" for i in range(count)))
+    start = time.process_time()
     summary = score_table(Engine(), tmp_path / "in.txt", tmp_path / "out.csv")
-    assert time.perf_counter() - start < 30
-    assert (summary.rows, summary.errors, summary.tokens) == (100_000, 0, 100_000)
+    assert time.process_time() - start < 3e-4 * count
+    assert (summary.rows, summary.errors, summary.tokens) == (count, 0, count)
     with (tmp_path / "out.csv").open() as file:
-        assert [row["text"] for row in csv.DictReader(file)] == [f"word{i}" for i in range(100_000)]
+        assert [row["text"] for row in csv.DictReader(file)] == [f"word{i}" for i in range(count)]
 
 
 @pytest.mark.parametrize(
