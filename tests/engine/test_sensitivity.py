@@ -29,7 +29,8 @@ from slant.runtime.runner import Runner
 
 CPU = torch.device("cpu")
 GRIDS = (Grid(8), Grid(4), Grid(2), None)
-SHAPES = ["grouped", "attention first and last", "linear last", "tied"]
+MORE_SHAPES = ["attention first and last", "linear last"]
+SHAPES = ["grouped", "tied", *(pytest.param(shape, marks=pytest.mark.slow) for shape in MORE_SHAPES)]
 
 
 @pytest.fixture(autouse=True, scope="module")
