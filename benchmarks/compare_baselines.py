@@ -38,8 +38,7 @@ from harness.rows import RESULTS, Row, append, environment, named, read
 from harness.tables import distinct, interval, markdown
 from harness.timing import measure
 from slant.errors import SlantError
-from slant.evaluation.assess import Estimate, assess
-from slant.evaluation.compare import compare
+from slant.evaluation.assess import Estimate, assess, compare
 from slant.evaluation.metrics import Labels
 from texts import cache_folder
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from slant.errors import TableError
 from slant.evaluation.metrics import Labels
-from slant.tables.labelled import read_columns, spelled
+from slant.tables.labelled import LabelledTexts, spelled
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def digest(value: object) -> str:
 
 def _rows(path: Path, text: str, label: str, group: str | None) -> tuple[list[tuple[str, str, str]], int]:
     """Rows (text, label, group or nothing) of a table, and how many had no text or no label."""
-    table = read_columns(path, text, keep=[label, *([group] if group else [])])
+    table = LabelledTexts.read(path, text_column=text, labels_column=label, keep=[group or ""])
     labels = table.column(label, "for the labels")
-    groups = table.column(group, "for the groups") if group else (None,) * len(table)
+    groups = table.column(group, "for the groups") if group else (None,) * len(labels)
     rows = [tuple(map(spelled, row)) for row in zip(table.texts, labels, groups, strict=True)]
     good = [row for row, error in zip(rows, table.errors, strict=True) if error is None and row[0] and row[1]]
     return good, len(rows) - len(good)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from slant.artifact.drift_record import Tail
 from slant.errors import SlantError
-from slant.evaluation.calibration import calibrate
 from slant.evaluation.drift.budgets import Budgets, exceeded
 from slant.evaluation.drift.figures import RowDrift, drift_between
+from slant.evaluation.metrics import calibrate
 from slant.scores import Score, Scores
 
 HAND = [[0.5, 0.25, 0.25], [0.6, 0.4, 0.0], [0.125, 0.125, 0.75], [0.0, 1.0, 0.0]]

@@ -13,12 +13,12 @@ from slant.artifact import certificate as certificates
 from slant.artifact.arithmetic import Arithmetic
 from slant.demo import FOLDER
 from slant.evaluation import charts
-from slant.evaluation.calibration import calibrate
 from slant.evaluation.charts import heatmap, reliability
 from slant.evaluation.drift import page, report
 from slant.evaluation.drift.budgets import Budgets
 from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.formatting import BEGINNING, percent
+from slant.evaluation.metrics import calibrate
 from slant.prompt.prompt import Prompt
 from slant.scores import Score, Scores
 
@@ -81,11 +81,11 @@ def test_the_page_says_what_the_figures_say():
 def test_worst_rows():
     shown = made()
     first, second = shown.worst()[:2]
-    assert (first.row, first.tokens) == (0, 100)
-    assert first.reference != first.ours
-    assert first.delta == max(shown.rows.delta) >= second.delta
-    assert len(first.text) <= BEGINNING
-    assert first.text.endswith("…")
+    assert (first["row"], first["tokens"]) == (0, 100)
+    assert first["reference"] != first["ours"]
+    assert first["delta"] == max(shown.rows.delta) >= second["delta"]
+    assert len(first["text"]) <= BEGINNING
+    assert first["text"].endswith("…")
 
 
 @pytest.mark.parametrize("width", [60, 100])

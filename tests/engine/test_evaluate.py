@@ -18,15 +18,14 @@ from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import SlantError, TableError
-from slant.evaluation.assess import assess
-from slant.evaluation.compare import compare
+from slant.evaluation.assess import assess, compare
 from slant.evaluation.evaluation import evaluate
 from slant.evaluation.formatting import number
 from slant.evaluation.page import html
 from slant.evaluation.predictions import Answered, Predictions, settle_labels
 from slant.evaluation.report import notes, terminal
 from slant.prompt.prompt import DEFAULT_LABELS
-from slant.tables.labelled import read_columns
+from slant.tables.labelled import LabelledTexts
 from slant.tables.read import ENDINGS
 
 NAMES = tuple(DEFAULT_LABELS.values())
@@ -347,14 +346,14 @@ def test_names_without_an_order_are_refused(gold):
 def test_a_table_needs_no_text_where_none_is_read(tmp_path):
     for ending in set(ENDINGS) - {".txt"}:
         path = table_of(tmp_path / f"t{ending}", [{"a": 1, "b": 2}, {"a": 3, "b": None}])
-        found = read_columns(path, None)
+        found = LabelledTexts.read(path, text_column=None, keep=None)
         assert [str(value) for value in found.columns["a"]] == ["1", "3"]
-        assert len(found) == 2
+        assert found.errors == (None, None)
     with pytest.raises(TableError, match="no column 'y' for the labels; its columns are: a, b"):
-        read_columns(tmp_path / "t.csv", None).column("y", "for the labels")
+        LabelledTexts.read(tmp_path / "t.csv", text_column=None, labels_column="y")
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(TableError, match="not a readable Parquet"):
-        read_columns(tmp_path / "bad.parquet", None)
+        LabelledTexts.read(tmp_path / "bad.parquet", text_column=None)
 
 
 def made(k=5, two=True, probabilities=True, groups=None, names=None):

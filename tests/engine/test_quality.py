@@ -8,10 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slant.evaluation import metrics
-from slant.evaluation.assess import METRICS, Baseline, ClassMetrics, Estimate, assess, of_confusion
+from slant.evaluation.assess import (
+    METRICS,
+    Baseline,
+    ClassMetrics,
+    Estimate,
+    assess,
+    compare,
+    estimates,
+    mcnemar,
+    of_confusion,
+)
 from slant.evaluation.bootstrap import CONFIDENCE, Units, bootstrap
-from slant.evaluation.calibration import brier, nll
-from slant.evaluation.compare import compare, differences, mcnemar
+from slant.evaluation.metrics import brier, nll
 
 GOLD, LABELS = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 1, 0, 0, 1])
 
@@ -91,10 +100,10 @@ def test_the_bootstrap_is_that_of_resampled_rows(grouped):
         losses = [brier(gold[rows], p[rows]).mean(), nll(gold[rows], p[rows]).mean()]
         draws.append([*of_confusion(metrics.confusion(gold[rows], p[rows].argmax(1), 3)), *losses])
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    estimates = [*(getattr(found, name) for name in METRICS), found.confidence.brier, found.confidence.nll]
-    assert [e.low for e in estimates] == pytest.approx(low, abs=0.025)
-    assert [e.high for e in estimates] == pytest.approx(high, abs=0.025)
-    assert all(e.low < e.value < e.high for e in estimates)
+    shown = [*(getattr(found, name) for name in METRICS), found.confidence.brier, found.confidence.nll]
+    assert [e.low for e in shown] == pytest.approx(low, abs=0.025)
+    assert [e.high for e in shown] == pytest.approx(high, abs=0.025)
+    assert all(e.low < e.value < e.high for e in shown)
     assert found.groups == (15 if grouped else None)
     assert found == assess(gold, p, groups=groups if grouped else None, resamples=6000), "the seed is fixed"
 
@@ -177,7 +186,7 @@ def test_the_paired_bootstrap_is_that_of_resampled_rows():
     rng = np.random.default_rng(2)
     gold, a, b = (rng.integers(0, 3, 80) for _ in range(3))
     b = np.where(rng.random(80) < 0.5, gold, b)
-    found = differences(gold, a, b, 3, resamples=8000)
+    found = estimates(gold, (a, b), 3, resamples=8000)
 
     def change(rows):
         one, other = (of_confusion(metrics.confusion(gold[rows], side[rows], 3)) for side in (a, b))
@@ -187,8 +196,8 @@ def test_the_paired_bootstrap_is_that_of_resampled_rows():
     np.testing.assert_allclose([e.low for e in found.values()], limits[0], atol=0.015)
     np.testing.assert_allclose([e.high for e in found.values()], limits[1], atol=0.015)
     assert [e.value for e in found.values()] == change(np.arange(80)).tolist()
-    assert found == differences(gold, a, b, 3, resamples=8000), "the seed is fixed"
-    assert set(differences(gold, a, a, 3).values()) == {Estimate(0, 0, 0)}
+    assert found == estimates(gold, (a, b), 3, resamples=8000), "the seed is fixed"
+    assert set(estimates(gold, (a, a), 3).values()) == {Estimate(0, 0, 0)}
 
 
 def test_a_comparison_with_groups_or_without_probabilities():
@@ -201,7 +210,7 @@ def test_a_comparison_with_groups_or_without_probabilities():
     grouped = compare(gold, p, labels, groups=groups)
     assert (grouped.groups, grouped.mcnemar) == (12, None)
     assert grouped.accuracy.low != found.accuracy.low
-    drawn = differences(gold, p.argmax(1), labels, 5, groups)["accuracy"]
+    drawn = estimates(gold, (p.argmax(1), labels), 5, groups)["accuracy"]
     rng, draws = np.random.default_rng(3), []
     for _ in range(3000):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 12, 12)])

@@ -98,7 +98,7 @@ def drift(
     from slant.tables.labelled import LabelledTexts
 
     columns = {"text_column": text_column, "labels_column": labels_column}
-    read = LabelledTexts.read(texts, **columns, input_format=input_format, encoding=encoding)  # type: ignore[arg-type]
+    read = LabelledTexts.read(texts, **columns, input_format=input_format, encoding=encoding)
     with Progress() as progress:
         from slant.evaluation.drift.measure import measure
 

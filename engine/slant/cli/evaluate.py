@@ -95,11 +95,16 @@ def evaluate(
     from slant.evaluation.page import html
     from slant.evaluation.predictions import locate, settle_labels
     from slant.evaluation.report import terminal as summary
-    from slant.tables.labelled import NO_LABEL, LabelledTexts, read_columns
+    from slant.tables.labelled import NO_LABEL, LabelledTexts
 
-    wanted = text_column if models else None
-    table = read_columns(source, wanted, input_format=input_format, encoding=encoding)
-    texts = LabelledTexts.of(table, labels_column)
+    table = LabelledTexts.read(
+        source,
+        text_column=text_column if models else None,
+        labels_column=labels_column,
+        input_format=input_format,
+        encoding=encoding,
+        keep=None,
+    )
     groups = None if group_column is None else table.column(group_column, "for the groups")
     found = [
         locate(spec, table, gold=labels_column, id_column=id_column, prefix=begins, encoding=encoding)
@@ -107,14 +112,14 @@ def evaluate(
     ]
     names = labels_of(models, options)
     if names is None:
-        readable = [value for value, error in zip(texts.values or (), texts.errors, strict=True) if error is None]
+        readable = [value for value, error in zip(table.values or (), table.errors, strict=True) if error is None]
         names = settle_labels([answers for answers, _ in found], readable)
-    gold = texts.gold(tuple(names), tuple(names.values()))
+    gold = table.gold(tuple(names), tuple(names.values()))
     assert gold is not None  # there is a column of them
     sides = [answers.predictions(names) for answers, _ in found]
     labelled = tuple(None if label == NO_LABEL else text for label, text in zip(gold, table.texts, strict=True))
     with Progress() as progress:
-        sides = [*(score(one, replace(texts, texts=labelled), options, progress) for one in models), *sides]
+        sides = [*(score(one, replace(table, texts=labelled), options, progress) for one in models), *sides]
     evaluation = judge(
         source,
         tuple(names.values()),
@@ -158,4 +163,5 @@ def score(model: str, texts: LabelledTexts, options: LoadOptions, progress: Prog
     from slant.evaluation.predictions import Predictions
 
     engine = Engine.load(checkpoint_path(model), options, progress=progress.of(f"loading {model}"))
-    return Predictions.of_scores(model, texts.scored(engine, progress.of(f"scoring with {model}")))
+    scores = texts.scored(engine, progress.of(f"scoring with {model}"))
+    return Predictions(model, scores.probabilities, tuple(scores.error))

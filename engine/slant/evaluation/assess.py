@@ -1,8 +1,9 @@
-"""One model against gold labels: every metric with its 95 % confidence interval."""
+"""Answers against gold labels: each metric with its 95 % confidence interval; for two models, of their difference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,20 @@ from numpy.typing import NDArray
 
 from slant.artifact.drift_record import Calibration, Matrix
 from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate, Units, bootstrap
-from slant.evaluation.calibration import brier, calibrate, nll
-from slant.evaluation.metrics import Floats, Labels, accuracy, as_matrix, confusion, f1, macro_f1, mae, quadratic_kappa
+from slant.evaluation.metrics import (
+    Floats,
+    Labels,
+    accuracy,
+    as_matrix,
+    brier,
+    calibrate,
+    confusion,
+    f1,
+    macro_f1,
+    mae,
+    nll,
+    quadratic_kappa,
+)
 
 METRICS: dict[str, Callable[[NDArray], Floats]] = {
     "accuracy": accuracy,
@@ -82,6 +95,40 @@ class Assessment:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Rows that only the first and only the second model has right, and the exact two-sided p-value of their balance.
+
+    Under the hypothesis that both are equally accurate, the smaller count is binomial with n = their sum and 1/2; the
+    p-value is twice its lower tail, at most 1. It takes rows as independent.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The second model's metrics minus the first's on the same ``rows``, by the paired bootstrap.
+
+    A positive difference is better in accuracy, kappa and macro-F1 and worse in the others. Those of probabilities are
+    None unless both models have them; ``mcnemar`` is None with ``groups``, whose rows are not independent.
+    """
+
+    rows: int
+    groups: int | None
+    accuracy: Estimate
+    mae: Estimate
+    quadratic_kappa: Estimate | None
+    macro_f1: Estimate
+    brier: Estimate | None
+    nll: Estimate | None
+    mcnemar: McNemar | None
+    resamples: int
+    seed: int
+
+
 def assess(
     gold: Labels,
     answers: NDArray,
@@ -99,27 +146,100 @@ def assess(
 
     Raises ValueError for shapes that do not match, no rows, labels out of range, and probabilities not of 0 to 1.
     """
-    probabilities, labels, k = checked(gold, answers, classes, groups)
-    units = Units.of_cells((gold * k + labels)[:, None], k * k, groups)
-    found = bootstrap(units, lambda sums: of_confusion(sums.reshape(*sums.shape[:-1], k, k)), resamples, seed)
+    probabilities, labels, k = _checked(gold, answers, classes, groups)
     counts = confusion(gold, labels, k)
+    major = int(np.bincount(gold, minlength=k).argmax())
+    baseline = confusion(gold, np.full_like(gold, major), k)
+    totals = counts.sum(1).tolist(), counts.sum(0).tolist(), np.diagonal(counts).tolist(), f1(counts).tolist()
     return Assessment(
         len(gold),
-        None if groups is None else len(units),
-        **dict(zip(METRICS, found, strict=True)),  # type: ignore[arg-type]
-        classes=tuple(_by_class(counts)),
+        None if groups is None else len(np.unique(groups)),
+        **estimates(gold, [labels], k, groups, resamples, seed),  # type: ignore[arg-type]
+        classes=tuple(
+            ClassMetrics(g, p, h / p if p else None, h / g if g else None, score if g or p else None)
+            for g, p, h, score in zip(*totals, strict=True)
+        ),
         confusion=as_matrix(counts),
-        baseline=_baseline(gold, k),
+        baseline=Baseline(major, float(accuracy(baseline)), float(mae(baseline)), float(macro_f1(baseline))),
         confidence=None if probabilities is None else _confidence(gold, probabilities, groups, resamples, seed),
         resamples=resamples,
         seed=seed,
     )
 
 
-def checked(
+def compare(
+    gold: Labels,
+    first: NDArray,
+    second: NDArray,
+    *,
+    classes: int | None = None,
+    groups: NDArray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare two models' answers, arguments and errors as of ``assess``; each row or group is drawn with both.
+
+    Raises ValueError also for different numbers of labels.
+    """
+    if classes is None:
+        classes = max(_checked(gold, answers)[2] for answers in (first, second))
+    (p, one, k), (q, other, width) = (_checked(gold, answers, classes, groups) for answers in (first, second))
+    if k != width:
+        raise ValueError(f"{k} labels cannot be compared with {width}.")
+    losses: list[Estimate | None] = [None, None]
+    if p is not None and q is not None:
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            losses = _means(_losses(gold, q) - _losses(gold, p), groups, resamples, seed)
+    return Comparison(
+        len(gold),
+        None if groups is None else len(np.unique(groups)),
+        **estimates(gold, [one, other], k, groups, resamples, seed),  # type: ignore[arg-type]
+        brier=losses[0],
+        nll=losses[1],
+        mcnemar=mcnemar(one == gold, other == gold) if groups is None else None,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def estimates(
+    gold: Labels,
+    sides: Sequence[Labels],
+    k: int,
+    groups: NDArray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> dict[str, Estimate | None]:
+    """``METRICS`` by name of one side's labels ``[n]``, or the second side's minus the first's, drawn together."""
+
+    def metrics(sums: Floats) -> Floats:
+        found = of_confusion(sums.reshape(*sums.shape[:-1], len(sides), k, k))
+        return found[..., 0, :] if len(sides) == 1 else found[..., 1, :] - found[..., 0, :]
+
+    units = Units.of_cells(np.stack([gold * k + labels for labels in sides], 1), k * k, groups)
+    return dict(zip(METRICS, bootstrap(units, metrics, resamples, seed), strict=True))
+
+
+def of_confusion(counts: NDArray) -> Floats:
+    """``METRICS`` of counts ``[..., k, k]`` as ``[..., 4]``."""
+    return np.stack([metric(counts) for metric in METRICS.values()], -1)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """The exact test of two models' right rows, bool ``[n]`` each. McNemar 1947, Psychometrika 12 (2), exact form."""
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    n = b + c
+
+    def term(i: int) -> float:
+        return math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2))
+
+    return McNemar(b, c, min(1.0, 2 * math.fsum(term(i) for i in range(min(b, c) + 1))))
+
+
+def _checked(
     gold: Labels, answers: NDArray, classes: int | None = None, groups: NDArray | None = None
 ) -> tuple[Floats | None, Labels, int]:
-    """Probabilities (None for labels), labels and k of ``assess``'s arguments; raises ValueError as it says."""
+    """Probabilities (None for labels), labels and k of ``assess``'s arguments."""
     n = len(gold)
     if not n or gold.shape != (n,) or len(answers) != n or answers.ndim not in (1, 2):
         raise ValueError(f"answers of shape {answers.shape} do not match gold labels of shape {gold.shape}.")
@@ -138,42 +258,27 @@ def checked(
     return probabilities, labels, k
 
 
-def of_confusion(counts: NDArray) -> Floats:
-    """``METRICS`` of counts ``[..., k, k]`` as ``[..., 4]``."""
-    return np.stack([metric(counts) for metric in METRICS.values()], -1)
+def _losses(gold: Labels, probabilities: Floats) -> Floats:
+    return np.stack([brier(gold, probabilities), nll(gold, probabilities)], 1)
 
 
-def mean_estimates(scores: Floats, groups: NDArray | None, resamples: int, seed: int) -> list[Estimate | None]:
-    """The means of scores ``[n, f]`` by row; None for one that is not finite."""
-    known = np.where(np.isfinite(scores), scores, np.nan)
-    units = Units.of_values(np.column_stack([known, np.ones(len(scores))]), groups)  # groups differ in size
+def _means(losses: Floats, groups: NDArray | None, resamples: int, seed: int) -> list[Estimate | None]:
+    """By row; None for one that is not finite."""
+    known = np.where(np.isfinite(losses), losses, np.nan)
+    units = Units.of_values(np.column_stack([known, np.ones(len(losses))]), groups)  # groups differ in size
     return bootstrap(units, lambda sums: sums[..., :-1] / sums[..., -1:], resamples, seed)
 
 
-def _by_class(counts: Labels) -> list[ClassMetrics]:
-    gold, predicted, hits = counts.sum(1).tolist(), counts.sum(0).tolist(), np.diagonal(counts).tolist()
-    return [
-        ClassMetrics(g, p, h / p if p else None, h / g if g else None, one if g or p else None)
-        for g, p, h, one in zip(gold, predicted, hits, f1(counts).tolist(), strict=True)
-    ]
-
-
-def _baseline(gold: Labels, k: int) -> Baseline:
-    label = int(np.bincount(gold, minlength=k).argmax())
-    counts = confusion(gold, np.full_like(gold, label), k)
-    return Baseline(label, float(accuracy(counts)), float(mae(counts)), float(macro_f1(counts)))
-
-
 def _confidence(gold: Labels, probabilities: Floats, groups: NDArray | None, resamples: int, seed: int) -> Confidence:
-    scores = np.stack([brier(gold, probabilities), nll(gold, probabilities)], 1)
-    mean_brier, mean_nll = mean_estimates(scores, groups, resamples, seed)
+    losses = _losses(gold, probabilities)
+    mean_brier, mean_nll = _means(losses, groups, resamples, seed)
     assert mean_brier is not None  # it is at most 2 in each row
     off = abs(probabilities.sum(1) - 1)
     return Confidence(
         calibrate(probabilities.max(1), (probabilities.argmax(1) == gold).astype(np.float64)),
         mean_brier,
         mean_nll,
-        impossible=int(np.isinf(scores[:, 1]).sum()),
+        impossible=int(np.isinf(losses[:, 1]).sum()),
         off_one=int((off > SUM_TOLERANCE).sum()),
         farthest=float(off.max()),
     )

@@ -28,9 +28,6 @@ class Units:
     sums: Floats
     counts: Labels | None = None
 
-    def __len__(self) -> int:
-        return len(self.sums) if self.counts is None else int(self.counts.sum())
-
     @classmethod
     def of_cells(cls, cells: Labels, width: int, groups: NDArray | None) -> Units:
         """Sums that count cells: int64 ``[n, m]``, the row's cell (0 to width - 1) in each of m confusion matrices.
@@ -80,32 +77,23 @@ def bootstrap(
     metrics: of the units' summed ``sums``, ``[..., s]`` to ``[..., f]``. None where the sample has no value (NaN).
     """
     rng, block = np.random.default_rng(seed), max(1, BLOCK // max(units.sums.shape))
-    drawn = np.concatenate(
-        [
-            metrics(_weights(units, min(block, resamples - start), rng) @ units.sums)
-            for start in range(0, resamples, block)
-        ]
-    )
     whole = np.ones(len(units.sums)) if units.counts is None else units.counts
-    values = metrics(whole @ units.sums).tolist()
-    return [_estimate(value, column, len(units)) for value, column in zip(values, drawn.T, strict=True)]
+    n = int(whole.sum())
 
+    def weights(size: int) -> Floats:
+        """``[size, units]``: how often each unit is in a resample."""
+        if units.counts is not None:
+            return rng.multinomial(n, units.counts / n, size=size).astype(np.float64)
+        # As many binomials would take ten times as long.
+        return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
 
-def _estimate(value: float, drawn: Floats, units: int) -> Estimate | None:
-    if np.isnan(value):
-        return None
-    undefined = int(np.isnan(drawn).sum())
-    if units < 2 or undefined == len(drawn):
-        return Estimate(value, None, None, undefined)
-    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Estimate(value, low, high, undefined)
-
-
-def _weights(units: Units, size: int, rng: np.random.Generator) -> Floats:
-    """``[size, units]``: how often each unit is in a resample."""
-    n = len(units)
-    if units.counts is None:  # as many binomials would take ten times as long
-        drawn = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)])
-    else:
-        drawn = rng.multinomial(n, units.counts / n, size=size)
-    return drawn.astype(np.float64)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    drawn = np.concatenate([metrics(weights(size) @ units.sums) for size in sizes])
+    found = []
+    for value, column in zip(metrics(whole @ units.sums).tolist(), drawn.T, strict=True):
+        undefined = int(np.isnan(column).sum())
+        low = high = None
+        if n > 1 and undefined < len(column):
+            low, high = np.nanquantile(column, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+        found.append(None if np.isnan(value) else Estimate(value, low, high, undefined))
+    return found

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slant.errors import SlantError
-from slant.evaluation.assess import Assessment, assess
+from slant.evaluation.assess import Assessment, Comparison, assess, compare
 from slant.evaluation.bootstrap import RESAMPLES, SEED
-from slant.evaluation.compare import Comparison, compare
 from slant.evaluation.metrics import Labels
 from slant.evaluation.predictions import Predictions
 from slant.tables.labelled import NO_LABEL, spelled
@@ -83,7 +82,8 @@ def evaluate(
     """
     if len(models) not in (1, 2):
         raise ValueError(f"one model or two can be evaluated, not {len(models)}.")
-    unreadable = np.array([error is not None for error in errors or [None] * len(gold)])
+    errors = errors or [None] * len(gold)
+    unreadable = np.array([error is not None for error in errors])
     labelled = (gold != NO_LABEL) & ~unreadable
     if not labelled.any():
         raise SlantError(f"{table} has no row with a gold label ({len(gold):,} rows): there is nothing to evaluate.")
@@ -94,42 +94,31 @@ def evaluate(
         first = next((e for side in reasons for e, here in zip(side, labelled, strict=True) if e and here), "")
         raise SlantError(f"no labelled row of {table} has an answer{' of both models' * (len(models) > 1)}: {first}")
     truth, answers = gold[judged], [one.answers[judged] for one in models]
-    numbers = None if groups is None else _numbered([groups[row] for row in judged.tolist()])
+    names, numbers = [], None
+    if groups is not None:
+        # A row without a group gets a number of its own.
+        names = [spelled(groups[row]) for row in judged.tolist()]
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        numbers = np.array([number[name] if name else len(names) + row for row, name in enumerate(names)], np.int64)
     options = {"classes": len(labels), "groups": numbers, "resamples": resamples, "seed": seed}
+    sides = []
+    for one, why, here, mine in zip(models, reasons, answered, answers, strict=True):
+        chosen = one.answers if one.answers.ndim == 1 else np.nan_to_num(one.answers, nan=-1.0).argmax(1)
+        right = float((chosen == gold)[here].sum() / labelled.sum())
+        failures = _errors(why, labelled & ~here)
+        sides.append(Side(one.name, failures, one.contradicted, right, assess(truth, mine, **options)))  # type: ignore[arg-type]
     return Evaluation(
         table=table,
         labels=tuple(labels),
         rows=len(gold),
         labelled=int(labelled.sum()),
         judged=len(judged),
-        unreadable=_errors(errors or (), unreadable),
+        unreadable=_errors(errors, unreadable),
         group_column=group_column,
-        ungrouped=0 if groups is None else sum(not spelled(groups[row]) for row in judged.tolist()),
-        sides=tuple(
-            Side(
-                one.name,
-                _errors(why, labelled & ~here),
-                one.contradicted,
-                float((_labels(one) == gold)[here].sum() / labelled.sum()),
-                assess(truth, mine, **options),  # type: ignore[arg-type]
-            )
-            for one, why, here, mine in zip(models, reasons, answered, answers, strict=True)
-        ),
+        ungrouped=names.count(""),
+        sides=tuple(sides),
         comparison=compare(truth, answers[0], answers[1], **options) if len(answers) > 1 else None,  # type: ignore[arg-type]
     )
-
-
-def _numbered(groups: Sequence[object]) -> Labels:
-    """Numbers that are the same where groups are."""
-    names = [spelled(group) for group in groups]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([number[name] if name else len(names) + row for row, name in enumerate(names)], np.int64)
-
-
-def _labels(one: Predictions) -> Labels:
-    if one.answers.ndim == 1:
-        return one.answers
-    return np.where(np.isnan(one.answers), -1, one.answers).argmax(1)
 
 
 def _errors(errors: Sequence[str | None], rows: np.ndarray) -> tuple[RowError, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Column, Table
+from rich.text import Text
 
 Form = Callable[[float], str]
 
@@ -33,12 +34,15 @@ def signed(value: float) -> str:
     return f"{value:+.4f}"
 
 
-# Name, field, and how the metric and its difference are written.
+# Name, key, and how the metric and its difference are written. Those after the fourth need probabilities.
 METRICS: tuple[tuple[str, str, Form, Form], ...] = (
     ("accuracy", "accuracy", percent, points),
     ("MAE, classes", "mae", four, signed),
     ("kappa, quadratic", "quadratic_kappa", four, signed),
     ("macro-F1", "macro_f1", four, signed),
+    ("ECE", "ece", four, signed),
+    ("Brier", "brier", four, signed),
+    ("NLL, nats", "nll", four, signed),
 )
 
 
@@ -57,10 +61,9 @@ def rows_of(some: int, whole: int, what: str = "rows") -> str:
     return f"{some:,} of {whole:,} {what} ({some / whole:.1%})"
 
 
-def terminal_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """All but the first column are numbers."""
-    columns = (Column(head, justify="right" if i else "left") for i, head in enumerate(heads))
-    table = Table(*columns, padding=(0, 1))
+    table = Table(*(Column(head, justify="right" if i else "left") for i, head in enumerate(heads)), padding=(0, 1))
     for row in rows:
         table.add_row(*row)
     return table

@@ -7,8 +7,9 @@ are used as they are: one that is not a number from 0 to 1 is an error of its ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from slant.errors import TableError
 from slant.evaluation.formatting import beginning
 from slant.prompt.prompt import DEFAULT_LABELS
-from slant.scores import Scores
-from slant.tables.labelled import NO_LABEL, Columns, find_label, read_columns, spelled, spellings
+from slant.tables.labelled import NO_LABEL, LabelledTexts, find_label, spelled, spellings
 from slant.tables.read import ENDINGS
 
 Values = tuple[object, ...]
@@ -39,11 +39,6 @@ class Predictions:
     errors: tuple[str | None, ...] = ()
     contradicted: int = 0
 
-    @classmethod
-    def of_scores(cls, name: str, scores: Scores) -> Predictions:
-        """A model's own answers."""
-        return cls(name, scores.probabilities.astype(np.float64), tuple(scores.error))
-
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -56,39 +51,20 @@ class Answered:
     errors: tuple[str | None, ...]
 
     @classmethod
-    def find(cls, table: Columns, name: str, prefix: str = "", gold: str | None = None) -> Answered:
+    def find(cls, table: LabelledTexts, name: str, prefix: str = "", gold: str | None = None) -> Answered:
         """The answers among a table's columns, none of which is the column ``gold``; raises TableError without any."""
         columns = {key: values for key, values in table.columns.items() if key != gold}
-        wide = takewhile(lambda values: values is not None, (columns.get(f"{prefix}p{i}") for i in count()))
-        probabilities = tuple(values for values in wide if values is not None)
+        width = next(i for i in count() if f"{prefix}p{i}" not in columns)
         labels, names = columns.get(prefix + "label"), columns.get(prefix + "label_name")
-        if len(probabilities) < 2 and labels is None and names is None:
+        if width < 2 and labels is None and names is None:
             raise TableError(
                 f"{table.source} has no answers: neither {prefix}p0, {prefix}p1 ... nor {prefix}label or "
                 f"{prefix}label_name; its columns are: {', '.join(table.columns)}."
             )
-        written = columns.get(prefix + "error", (None,) * len(table))
+        written = columns.get(prefix + "error", (None,) * len(table.errors))
         errors = tuple(read or spelled(error) or None for read, error in zip(table.errors, written, strict=True))
-        return cls(name, probabilities if len(probabilities) > 1 else (), labels, names, errors)
-
-    @classmethod
-    def in_column(cls, table: Columns, name: str) -> Answered:
-        """The labels in the column ``name``."""
-        return cls(name, (), table.column(name, "of labels"), None, table.errors)
-
-    def taken(self, rows: Sequence[int | None], missing: str) -> Answered:
-        """These rows in this order; None is a row with the error ``missing``."""
-
-        def pick(values: Values) -> Values:
-            return tuple(None if row is None else values[row] for row in rows)
-
-        return replace(
-            self,
-            probabilities=tuple(map(pick, self.probabilities)),
-            labels=self.labels and pick(self.labels),
-            names=self.names and pick(self.names),
-            errors=tuple(missing if row is None else self.errors[row] for row in rows),
-        )
+        probabilities = tuple(columns[f"{prefix}p{i}"] for i in range(width)) if width > 1 else ()
+        return cls(name, probabilities, labels, names, errors)
 
     def predictions(self, labels: Mapping[str, str]) -> Predictions:
         """The answers, checked, over ``labels`` (answer to name, in class order). Raises TableError if k is another."""
@@ -96,60 +72,58 @@ class Answered:
         if len(self.probabilities) not in (0, k):
             raise TableError(f"{self.name} has probabilities of {len(self.probabilities)} labels, not of {k}.")
         known = spellings(tuple(labels), tuple(labels.values()))
-        labels_or_names = (self.names if self.labels is None else self.labels) or (None,) * len(self.errors)
-        found = [find_label(value, known) for value in labels_or_names]
+        written = (self.names if self.labels is None else self.labels) or (None,) * len(self.errors)
+        found = [find_label(value, known) for value in written]
         errors = list(self.errors)
         if not self.probabilities:
-            for row, (value, label) in enumerate(zip(labels_or_names, found, strict=True)):
+            for row, (value, label) in enumerate(zip(written, found, strict=True)):
                 if label is None or label == NO_LABEL:
                     errors[row] = errors[row] or (f"{value!r} is no label." if label is None else "there is no label.")
             answers = [NO_LABEL if error else label for error, label in zip(errors, found, strict=True)]
             return Predictions(self.name, np.array(answers, np.int64), tuple(errors))
-        p = np.full((len(errors), k), np.nan)
-        for row, values in enumerate(zip(*self.probabilities, strict=True)):
+        p, contradicted = np.full((len(errors), k), np.nan), 0
+        for row, (values, label) in enumerate(zip(zip(*self.probabilities, strict=True), found, strict=True)):
             errors[row] = errors[row] or _problem(values)
             if errors[row] is None:
                 p[row] = [float(value) for value in values]
-        labelled = [row for row, label in enumerate(found) if label not in (None, NO_LABEL) and errors[row] is None]
-        contradicted = sum(bool(p[row, found[row]] < p[row].max()) for row in labelled)
+                contradicted += label not in (None, NO_LABEL) and bool(p[row, label] < p[row].max())
         return Predictions(self.name, p, tuple(errors), contradicted)
 
 
 def locate(
-    spec: str, table: Columns, *, gold: str, id_column: str | None, prefix: str = "", encoding: str = "utf-8"
+    spec: str, table: LabelledTexts, *, gold: str, id_column: str | None, prefix: str = "", encoding: str = "utf-8"
 ) -> tuple[Answered, int]:
     """The answers that ``spec`` names, row for row of ``table``, and how many rows of theirs are not in it.
 
     spec: the path of a table; or a column of ``table``; or what its columns p0, p1 ... begin with. Rows are matched by
     ``id_column``, without one by their order. Raises TableError if there is no such thing, or the rows do not match.
     """
-    if Path(spec).is_file() and Path(table.source).is_file() and Path(spec).samefile(table.source):
-        return Answered.find(table, spec, prefix, gold), 0
-    if not Path(spec).is_file():
+    path, source = Path(spec), Path(table.source)
+    if not path.is_file():
         if spec in table.columns and spec != gold:
-            return Answered.in_column(table, spec), 0
-        if Path(spec).suffix.lower() in ENDINGS:
+            return Answered(spec, (), table.columns[spec], None, table.errors), 0
+        if path.suffix.lower() in ENDINGS:
             raise TableError(f"{spec} does not exist.")
         return Answered.find(table, f"{table.source}, {spec}" if spec else table.source, spec, gold), 0
-    other = read_columns(spec, None, encoding=encoding)
-    found = Answered.find(other, spec, prefix)
+    if source.is_file() and path.samefile(source):
+        return Answered.find(table, spec, prefix, gold), 0
+    other, more = LabelledTexts.read(spec, text_column=None, encoding=encoding, keep=None), 0
     behind = [name[:-2] for name in other.columns if name.endswith("p0") and f"{name[:-2]}p1" in other.columns]
-    if behind and not found.probabilities:  # or a copied gold label would be evaluated against itself
+    if not Answered.find(other, spec, prefix).probabilities and behind:
+        # Else a copied gold label would be evaluated against itself.
         raise TableError(
             f"{spec} has probabilities behind {behind[0]!r}: give --prefix {behind[0]}, or leave them out."
         )
-    if id_column is None:
-        if len(other) != len(table):
-            raise TableError(
-                f"{table.source} has {len(table):,} rows and {spec} has {len(other):,}: "
-                "match them with --id-column, or give tables of the same rows."
-            )
-        return found, 0
-    mine, theirs = _by_id(table, id_column), _by_id(other, id_column)
-    order: list[int | None] = [None] * len(table)
-    for name, row in mine.items():
-        order[row] = theirs.get(name)
-    return found.taken(order, "there is no prediction with its id."), len(theirs.keys() - mine.keys())
+    if id_column is not None:
+        mine, theirs = _by_id(table, id_column), _by_id(other, id_column)
+        places = dict.fromkeys(range(len(table.errors))) | {row: theirs.get(name) for name, row in mine.items()}
+        other, more = _taken(other, list(places.values())), len(theirs.keys() - mine.keys())
+    elif len(other.errors) != len(table.errors):
+        raise TableError(
+            f"{table.source} has {len(table.errors):,} rows and {spec} has {len(other.errors):,}: "
+            "match them with --id-column, or give tables of the same rows."
+        )
+    return Answered.find(other, spec, prefix), more
 
 
 def settle_labels(answered: Sequence[Answered], gold: Sequence[object]) -> Mapping[str, str]:
@@ -163,13 +137,12 @@ def settle_labels(answered: Sequence[Answered], gold: Sequence[object]) -> Mappi
     words = {_number(value) for value in gold}
     names: dict[str, str] = {}
     for one in answered:
-        columns = [values or one.errors for values in (one.labels, one.names)]
-        for label, name, error in zip(*columns, one.errors, strict=True):
-            if error is not None:
-                continue
-            words |= {_number(label), _number(name)}
-            if one.labels and one.names and _number(label).isdecimal():
-                names[_number(label)] = spelled(name)
+        nothing = (None,) * len(one.errors)
+        for label, name, error in zip(one.labels or nothing, one.names or nothing, one.errors, strict=True):
+            if error is None:
+                words |= {_number(label), _number(name)}
+                if one.names and _number(label).isdecimal():
+                    names[_number(label)] = spelled(name)
     numbers = {int(word) for word in words if word.isdecimal()}
     named = {word.casefold() for word in words if word and not word.isdecimal()}
     ours = set(DEFAULT_LABELS.values())
@@ -195,16 +168,14 @@ def _problem(values: Sequence[object]) -> str | None:
     for i, value in enumerate(values):
         if not spelled(value):
             return f"p{i} is missing."
-        try:
-            fine = 0 <= float(value) <= 1  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            fine = False
-        if not fine:
-            return f"p{i} is {value!r}, not a number from 0 to 1."
+        with suppress(TypeError, ValueError):
+            if 0 <= float(value) <= 1:  # type: ignore[arg-type]
+                continue
+        return f"p{i} is {value!r}, not a number from 0 to 1."
     return None
 
 
-def _by_id(table: Columns, id_column: str) -> dict[str, int]:
+def _by_id(table: LabelledTexts, id_column: str) -> dict[str, int]:
     """Rows by identifier; those without one, unreadable ones for example, match nothing."""
     rows: dict[str, int] = {}
     for row, value in enumerate(table.column(id_column, "for the identifiers")):
@@ -214,3 +185,12 @@ def _by_id(table: Columns, id_column: str) -> dict[str, int]:
         if name:
             rows[name] = row
     return rows
+
+
+def _taken(table: LabelledTexts, rows: Sequence[int | None]) -> LabelledTexts:
+    """These rows in this order, without texts; None is a row without an answer."""
+    picked = {
+        name: tuple(None if row is None else values[row] for row in rows) for name, values in table.columns.items()
+    }
+    missing = "there is no prediction with its id."
+    return replace(table, columns=picked, errors=tuple(missing if row is None else table.errors[row] for row in rows))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
 from rich.text import Text
 
-from slant.artifact.drift_record import Calibration
-from slant.evaluation.assess import Assessment
+from slant.evaluation.assess import Assessment, Comparison
 from slant.evaluation.bootstrap import Estimate
 from slant.evaluation.evaluation import Evaluation, RowError
-from slant.evaluation.formatting import METRICS, Form, four, interval, number, percent, rows_of, signed, terminal_table
+from slant.evaluation.formatting import METRICS, four, interval, number, percent, rows_of, terminal_table
 
 ORDER = ("first", "second")  # how two models are called in tables
 FEW = 30  # groups; with 20 a 95 % interval of a cluster bootstrap held the truth in some 90 % of simulations
@@ -20,23 +19,23 @@ FEW = 30  # groups; with 20 a 95 % interval of a cluster bootstrap held the trut
 TableRows = tuple[list[str], list[list[str]]]  # heads, and rows of as many cells
 
 
+def figures(of: Assessment | Comparison) -> dict[str, Estimate | None]:
+    """By the keys of ``METRICS``; None where a metric is undefined or there are no probabilities."""
+    found = {key: getattr(of, key, None) for _, key, _, _ in METRICS}
+    if isinstance(of, Assessment) and (held := of.confidence):
+        ece, infinite = (Estimate(value, None, None) for value in (held.calibration.ece, math.inf))
+        found |= {"ece": ece, "brier": held.brier, "nll": held.nll or infinite}
+    return found
+
+
 def metric_rows(evaluation: Evaluation) -> TableRows:
     """The metrics of one model, or of two and their difference."""
-    sides, difference = [side.assessment for side in evaluation.sides], evaluation.comparison
+    sides, difference = [figures(side.assessment) for side in evaluation.sides], evaluation.comparison
     rows = []
-    for name, key, form, change in METRICS:
-        row = [name, *(_estimate(getattr(side, key), form) for side in sides)]
-        rows.append(row + ([_estimate(getattr(difference, key), change)] if difference else []))
-    held = [side.confidence for side in sides]
-    if any(held):
-        found = [
-            ["ECE", *("–" if one is None else four(one.calibration.ece) for one in held)],
-            ["Brier", *("–" if one is None else _estimate(one.brier, four) for one in held)],
-            ["NLL, nats", *("–" if one is None else _estimate(one.nll, four, "∞") for one in held)],
-        ]
-        changes = [None, difference.brier, difference.nll] if difference else []
-        last = [["" if change is None else _estimate(change, signed)] for change in changes] or [[]] * 3
-        rows += [row + end for row, end in zip(found, last, strict=True)]
+    for name, key, form, change in METRICS[: 7 if any(side["ece"] for side in sides) else 4]:
+        columns = [(side[key], form) for side in sides] + ([(figures(difference)[key], change)] if difference else [])
+        undefined = "undefined" if key == "quadratic_kappa" else "–"
+        rows.append([name, *(interval(write, e.value, e.low, e.high) if e else undefined for e, write in columns)])
     return ["", *([*ORDER, "second − first"] if difference else ["[95 % interval]"])], rows
 
 
@@ -55,15 +54,6 @@ def class_rows(evaluation: Evaluation, assessment: Assessment) -> TableRows:
     return ["label", "gold", "share", "predicted", "precision", "recall", "F1"], rows
 
 
-def bin_rows(calibration: Calibration) -> TableRows:
-    """The bins of a reliability diagram."""
-    rows = [
-        [f"{b.low:.1f}–{b.high:.1f}", f"{b.rows:,}", f"{b.confidence:.3f}", f"{b.outcome:.3f}"]
-        for b in calibration.bins
-    ]
-    return ["confidence", "rows", "mean", "right"], rows
-
-
 def summary(evaluation: Evaluation) -> list[str]:
     """The baseline, McNemar's test for two models, and where the intervals come from, a sentence or two each."""
     a, comparison = evaluation.sides[0].assessment, evaluation.comparison
@@ -73,27 +63,21 @@ def summary(evaluation: Evaluation) -> list[str]:
         f"MAE {four(base.mae)}, kappa 0, macro-F1 {four(base.macro_f1)}."
     ]
     if comparison:
-        test = comparison.mcnemar
-        said.append(
-            "Accuracies differ in percentage points. "
-            + (
+        balance = "McNemar's test takes rows as independent, so there is none with groups."
+        if test := comparison.mcnemar:
+            balance = (
                 f"Only the first is right in {test.only_first:,} rows, only the second in {test.only_second:,}: "
                 f"exact McNemar p = {number(test.p_value)}."
-                if test
-                else "McNemar's test takes rows as independent, so there is none with groups."
             )
-        )
+        said.append(f"Accuracies differ in percentage points. {balance}")
+    rows = f"{a.rows:,} rows evaluated."
     if a.accuracy.low is None:
-        unit = "row" if a.groups is None else "group"
-        return [*said, f"{a.rows:,} rows evaluated. One {unit} alone has no interval."]
+        return [*said, f"{rows} One {'row' if a.groups is None else 'group'} alone has no interval."]
     drawn = "rows" if a.groups is None else f"{a.groups:,} groups by {evaluation.group_column}"
-    undefined = a.quadratic_kappa.undefined if a.quadratic_kappa else 0
-    left = f" Kappa is undefined in {undefined:,} of them, which its interval leaves out." if undefined else ""
-    return [
-        *said,
-        f"{a.rows:,} rows evaluated. 95 % percentile bootstrap of {drawn}, {a.resamples:,} resamples, seed {a.seed}."
-        + left,
-    ]
+    rows += f" 95 % percentile bootstrap of {drawn}, {a.resamples:,} resamples, seed {a.seed}."
+    if a.quadratic_kappa and (undefined := a.quadratic_kappa.undefined):
+        rows += f" Kappa is undefined in {undefined:,} of them, which its interval leaves out."
+    return [*said, rows]
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -123,8 +107,8 @@ def notes(evaluation: Evaluation) -> list[str]:
             )
         if confidence and confidence.impossible:
             said.append(
-                f"{side.name}: the mean NLL is infinite, since "
-                f"{rows_of(confidence.impossible, e.judged, 'evaluated rows')} give their gold label the probability 0."
+                f"{side.name}: {rows_of(confidence.impossible, e.judged, 'evaluated rows')} give their gold label the "
+                "probability 0, so the mean NLL is infinite."
             )
     groups = e.sides[0].assessment.groups
     if e.ungrouped:
@@ -140,39 +124,37 @@ def terminal(evaluation: Evaluation) -> RenderableType:
     """The evaluation for a terminal."""
     names = [side.name for side in evaluation.sides]
     titles = [f"{order}: {name}" for order, name in zip(ORDER, names, strict=True)] if len(names) > 1 else names
-    parts: list[RenderableType] = [*(Text(title, style="bold") for title in titles), Text()]
     heads, rows = metric_rows(evaluation)
     if evaluation.comparison:  # intervals below their metrics, or the table would be too wide
         rows = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+    parts: list[RenderableType] = [*(Text(title, style="bold") for title in titles), Text()]
     parts += [terminal_table(heads, rows), *map(Text, summary(evaluation))]
     for title, side in zip(titles, evaluation.sides, strict=True):
         if len(names) > 1:
             parts += [Text(), Text(title, style="bold")]
-        parts += [Text(), terminal_table(*class_rows(evaluation, side.assessment))]
-        parts += [Text(), _confusion(evaluation, side.assessment)]
-        if side.assessment.confidence:
-            parts += [Text(), terminal_table(*bin_rows(side.assessment.confidence.calibration))]
+        parts += [Text(), terminal_table(*class_rows(evaluation, side.assessment)), Text()]
+        counts: list[list[str | Text]] = [
+            [name, *(_count(row, i, j) for j in range(len(row)))]
+            for i, (name, row) in enumerate(zip(evaluation.labels, side.assessment.confusion, strict=True))
+        ]
+        parts.append(terminal_table(["gold ↓ answer →", *evaluation.labels], counts))
+        if held := side.assessment.confidence:
+            bins = [
+                [f"{b.low:.1f}–{b.high:.1f}", f"{b.rows:,}", f"{b.confidence:.3f}", f"{b.outcome:.3f}"]
+                for b in held.calibration.bins
+            ]
+            parts += [Text(), terminal_table(["confidence", "rows", "mean", "right"], bins)]
     for note in notes(evaluation):
         parts += [Text(), Text(note, style="yellow")]
     return Group(*parts)
 
 
-def _estimate(estimate: Estimate | None, form: Form, otherwise: str = "undefined") -> str:
-    return otherwise if estimate is None else interval(form, estimate.value, estimate.low, estimate.high)
+def _count(row: Sequence[int], i: int, j: int) -> Text:
+    """A cell of the confusion matrix: the largest of its gold label bold, a right one green."""
+    style = f"{'bold' if row[j] == max(row) else ''} {'green' if i == j else ''}".strip() if row[j] else "dim"
+    return Text(f"{row[j]:,}" if row[j] else "·", style=style)
 
 
-def _first(errors: Sequence[RowError], count: int = 3) -> str:
-    shown = " ".join(f"Row {error.row + 1}: {error.error}" for error in errors[:count])
-    return shown + (f" … and {len(errors) - count:,} more." if len(errors) > count else "")
-
-
-def _confusion(evaluation: Evaluation, assessment: Assessment) -> Table:
-    """Counts, the largest of each gold label bold and the right ones green."""
-    table = Table("gold ↓ answer →", *(Column(name, justify="right") for name in evaluation.labels), padding=(0, 1))
-    for i, (name, counts) in enumerate(zip(evaluation.labels, assessment.confusion, strict=True)):
-        cells = []
-        for j, count in enumerate(counts):
-            style = f"{'bold' if count == max(counts) else ''} {'green' if i == j else ''}" if count else "dim"
-            cells.append(Text(f"{count:,}" if count else "·", style=style.strip()))
-        table.add_row(name, *cells)
-    return table
+def _first(errors: Sequence[RowError]) -> str:
+    shown = " ".join(f"Row {error.row + 1}: {error.error}" for error in errors[:3])
+    return shown + (f" … and {len(errors) - 3:,} more." if len(errors) > 3 else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,32 +23,55 @@ WINDOW = 1024
 
 @dataclass(frozen=True, slots=True)
 class LabelledTexts:
-    """``texts`` are None and ``errors`` say why where a row could not be read; ``values`` are the labels as written."""
+    """Texts with their labels as written, ``values``, and ``columns`` of the table ``source``, which has ``names``.
+
+    Where a row could not be read, its text is None and ``errors`` says why.
+    """
 
     texts: tuple[object, ...]
     errors: tuple[str | None, ...]
-    values: tuple[object, ...] | None
+    values: tuple[object, ...] | None = None
+    source: str = ""
+    names: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(
         cls,
         source: str | Path,
         *,
-        text_column: str = "text",
+        text_column: str | None = "text",
         labels_column: str | None = None,
         input_format: str | None = None,
         encoding: str = "utf-8",
+        keep: Sequence[str] | None = (),
     ) -> LabelledTexts:
-        """Read a CSV, JSON Lines, Parquet or lines table; raises TableError if it or a column cannot be read."""
-        keep = [] if labels_column is None else [labels_column]
-        read = read_columns(source, text_column, input_format=input_format, encoding=encoding, keep=keep)
-        return cls.of(read, labels_column)
+        """Read a CSV, JSON Lines, Parquet or lines table, and of its columns the labels and ``keep`` (None: all).
 
-    @classmethod
-    def of(cls, table: Columns, labels_column: str | None) -> LabelledTexts:
-        """The texts and labels of a table; raises TableError if it has no such column."""
-        values = None if labels_column is None else table.column(labels_column, "for the labels")
-        return cls(table.texts, table.errors, values)
+        text_column: None to read no texts. Raises TableError if the table, or the column of labels, cannot be read.
+        """
+        texts: list[object] = []
+        errors: list[str | None] = []
+        with open_table(source, input_format, text_column=text_column, encoding=encoding, window=WINDOW) as table:
+            names = table.schema.names
+            columns: dict[str, list[object]] = {
+                name: [] for name in names if keep is None or name in keep or name == labels_column
+            }
+            for chunk in table.chunks:
+                texts += chunk.texts
+                errors += chunk.errors
+                for name, values in columns.items():
+                    values += chunk.column(name)
+        found = {name: tuple(values) for name, values in columns.items()}
+        read = cls(tuple(texts), tuple(errors), None, str(source), tuple(names), found)
+        return read if labels_column is None else replace(read, values=read.column(labels_column, "for the labels"))
+
+    def column(self, name: str, purpose: str) -> tuple[object, ...]:
+        """The column, or a TableError that says what it was needed for."""
+        if name not in self.columns:
+            listed = ", ".join(self.names)
+            raise TableError(f"{self.source} has no column {name!r} {purpose}; its columns are: {listed}.")
+        return self.columns[name]
 
     def gold(self, answers: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:
         """Class indices int64 ``[n]``: a value is an answer ("3", 3 or 3.0) or a label's name; empty is -1.
@@ -85,52 +108,6 @@ class LabelledTexts:
         """The scores, but with the reader's own words in the rows that could not be read."""
         pairs = zip(scores, self.errors, strict=True)
         return Scores([s if e is None else Score.failed(e, len(scores.labels)) for s, e in pairs], scores.labels)
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Of ``source``, which has the columns ``names``, some by name, and for each row its text and what was wrong."""
-
-    source: str
-    names: tuple[str, ...]
-    texts: tuple[object, ...]
-    errors: tuple[str | None, ...]
-    columns: Mapping[str, tuple[object, ...]]
-
-    def __len__(self) -> int:
-        return len(self.errors)
-
-    def column(self, name: str, purpose: str) -> tuple[object, ...]:
-        """The column, or a TableError that says what it was needed for."""
-        if name not in self.columns:
-            listed = ", ".join(self.names)
-            raise TableError(f"{self.source} has no column {name!r} {purpose}; its columns are: {listed}.")
-        return self.columns[name]
-
-
-def read_columns(
-    source: str | Path,
-    text_column: str | None,
-    *,
-    input_format: str | None = None,
-    encoding: str = "utf-8",
-    keep: Sequence[str] | None = None,
-) -> Columns:
-    """Read the columns ``keep`` (None: all) of a table, with texts unless ``text_column`` is None.
-
-    Raises TableError if the table cannot be read.
-    """
-    texts: list[object] = []
-    errors: list[str | None] = []
-    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=WINDOW) as table:
-        columns: dict[str, list[object]] = {name: [] for name in table.schema.names if keep is None or name in keep}
-        for chunk in table.chunks:
-            texts += chunk.texts
-            errors += chunk.errors
-            for name, values in columns.items():
-                values += chunk.column(name)
-    found = {name: tuple(values) for name, values in columns.items()}
-    return Columns(str(source), tuple(table.schema.names), tuple(texts), tuple(errors), found)
 
 
 def spellings(answers: Sequence[str], names: Sequence[str]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from slant.errors import TableError
 from slant.prompt.prompt import Prompt
-from slant.tables.labelled import NO_LABEL, LabelledTexts, find_label, read_columns, spelled, spellings
+from slant.tables.labelled import NO_LABEL, LabelledTexts, find_label, spelled, spellings
 from slant.tables.read import STANDARD
 
 NO_TEXT, NO_GOLD = "empty text", "empty label"
@@ -159,12 +159,15 @@ def split_csv(parts: Sequence[Sequence[Example]], tables: Sequence[TrainingTable
 def _clean(
     table: TrainingTable, index: int, prompt: Prompt, skip_invalid: bool, dropped: Counter[str]
 ) -> list[Example]:
-    columns = [column for column in (table.labels_column, table.group_column) if column]
-    found = read_columns(
-        table.path, table.text_column, input_format=table.input_format, encoding=table.encoding, keep=columns
+    read = LabelledTexts.read(
+        table.path,
+        text_column=table.text_column,
+        labels_column=table.labels_column,
+        input_format=table.input_format,
+        encoding=table.encoding,
+        keep=(table.group_column or "",),
     )
-    read = LabelledTexts.of(found, table.labels_column)
-    groups = found.column(table.group_column, "for the groups") if table.group_column else (None,) * len(found)
+    groups = read.column(table.group_column, "for the groups") if table.group_column else (None,) * len(read.texts)
     assert read.values is not None
     known = spellings(tuple(prompt.labels), prompt.label_names)
     examples = []

@@ -164,9 +164,9 @@ def _validate(
     engine: Engine, examples: Sequence[Example], name: str, progress: Callable[[int, int], None]
 ) -> Evaluation:
     """The quality of the engine's answers for held-out rows. Raises SlantError for a row without an answer."""
-    texts = LabelledTexts(tuple(example.text for example in examples), (None,) * len(examples), None)
+    texts = LabelledTexts(tuple(example.text for example in examples), (None,) * len(examples))
     scores = texts.scored(engine, progress)
     if problem := next((error for error in scores.error if error is not None), None):
         raise SlantError(f"the merged checkpoint does not answer: {problem}")
     gold = np.array([example.label for example in examples])
-    return evaluate("the validation rows", engine.labels, gold, [Predictions.of_scores(name, scores)])
+    return evaluate("the validation rows", engine.labels, gold, [Predictions(name, scores.probabilities)])

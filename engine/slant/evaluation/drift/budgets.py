@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from slant.artifact.drift_record import Drift
 from slant.errors import SlantError
@@ -26,10 +26,9 @@ class Budgets:
     max_lost: int | None = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            limit = getattr(self, field.name)
+        for name, limit in asdict(self).items():
             if limit is not None and not (math.isfinite(limit) and limit >= 0):
-                raise SlantError(f"{field.name} is {limit}; give a number of at least 0.")
+                raise SlantError(f"{name} is {limit}; give a number of at least 0.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +45,8 @@ class Exceeded:
 
 def exceeded(drift: Drift, budgets: Budgets) -> tuple[Exceeded, ...]:
     """The budgets that a drift exceeds, in the order of the fields; empty if it is within all of them."""
-    figures = drift.overall.figures
-    found = {
-        "max_flip_rate": figures.flip_rate,
-        "max_weighted_flip_rate": figures.weighted_flip_rate,
-        "max_kl": figures.kl.mean,
-        "max_p99_delta": figures.delta.p99,
-        "max_p99_expected": figures.expected.p99,
-        "max_lost": drift.lost,
-    }
-    limits = [(field.name, getattr(budgets, field.name)) for field in fields(budgets)]
-    return tuple(
-        Exceeded(name, limit, found[name]) for name, limit in limits if limit is not None and found[name] > limit
-    )
+    f = drift.overall.figures
+    found = f.flip_rate, f.weighted_flip_rate, f.kl.mean, f.delta.p99, f.expected.p99, drift.lost
+    limits = asdict(budgets).items()
+    compared = [Exceeded(name, limit, figure) for (name, limit), figure in zip(limits, found, strict=True)]
+    return tuple(one for one in compared if one.limit is not None and one.found > one.limit)

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from slant.artifact import drift_record as record
 from slant.artifact.drift_record import Drift
 from slant.errors import SlantError
-from slant.evaluation.bootstrap import RESAMPLES, SEED, Estimate
-from slant.evaluation.calibration import calibrate
-from slant.evaluation.compare import differences
-from slant.evaluation.metrics import Floats, Labels, accuracy, as_matrix, confusion, macro_f1, mae
+from slant.evaluation.assess import estimates
+from slant.evaluation.bootstrap import RESAMPLES, SEED
+from slant.evaluation.metrics import Floats, Labels, accuracy, as_matrix, calibrate, confusion, macro_f1, mae
 from slant.scores import Scores
 from slant.tables.labelled import NO_LABEL
 
@@ -96,13 +95,9 @@ def drift_between(reference: Scores, ours: Scores, gold: Labels | None = None) -
     truth = np.full(len(rows.index), NO_LABEL) if gold is None else gold[rows.index]
     buckets = np.searchsorted(LENGTH_EDGES, rows.tokens, side="left")
     lows, highs = (1, *(edge + 1 for edge in LENGTH_EDGES)), (*LENGTH_EDGES, None)
-    return Drift(
-        reference.labels,
-        n,
-        failures,
-        _slice(1, None, rows, truth, np.full(len(truth), True)),
-        tuple(_slice(lows[b], highs[b], rows, truth, buckets == b) for b in np.unique(buckets)),
-    )
+    overall = _slice(1, None, rows, truth, np.full(len(truth), True))
+    slices = tuple(_slice(lows[b], highs[b], rows, truth, buckets == b) for b in np.unique(buckets))
+    return Drift(reference.labels, n, failures, overall, slices)
 
 
 def _finite(scores: Scores) -> NDArray[np.bool_]:
@@ -146,28 +141,18 @@ def _tail(values: Floats) -> record.Tail:
 
 def _against_gold(gold: Labels, p: Floats, q: Floats) -> record.GoldComparison:
     """Probabilities ``[n, k]`` of the reference and of ours against gold labels ``[n]`` of 0 to k - 1."""
-    changes = differences(gold, p.argmax(1), q.argmax(1), p.shape[1])
-    return record.GoldComparison(
-        len(gold),
-        _gold_metrics(gold, p),
-        _gold_metrics(gold, q),
-        **{name: _difference(changes[name]) for name in ("accuracy", "mae", "macro_f1")},
-        resamples=RESAMPLES,
-        seed=SEED,
-    )
-
-
-def _difference(estimate: Estimate | None) -> record.Difference:
-    """With a single gold label every resample is the sample, and the interval a point."""
-    assert estimate is not None  # none of the three is 0 / 0
-    low, high = (estimate.value if limit is None else limit for limit in (estimate.low, estimate.high))
-    return record.Difference(estimate.value, low, high)
-
-
-def _gold_metrics(gold: Labels, probabilities: Floats) -> record.GoldMetrics:
-    label = probabilities.argmax(1)
-    counts = confusion(gold, label, probabilities.shape[1])
-    calibration = calibrate(probabilities.max(1), (label == gold).astype(np.float64))
-    return record.GoldMetrics(
-        float(accuracy(counts)), float(mae(counts)), float(macro_f1(counts)), calibration, as_matrix(counts)
-    )
+    labels, k = [p.argmax(1), q.argmax(1)], p.shape[1]
+    sides = []
+    for probabilities, label in zip((p, q), labels, strict=True):
+        counts = confusion(gold, label, k)
+        found = float(accuracy(counts)), float(mae(counts)), float(macro_f1(counts))
+        calibration = calibrate(probabilities.max(1), (label == gold).astype(np.float64))
+        sides.append(record.GoldMetrics(*found, calibration, as_matrix(counts)))
+    differences = {}
+    for name, estimate in estimates(gold, labels, k).items():
+        if name != "quadratic_kappa":
+            assert estimate is not None  # none of the others is 0 / 0
+            # With a single gold label every resample is the sample, and the interval a point.
+            low, high = (estimate.value if limit is None else limit for limit in (estimate.low, estimate.high))
+            differences[name] = record.Difference(estimate.value, low, high)
+    return record.GoldComparison(len(gold), sides[0], sides[1], **differences, resamples=RESAMPLES, seed=SEED)

@@ -6,7 +6,7 @@ from html import escape
 
 from slant.evaluation import markup
 from slant.evaluation.charts import bars, scatter
-from slant.evaluation.drift.report import FIGURE_ROWS, DriftReport, gold_rows, lengths, sides, verdict
+from slant.evaluation.drift.report import DriftReport, figure_rows, gold_rows, sides, verdict
 from slant.evaluation.formatting import number, percent
 from slant.evaluation.markup import Html
 
@@ -19,7 +19,6 @@ def html(report: DriftReport) -> str:
     reference, ours = sides(report)
     fine, sentence = verdict(report)
     kind = "bad" if not fine else "good" if sentence.startswith("Within") else "plain"
-    slices = [drift.overall, *drift.buckets]
     rows = report.rows
     body = [
         _tiles(report),
@@ -27,10 +26,7 @@ def html(report: DriftReport) -> str:
         markup.section(
             "Drift by length",
             f"<div class=scroll>{scatter(rows.tokens, rows.delta, rows.flip, drift.overall.figures.delta.p99)}</div>",
-            markup.table(
-                ["tokens", "all", *map(lengths, drift.buckets)],
-                [[name, *(figure(part.figures) for part in slices)] for name, figure in FIGURE_ROWS],
-            ),
+            markup.table(*figure_rows(drift)),
             note_html="Each dot is a text: the largest change of any label's probability."
             + markup.legend(("flip", "label flipped"), ("point", "same label")),
         ),
@@ -76,9 +72,8 @@ def _confusions(report: DriftReport) -> str:
     if not (gold := overall.gold):
         return markup.confusions(labels, pairs)
     pairs += [(gold.reference.confusion, "gold", "reference"), (gold.ours.confusion, "gold", "ours")]
-    head = ["", "reference", "ours", "ours − reference, 95 % interval"]
-    note = f"{gold.rows:,} gold labels; paired bootstrap of {gold.resamples:,} resamples, seed {gold.seed}."
-    return markup.confusions(labels, pairs) + markup.table(head, gold_rows(gold)) + markup.notes(note)
+    note = f"Paired bootstrap of {gold.resamples:,} resamples, seed {gold.seed}."
+    return markup.confusions(labels, pairs) + markup.table(*gold_rows(gold)) + markup.notes(note)
 
 
 def _calibration(report: DriftReport) -> str:
@@ -94,13 +89,13 @@ def _calibration(report: DriftReport) -> str:
 def _worst(report: DriftReport) -> str:
     rows = []
     for row in report.worst():
-        label = escape(row.ours)
-        if row.ours != row.reference:
-            label = f"<span class=flipped>{escape(row.reference)} → {label}</span>"
-        gold = "" if row.gold is None else f"<br><small>gold: {escape(row.gold)}</small>"
-        text = Html(f'<div class=text dir="auto">{escape(row.text)}</div>')
-        numbers = f"{row.row + 1:,}", f"{row.tokens:,}", f"{row.delta:.4f}"
-        rows.append([*numbers, Html(bars(row.p, row.q)), Html(label + gold), text])
+        label = escape(row["ours"])
+        if row["ours"] != row["reference"]:
+            label = f"<span class=flipped>{escape(row['reference'])} → {label}</span>"
+        gold = "" if row["gold"] is None else f"<br><small>gold: {escape(row['gold'])}</small>"
+        text = Html(f'<div class=text dir="auto">{escape(row["text"])}</div>')
+        numbers = f"{row['row'] + 1:,}", f"{row['tokens']:,}", f"{row['delta']:.4f}"
+        rows.append([*numbers, Html(bars(row["p"], row["q"])), Html(label + gold), text])
     return markup.table(["row", "tokens", "|Δp|", "probabilities", "label", "text"], rows, numeric=range(3))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from slant.artifact import certificate as certificates
 from slant.artifact.certificate import Certificate
-from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison, Slice
+from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison
 from slant.artifact.records import to_plain
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
 from slant.evaluation.drift.figures import RowDrift
@@ -21,23 +21,6 @@ from slant.evaluation.metrics import Labels
 from slant.tables.labelled import NO_LABEL
 
 WORST = 20  # rows shown in the page and in JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Worst:
-    """One of the rows that drifted most: its index, the beginning of its text, labels by name, and figures."""
-
-    row: int
-    text: str
-    tokens: int
-    reference: str
-    ours: str
-    gold: str | None
-    delta: float
-    kl: float
-    expected: float
-    p: tuple[float, ...]
-    q: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -59,27 +42,28 @@ class DriftReport:
     def exceeded(self) -> tuple[Exceeded, ...]:
         return exceeded(self.drift, self.budgets)
 
-    def worst(self, count: int = WORST) -> list[Worst]:
-        """The rows of largest |Δp|, the largest first; ties in the order of the rows."""
+    def worst(self) -> list[dict[str, Any]]:
+        """The ``WORST`` rows of largest |Δp|, the largest first, as JSON has them; ties in the order of the rows.
+
+        ``row`` counts from 0, ``text`` is its beginning; labels are by name, and ``gold`` is None without one.
+        """
         rows, labels = self.rows, self.drift.labels
         shown = []
-        for i in np.argsort(-rows.delta, kind="stable")[:count]:
+        for i in np.argsort(-rows.delta, kind="stable")[:WORST].tolist():
             row = int(rows.index[i])
             gold = NO_LABEL if self.gold is None else int(self.gold[row])
             shown.append(
-                Worst(
-                    row,
-                    beginning(self.texts[row]),
-                    int(rows.tokens[i]),
-                    labels[int(rows.p[i].argmax())],
-                    labels[int(rows.q[i].argmax())],
-                    None if gold == NO_LABEL else labels[gold],
-                    float(rows.delta[i]),
-                    float(rows.kl[i]),
-                    float(rows.expected[i]),
-                    tuple(rows.p[i].tolist()),
-                    tuple(rows.q[i].tolist()),
-                )
+                {
+                    "row": row,
+                    "text": beginning(self.texts[row]),
+                    "tokens": int(rows.tokens[i]),
+                    "reference": labels[rows.p[i].argmax()],
+                    "ours": labels[rows.q[i].argmax()],
+                    "gold": None if gold == NO_LABEL else labels[gold],
+                    **{name: float(getattr(rows, name)[i]) for name in ("delta", "kl", "expected")},
+                    "p": rows.p[i].tolist(),
+                    "q": rows.q[i].tolist(),
+                }
             )
         return shown
 
@@ -91,7 +75,7 @@ def as_json(report: DriftReport) -> dict[str, Any]:
         "certificate": certificates.as_json(report.certificate),
         "budgets": to_plain(report.budgets),
         "exceeded": to_plain(report.exceeded),
-        "worst": to_plain(tuple(report.worst())),
+        "worst": report.worst(),
     }
 
 
@@ -112,21 +96,25 @@ FIGURE_ROWS: tuple[tuple[str, Callable[[DriftFigures], str]], ...] = (
 )
 
 
-def gold_rows(gold: GoldComparison) -> list[list[str]]:
-    """Name, the reference's metric, ours, and the difference with its 95 % interval; accuracy's is in points."""
-    sides = gold.reference, gold.ours
+def figure_rows(drift: Drift) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row for each figure: over all rows, and in each length bucket if there are several."""
+    buckets = drift.buckets if len(drift.buckets) > 1 else ()
+    heads = [f"{part.low}–{part.high}" if part.high else f"{part.low}+" for part in buckets]
+    slices = [drift.overall, *buckets]
+    return ["tokens", "all", *heads], [[name, *(write(part.figures) for part in slices)] for name, write in FIGURE_ROWS]
+
+
+def gold_rows(gold: GoldComparison) -> tuple[list[str], list[list[str]]]:
+    """Heads, and rows of name, the reference's metric, ours, and their difference; accuracy's is in points."""
+    both = gold.reference, gold.ours
     rows = [
-        [name, *(form(getattr(side, key)) for side in sides), interval(change, *astuple(getattr(gold, key)))]
+        [name, *(form(getattr(side, key)) for side in both), interval(change, *astuple(getattr(gold, key)))]
         for name, key, form, change in METRICS
         if hasattr(gold, key)
     ]
     rows[0][-1] += " points"
-    return [*rows, ["ECE", *(four(side.calibration.ece) for side in sides), ""]]
-
-
-def lengths(part: Slice) -> str:
-    """The tokens of a length bucket: "1-128"."""
-    return f"{part.low}–{part.high}" if part.high else f"{part.low}+"
+    rows.append(["ECE", *(four(side.calibration.ece) for side in both), ""])
+    return [f"{gold.rows:,} gold labels", "reference", "ours", "difference, 95 %"], rows
 
 
 def sides(report: DriftReport) -> tuple[str, str]:
@@ -148,22 +136,19 @@ def terminal(report: DriftReport) -> RenderableType:
     """The report for a terminal."""
     drift = report.drift
     reference, ours = sides(report)
-    buckets = drift.buckets if len(drift.buckets) > 1 else ()
-    rows = [[name, *(figure(part.figures) for part in (drift.overall, *buckets))] for name, figure in FIGURE_ROWS]
-    table = terminal_table(["tokens", "all", *map(lengths, buckets)], rows)
-    parts: list[RenderableType] = [Text(f"reference: {reference}"), Text(f"ours:      {ours}"), Text(), table]
+    parts: list[RenderableType] = [Text(f"reference: {reference}"), Text(f"ours:      {ours}")]
+    parts += [Text(), terminal_table(*figure_rows(drift))]
     if gold := drift.overall.gold:
-        heads = [f"{gold.rows:,} gold labels", "reference", "ours", "difference, 95 %"]
-        parts += [Text(), terminal_table(heads, gold_rows(gold))]
+        parts += [Text(), terminal_table(*gold_rows(gold))]
     if drift.failures:
         parts += [Text(), Text(failures(drift), style="yellow")]
     fine, sentence = verdict(report)
     return Group(*parts, Text(), Text(sentence, style="bold green" if fine else "bold red"))
 
 
-def failures(drift: Drift, count: int = 5) -> str:
+def failures(drift: Drift) -> str:
     """The rows that were not compared, the first of them with their errors; rows count from 1 here."""
-    first = [f"row {f.row + 1}: {f.ours or f.reference}" for f in drift.failures[:count]]
-    more = f" … and {len(drift.failures) - count:,} more" if len(drift.failures) > count else ""
+    first = [f"row {f.row + 1}: {f.ours or f.reference}" for f in drift.failures[:5]]
+    more = f" … and {len(drift.failures) - 5:,} more" if len(drift.failures) > 5 else ""
     lost = f", {drift.lost:,} of them answered by the reference" if drift.lost else ""
     return f"{len(drift.failures):,} of {drift.rows:,} rows not compared{lost}. " + " ".join(first) + more
