@@ -14,7 +14,7 @@ from slant.artifact.arithmetic import Arithmetic
 from slant.demo import FOLDER
 from slant.evaluation import charts
 from slant.evaluation.charts import heatmap, reliability
-from slant.evaluation.drift import page, report
+from slant.evaluation.drift import report
 from slant.evaluation.drift.budgets import Budgets
 from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.formatting import BEGINNING, percent
@@ -54,7 +54,7 @@ def made(n=30, k=5, *, gold=True, name="model", failures=True, budgets=None):
 @pytest.mark.parametrize("gold", [True, False])
 @pytest.mark.parametrize("k", [2, 5, 10])
 def test_the_page_stands_alone_and_escapes(k, gold):
-    text = page.html(made(k=k, gold=gold, name="<u>m</u>"))
+    text = report.html(made(k=k, gold=gold, name="<u>m</u>"))
     found = stands_alone(text)
     assert HOSTILE[:60] in "".join(found.words), "the text is readable"
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
@@ -67,7 +67,7 @@ def test_the_page_stands_alone_and_escapes(k, gold):
 
 def test_the_page_says_what_the_figures_say():
     shown = made(budgets=Budgets(max_flip_rate=0.1))
-    words = " ".join(Page(page.html(shown)).words)
+    words = " ".join(Page(report.html(shown)).words)
     figures = shown.drift.overall.figures
     assert percent(figures.flip_rate) in words
     assert f"{figures.flips} of 29 texts" in words
@@ -75,7 +75,7 @@ def test_the_page_says_what_the_figures_say():
     assert "1 of 30 rows are in no figure." in words
     assert "<i>bad</i>" in words
     assert "Against the gold labels" in words
-    assert "Within" in " ".join(Page(page.html(made(failures=False, budgets=Budgets(max_kl=99)))).words)
+    assert "Within" in " ".join(Page(report.html(made(failures=False, budgets=Budgets(max_kl=99)))).words)
 
 
 def test_worst_rows():

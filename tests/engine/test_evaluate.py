@@ -21,9 +21,8 @@ from slant.errors import SlantError, TableError
 from slant.evaluation.assess import assess, compare
 from slant.evaluation.evaluation import evaluate
 from slant.evaluation.formatting import number
-from slant.evaluation.page import html
 from slant.evaluation.predictions import Answered, Predictions, settle_labels
-from slant.evaluation.report import notes, terminal
+from slant.evaluation.report import html, notes, terminal
 from slant.prompt.prompt import DEFAULT_LABELS
 from slant.tables.labelled import LabelledTexts
 from slant.tables.read import ENDINGS

@@ -80,7 +80,6 @@ def drift(
     from slant.cli.progress import Progress
     from slant.evaluation.drift import report as reports
     from slant.evaluation.drift.budgets import Budgets
-    from slant.evaluation.drift.page import html
     from slant.model.checkpoint import resolve
     from slant.model.source import open_artifact
 
@@ -115,7 +114,7 @@ def drift(
             budgets=budgets,
             progress=progress,
         )
-    write_reports(json_output, reports.as_json(report), html_output, lambda: html(report))
+    write_reports(json_output, reports.as_json(report), html_output, lambda: reports.html(report))
     show(reports.terminal(report))
     if report.exceeded:
         raise typer.Exit(BEYOND)

@@ -92,8 +92,8 @@ def evaluate(
     check_writable((json_output, html_output), inputs=(source, *given))
 
     from slant.evaluation.evaluation import evaluate as judge
-    from slant.evaluation.page import html
     from slant.evaluation.predictions import locate, settle_labels
+    from slant.evaluation.report import html
     from slant.evaluation.report import terminal as summary
     from slant.tables.labelled import NO_LABEL, LabelledTexts
 

@@ -147,6 +147,19 @@ def assess(
     Raises ValueError for shapes that do not match, no rows, labels out of range, and probabilities not of 0 to 1.
     """
     probabilities, labels, k = _checked(gold, answers, classes, groups)
+    confidence = None
+    if probabilities is not None:
+        losses, off = _losses(gold, probabilities), abs(probabilities.sum(1) - 1)
+        mean_brier, mean_nll = _means(losses, groups, resamples, seed)
+        assert mean_brier is not None  # it is at most 2 in each row
+        confidence = Confidence(
+            calibrate(probabilities.max(1), (labels == gold).astype(np.float64)),
+            mean_brier,
+            mean_nll,
+            impossible=int(np.isinf(losses[:, 1]).sum()),
+            off_one=int((off > SUM_TOLERANCE).sum()),
+            farthest=float(off.max()),
+        )
     counts = confusion(gold, labels, k)
     major = int(np.bincount(gold, minlength=k).argmax())
     baseline = confusion(gold, np.full_like(gold, major), k)
@@ -161,7 +174,7 @@ def assess(
         ),
         confusion=as_matrix(counts),
         baseline=Baseline(major, float(accuracy(baseline)), float(mae(baseline)), float(macro_f1(baseline))),
-        confidence=None if probabilities is None else _confidence(gold, probabilities, groups, resamples, seed),
+        confidence=confidence,
         resamples=resamples,
         seed=seed,
     )
@@ -267,18 +280,3 @@ def _means(losses: Floats, groups: NDArray | None, resamples: int, seed: int) ->
     known = np.where(np.isfinite(losses), losses, np.nan)
     units = Units.of_values(np.column_stack([known, np.ones(len(losses))]), groups)  # groups differ in size
     return bootstrap(units, lambda sums: sums[..., :-1] / sums[..., -1:], resamples, seed)
-
-
-def _confidence(gold: Labels, probabilities: Floats, groups: NDArray | None, resamples: int, seed: int) -> Confidence:
-    losses = _losses(gold, probabilities)
-    mean_brier, mean_nll = _means(losses, groups, resamples, seed)
-    assert mean_brier is not None  # it is at most 2 in each row
-    off = abs(probabilities.sum(1) - 1)
-    return Confidence(
-        calibrate(probabilities.max(1), (probabilities.argmax(1) == gold).astype(np.float64)),
-        mean_brier,
-        mean_nll,
-        impossible=int(np.isinf(losses[:, 1]).sum()),
-        off_one=int((off > SUM_TOLERANCE).sum()),
-        farthest=float(off.max()),
-    )

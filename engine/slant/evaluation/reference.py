@@ -7,6 +7,7 @@ This is the only module that imports a transformers model class; nothing of the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from slant.scores import Score, Scores
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+@dataclass(frozen=True)
 class Reference:
     """A transformers model with its own tokenizer, answering for the texts of a ``Prompt``."""
 
-    def __init__(self, model: Any, tokenizer: Any, prompt: Prompt) -> None:
-        self.model, self.tokenizer, self.prompt = model, tokenizer, prompt
+    model: Any
+    tokenizer: Any
+    prompt: Prompt
 
     @classmethod
     def load(
@@ -41,28 +44,23 @@ class Reference:
         from transformers import AutoTokenizer
 
         folder = resolve(model)
-        network = load_model(folder, DTYPES[weights], device)
-        return cls(network, AutoTokenizer.from_pretrained(folder), prompt or Prompt.load(folder))
+        network, tokenizer = load_model(folder, DTYPES[weights], device), AutoTokenizer.from_pretrained(folder)
+        return cls(network, tokenizer, prompt or Prompt.load(folder))
 
     def score(self, texts: Iterable[str], *, batch_size: int = 8) -> Scores:
         """Score texts in their order, ``batch_size`` at a time; a bad text becomes that row's error."""
-        texts = list(texts)
+        texts, names = list(texts), self.prompt.label_names
         encoded = self.prompt.encode(texts)
-        rows = [Score.failed(text.error or "", len(self.prompt.label_names)) for text in encoded]
+        rows = [Score.failed(text.error or "", len(names)) for text in encoded]
         good = [row for row, text in enumerate(encoded) if text.error is None]
         for start in range(0, len(good), batch_size):
             batch = good[start : start + batch_size]
             sequences = [self.tokenizer(self.prompt.render(texts[row])).input_ids for row in batch]
             logits = last_logits(self.model, sequences, self.prompt.answer_ids)
             for row, ids, answer in zip(batch, sequences, logits, strict=True):
-                rows[row] = Score.of(
-                    answer.numpy(),
-                    answer.softmax(-1).numpy(),
-                    self.prompt.label_names,
-                    tokens=len(ids),
-                    dropped=encoded[row].tokens_dropped,
-                )
-        return Scores(rows, self.prompt.label_names)
+                p, dropped = answer.softmax(-1).numpy(), encoded[row].tokens_dropped
+                rows[row] = Score.of(answer.numpy(), p, names, tokens=len(ids), dropped=dropped)
+        return Scores(rows, names)
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
@@ -74,8 +72,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:
         )
     import transformers
 
-    architecture = read_config(folder).architecture
-    model = getattr(transformers, architecture).from_pretrained(folder, dtype=dtype)
+    model = getattr(transformers, read_config(folder).architecture).from_pretrained(folder, dtype=dtype)
     return model.to(device).eval()
 
 

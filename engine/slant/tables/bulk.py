@@ -99,15 +99,16 @@ def score_table(
     with open_table(source, input_format, text_column=text_column, encoding=encoding, window=window) as table:
         _check_names(table, added_columns(2, prefix))  # what every model adds, before one is loaded
         scorer = engine if isinstance(engine, Scorer) else engine()
-        added = added_columns(len(scorer.labels), prefix, stable=scorer.stable_margin is not None)
+        certified = scorer.stable_margin is not None
+        added = added_columns(len(scorer.labels), prefix, stable=certified)
         _check_names(table, added)
         known = None if writes == "jsonl" else set(table.schema.names)
         chunks = (_without_lost_values(chunk, known, set(added.names)) for chunk in table.chunks)
         with open_writer(target, writes, table.schema, added) as write:
             tally = _Tally(table.total, progress)
             for chunk, scores in _scored(scorer, chunks, window, tally):
-                write(chunk, [_answer(score, added) for score in scores])
-            return tally.summary()
+                write(chunk, [_answer(score, added, certified) for score in scores])
+            return tally.summary
 
 
 def added_columns(labels: int, prefix: str = "", *, stable: bool = False) -> pa.Schema:
@@ -152,27 +153,17 @@ class _Tally:
     """Counts texts as their batches are done, and rows with an error as their turn comes; reports both."""
 
     def __init__(self, total: int | None, progress: Callable[[Summary], None]) -> None:
-        self._total, self._progress = total, progress
-        self._start = time.perf_counter()
-        self._rows = self._errors = self._tokens = 0
-        self._read = self._end = 0  # rows that were read, and how much of the input that is
-        self._done = 0.0
-
-    def read(self, chunk: Chunk) -> None:
-        """Another chunk is being scored."""
-        self._read += len(chunk.errors)
-        self._end = chunk.end
+        self._total, self._progress, self._start = total, progress, time.perf_counter()
+        self.read = self.end = 0  # rows that were read, and how much of the input that is
+        self.summary = Summary(0, 0, 0, 0.0, 0.0 if total else None)
 
     def add(self, rows: int, tokens: int = 0, errors: int = 0) -> None:
-        """These are done."""
-        self._rows, self._tokens, self._errors = self._rows + rows, self._tokens + tokens, self._errors + errors
-        if self._total:  # rows may differ in size, but what is done does not shrink
-            self._done = max(self._done, min(1.0, self._rows / self._read * self._end / self._total))
-        self._progress(self.summary())
-
-    def summary(self) -> Summary:
-        seconds = time.perf_counter() - self._start
-        return Summary(self._rows, self._errors, self._tokens, seconds, self._done if self._total else None)
+        rows, errors, tokens = rows + self.summary.rows, errors + self.summary.errors, tokens + self.summary.tokens
+        done = self.summary.done
+        if self._total and done is not None:  # rows may differ in size, but what is done does not shrink
+            done = max(done, min(1.0, rows / self.read * self.end / self._total))
+        self.summary = Summary(rows, errors, tokens, time.perf_counter() - self._start, done)
+        self._progress(self.summary)
 
 
 def _scored(engine: Scorer, chunks: Iterator[Chunk], window: int, tally: _Tally) -> Iterator[tuple[Chunk, list[Score]]]:
@@ -186,7 +177,7 @@ def _scored(engine: Scorer, chunks: Iterator[Chunk], window: int, tally: _Tally)
     def texts() -> Iterator[object]:
         for chunk in chunks:
             waiting.append(chunk)
-            tally.read(chunk)
+            tally.read, tally.end = tally.read + len(chunk.errors), chunk.end
             yield from chunk.texts
 
     scores = list[Score]()
@@ -203,15 +194,13 @@ def _scored(engine: Scorer, chunks: Iterator[Chunk], window: int, tally: _Tally)
         raise RuntimeError("the engine answered fewer texts than it was given")
 
 
-def _answer(score: Score, added: pa.Schema) -> list[object]:
+def _answer(score: Score, added: pa.Schema, certified: bool) -> list[object]:
     """The values of the added columns."""
     if score.error is not None:
         return [None] * (len(added) - 1) + [score.error]
-    figures = (np.float32(score.expected), *score.probabilities, np.float32(score.margin))
-    answer: list[object] = [score.label, score.label_name, *map(_shortest, figures)]
-    if len(added) > len(answer) + 3:  # the model is certified
-        answer.append(score.stable)
-    return [*answer, score.tokens, score.truncated, None]
+    figures = map(_shortest, (np.float32(score.expected), *score.probabilities, np.float32(score.margin)))
+    stable = [score.stable] if certified else []
+    return [score.label, score.label_name, *figures, *stable, score.tokens, score.truncated, None]
 
 
 def _shortest(value: np.float32) -> float | None:

@@ -19,8 +19,6 @@ def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int)
     """The keys of the first ``window`` rows, and all records. Raises TableError if they hold no object, or no text."""
     records = (_record(line, number, column) for number, line in enumerate(lines, 1))
     first = list(islice(records, window))
-    if not first:
-        raise TableError(f"{name} is empty.")
     rows = (row for row, _, error in first if not error or row.keys() != {column})  # not of unreadable lines
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key == as_text(key)]
     if not columns:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,7 @@ from slant.errors import TableError
 from slant.tables.csv_format import read_csv
 from slant.tables.jsonl_format import read_jsonl
 from slant.tables.parquet_format import read_parquet
-from slant.tables.rows import InputTable, Record, chunks_of
+from slant.tables.rows import Chunk, InputTable, Record
 
 STANDARD = "-"  # the path that means stdin or stdout
 LINE_LIMIT = 64 << 20  # characters; a longer line is not a text, and reading it would not be constant memory
@@ -60,26 +60,30 @@ def open_table(
         if format == "parquet":
             yield read_parquet(stream, name, text_column, window)
             return
-        lines = _Lines(stream, name, encoding, newline="" if format == "csv" else "\n")
+        read = _Lines(stream, name, encoding, newline="" if format == "csv" else "\n")
+        first = next(read, None)
+        if first is None:
+            raise TableError(f"{name} is empty.")
+        lines = chain([first], read)
         if format == "csv":
             columns, records = read_csv(lines, name, text_column)
         elif format == "jsonl":
             columns, records = read_jsonl(lines, name, text_column, window)
         else:
-            columns, records = [text_column or "text"], _plain(lines, name, text_column or "text")
+            column = text_column or "text"
+            texts = (line.removesuffix("\n").removesuffix("\r") for line in lines)
+            columns, records = [column], (({column: text}, text, None) for text in texts)
         try:
             schema = pa.schema([(column, pa.string()) for column in columns])
         except UnicodeEncodeError as error:
             raise TableError(f"{name}: the column name {error.object!r} is not valid Unicode.") from error
-        yield InputTable(schema, lines.total, chunks_of(records, window, lines.position))
+        yield InputTable(schema, read.total, _chunks(records, window, read.position))
 
 
-def _plain(lines: Iterator[str], name: str, column: str) -> Iterator[Record]:
-    first = next(lines, None)
-    if first is None:
-        raise TableError(f"{name} is empty.")
-    texts = (line.removesuffix("\n").removesuffix("\r") for line in chain([first], lines))
-    return (({column: text}, text, None) for text in texts)
+def _chunks(records: Iterator[Record], size: int, position: Callable[[], int]) -> Iterator[Chunk]:
+    while block := list(islice(records, size)):
+        rows, texts, errors = (list(column) for column in zip(*block, strict=True))
+        yield Chunk(rows, texts, errors, position())
 
 
 def _open(source: str | Path) -> IO[bytes]:
@@ -116,7 +120,18 @@ class _Lines(Iterator[str]):
         try:
             line = self._text.readline(LINE_LIMIT)
         except UnicodeError as error:
-            raise TableError(self._wrong_encoding(error)) from error
+            number, where = self._number + 1, f": {error}"
+            if isinstance(error, UnicodeDecodeError):
+                # The lines before the bad byte in this block of bytes were not given out yet.
+                number += error.object[: error.start].count(b"\n")
+                where = f" (byte 0x{error.object[error.start]:02x}"
+                if self.total is not None:
+                    where += f" at offset {self._stream.tell() - len(error.object) + error.start}"
+                where += ")"
+            raise TableError(
+                f"{self._name}: line {number} is not {self._encoding}{where}; convert it to UTF-8, or name its "
+                "encoding where the command has --encoding: latin-1, utf-16."
+            ) from error
         if not line:
             raise StopIteration
         self._number += 1
@@ -125,15 +140,3 @@ class _Lines(Iterator[str]):
                 f"{self._name}: line {self._number} is longer than {LINE_LIMIT} characters; is it a table?"
             )
         return line
-
-    def _wrong_encoding(self, error: UnicodeError) -> str:
-        line = self._number + 1
-        hint = "convert it to UTF-8, or name its encoding where the command has --encoding: latin-1, utf-16."
-        if not isinstance(error, UnicodeDecodeError):
-            return f"{self._name}: line {line} is not {self._encoding}: {error}; {hint}"
-        # The lines before the bad byte in this block of bytes were not given out yet.
-        line += error.object[: error.start].count(b"\n")
-        byte = f"byte 0x{error.object[error.start]:02x}"
-        if self.total is not None:
-            byte += f" at offset {self._stream.tell() - len(error.object) + error.start}"
-        return f"{self._name}: line {line} is not {self._encoding} ({byte}); {hint}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
 
@@ -56,13 +56,6 @@ class InputTable:
     chunks: Iterator[Chunk]
 
 
-def chunks_of(records: Iterator[Record], size: int, position: Callable[[], int]) -> Iterator[Chunk]:
-    """Chunks of ``size`` rows; ``position`` tells how much is read."""
-    while block := list(islice(records, size)):
-        rows, texts, errors = (list(column) for column in zip(*block, strict=True))
-        yield Chunk(rows, texts, errors, position())
-
-
 def unreadable(line: str, column: str | None, error: str) -> Record:
     """The record of a line that cannot be taken apart: it is kept whole in the text column."""
     return {} if column is None else {column: line.rstrip("\r\n")}, None, error
@@ -82,22 +75,19 @@ def plain(column: pa.Array) -> list[object]:
 
     Bytes of a string that are not UTF-8 are written as escapes, and what Python cannot hold as Arrow prints it.
     """
+    kind = column.type
+    printed = pa.types.is_temporal(kind)  # nanoseconds too, which Python's own times cannot hold
     try:
-        # Arrow prints nanoseconds, which Python's own times cannot hold.
-        values = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+        values = (column.cast(pa.string()) if printed else column).to_pylist()
     except (ValueError, OverflowError):  # pyarrow's own errors are ValueErrors too
-        values = [_printed(column.slice(row, 1)) for row in range(len(column))]
+        if len(column) != 1:
+            return [value for row in range(len(column)) for value in plain(column.slice(row, 1))]
+        with suppress(ValueError, OverflowError):
+            return [_plain(column.to_pylist()[0])]
+        if printed or pa.types.is_nested(kind):
+            return [column.to_string(skip_new_lines=True)]
+        return [column.cast(pa.binary()).to_pylist()[0].decode(errors="backslashreplace")]
     return [_plain(value) for value in values]
-
-
-def _printed(one: pa.Array) -> object:
-    """The value of an array of one."""
-    try:
-        return one.to_pylist()[0]
-    except (ValueError, OverflowError):
-        if pa.types.is_nested(one.type) or pa.types.is_temporal(one.type):
-            return one.to_string(skip_new_lines=True)
-        return one.cast(pa.binary()).to_pylist()[0].decode(errors="backslashreplace")
 
 
 def _plain(value: object) -> object:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 
@@ -51,7 +50,9 @@ def open_writer(target: str | Path, format: str, columns: pa.Schema, added: pa.S
     Leaving the block with an exception leaves no file. Raises OSError if the disk is full or the folder not writable.
     """
     try:
-        with _open(target) as file:
+        # A duplicate of stdout, so that closing it also after an error leaves nothing for Python's own to flush.
+        standard = str(target) == STANDARD
+        with os.fdopen(os.dup(sys.stdout.fileno()), "wb") if standard else replacing(target) as file:
             if format == "parquet":
                 with parquet_writer(file, columns, added) as write_chunk:
                     yield write_chunk
@@ -76,12 +77,5 @@ def open_writer(target: str | Path, format: str, columns: pa.Schema, added: pa.S
     except OSError as error:
         # A write to an open file fails without saying to which.
         if error.filename is None:
-            error.filename = "stdout" if str(target) == STANDARD else str(target)
+            error.filename = "stdout" if standard else str(target)
         raise
-
-
-def _open(target: str | Path) -> AbstractContextManager[IO[bytes]]:
-    if str(target) == STANDARD:
-        # A duplicate, so that closing it also after an error leaves nothing for Python's own stdout to flush.
-        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    return replacing(target)
