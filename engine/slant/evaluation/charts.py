@@ -76,10 +76,9 @@ def reliability(series: Iterable[Series]) -> str:
         parts.append(f'<polyline class="curve {colour}" points="{line}"/>')
         for b in calibration.bins:
             title = f"{name}: {b.rows:,} rows, confidence {b.confidence:.3f}, outcome {b.outcome:.3f}"
-            parts.append(
-                f'<circle class="dot {colour}" cx="{x(b.confidence):.1f}" cy="{y(b.outcome):.1f}" '
-                f'r="{2.5 + 7 * math.sqrt(b.rows / total):.1f}"><title>{escape(title)}</title></circle>'
-            )
+            radius = 2.5 + 7 * math.sqrt(b.rows / total)
+            dot = f'<circle class="dot {colour}" cx="{x(b.confidence):.1f}" cy="{y(b.outcome):.1f}" r="{radius:.1f}">'
+            parts.append(f"{dot}<title>{escape(title)}</title></circle>")
     return _svg(left + inner + right, top + inner + 44, parts, "outcome by confidence")
 
 
@@ -117,10 +116,8 @@ def bars(p: Sequence[float], q: Sequence[float]) -> str:
     for i, (theirs, mine) in enumerate(zip(p, q, strict=True)):
         for value, kind, inset in ((mine, "mine", 4.5), (theirs, "theirs", 2)):
             tall = max(value * (height - 2), 0.5)
-            parts.append(
-                f'<rect class="{kind}" x="{i * step + inset}" y="{height - 1 - tall:.1f}" '
-                f'width="{step - 2 * inset}" height="{tall:.1f}"/>'
-            )
+            place = f'x="{i * step + inset}" y="{height - 1 - tall:.1f}"'
+            parts.append(f'<rect class="{kind}" {place} width="{step - 2 * inset}" height="{tall:.1f}"/>')
     title = "reference " + ", ".join(f"{v:.3f}" for v in p) + "; ours " + ", ".join(f"{v:.3f}" for v in q)
     return _svg(step * len(p), height, parts, title, "bars")
 

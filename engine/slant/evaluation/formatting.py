@@ -12,8 +12,7 @@ Form = Callable[[float], str]
 BEGINNING = 280  # characters of a text
 
 
-def percent(share: float) -> str:
-    return f"{share:.2%}"
+percent, four, signed = "{:.2%}".format, "{:.4f}".format, "{:+.4f}".format
 
 
 def number(value: float) -> str:
@@ -24,14 +23,6 @@ def number(value: float) -> str:
 def points(share: float) -> str:
     """A difference of shares, in percentage points."""
     return f"{100 * share:+.2f}"
-
-
-def four(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def signed(value: float) -> str:
-    return f"{value:+.4f}"
 
 
 # Name, key, and how the metric and its difference are written. Those after the fourth need probabilities.

@@ -73,21 +73,18 @@ class Answered:
             raise TableError(f"{self.name} has probabilities of {len(self.probabilities)} labels, not of {k}.")
         known = spellings(tuple(labels), tuple(labels.values()))
         written = (self.names if self.labels is None else self.labels) or (None,) * len(self.errors)
-        found = [find_label(value, known) for value in written]
-        errors = list(self.errors)
-        if not self.probabilities:
-            for row, (value, label) in enumerate(zip(written, found, strict=True)):
-                if label is None or label == NO_LABEL:
-                    errors[row] = errors[row] or (f"{value!r} is no label." if label is None else "there is no label.")
-            answers = [NO_LABEL if error else label for error, label in zip(errors, found, strict=True)]
-            return Predictions(self.name, np.array(answers, np.int64), tuple(errors))
-        p, contradicted = np.full((len(errors), k), np.nan), 0
-        for row, (values, label) in enumerate(zip(zip(*self.probabilities, strict=True), found, strict=True)):
+        errors, contradicted = list(self.errors), 0
+        answers = np.full((len(errors), k), np.nan) if self.probabilities else np.full(len(errors), NO_LABEL)
+        for row, value in enumerate(written):
+            label, values = find_label(value, known), [column[row] for column in self.probabilities]
+            if not values and label in (None, NO_LABEL):
+                errors[row] = errors[row] or (f"{value!r} is no label." if label is None else "there is no label.")
             errors[row] = errors[row] or _problem(values)
             if errors[row] is None:
-                p[row] = [float(value) for value in values]
-                contradicted += label not in (None, NO_LABEL) and bool(p[row, label] < p[row].max())
-        return Predictions(self.name, p, tuple(errors), contradicted)
+                answers[row] = np.array(values, np.float64) if values else label
+                if values and label not in (None, NO_LABEL):
+                    contradicted += bool(answers[row, label] < answers[row].max())
+        return Predictions(self.name, answers, tuple(errors), contradicted)
 
 
 def locate(

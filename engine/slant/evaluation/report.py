@@ -35,7 +35,7 @@ def metric_rows(evaluation: Evaluation) -> TableRows:
     """The metrics of one model, or of two and their difference."""
     sides, difference = [figures(side.assessment) for side in evaluation.sides], evaluation.comparison
     rows = []
-    for name, key, form, change in METRICS[: 7 if any(side["ece"] for side in sides) else 4]:
+    for name, key, form, change in METRICS if any(side["ece"] for side in sides) else METRICS[:4]:
         columns = [(side[key], form) for side in sides] + ([(figures(difference)[key], change)] if difference else [])
         undefined = "undefined" if key == "quadratic_kappa" else "–"
         rows.append([name, *(interval(write, e.value, e.low, e.high) if e else undefined for e, write in columns)])

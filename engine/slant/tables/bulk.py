@@ -20,7 +20,7 @@ import pyarrow as pa
 from slant.errors import TableError
 from slant.scores import Score
 from slant.tables.read import STANDARD, format_of, open_table
-from slant.tables.rows import Chunk, InputTable, as_text
+from slant.tables.rows import Chunk, as_text
 from slant.tables.write import check_target, open_writer
 
 
@@ -97,12 +97,12 @@ def score_table(
     if window < 1:
         raise TableError(f"the window must hold at least one row, not {window}.")
     with open_table(source, input_format, text_column=text_column, encoding=encoding, window=window) as table:
-        _check_names(table, added_columns(2, prefix))  # what every model adds, before one is loaded
+        names = table.schema.names
+        _added_columns(names, 2, prefix, certified=False)  # what every model adds, before one is loaded
         scorer = engine if isinstance(engine, Scorer) else engine()
         certified = scorer.stable_margin is not None
-        added = added_columns(len(scorer.labels), prefix, stable=certified)
-        _check_names(table, added)
-        known = None if writes == "jsonl" else set(table.schema.names)
+        added = _added_columns(names, len(scorer.labels), prefix, certified=certified)
+        known = None if writes == "jsonl" else set(names)
         chunks = (_without_lost_values(chunk, known, set(added.names)) for chunk in table.chunks)
         with open_writer(target, writes, table.schema, added) as write:
             tally = _Tally(table.total, progress)
@@ -111,23 +111,20 @@ def score_table(
             return tally.summary
 
 
-def added_columns(labels: int, prefix: str = "", *, stable: bool = False) -> pa.Schema:
-    """Names and types of the columns added to a table, for a model with ``labels`` labels, certified or not.
+def _added_columns(existing: list[str], labels: int, prefix: str, *, certified: bool) -> pa.Schema:
+    """Names and types of the columns added to a table that has the ``existing`` ones, for a model of ``labels`` labels.
 
-    Raises TableError for a prefix that is not valid Unicode.
+    Raises TableError for a prefix that is not valid Unicode or does not tell them apart.
     """
     if as_text(prefix) != prefix:
         raise TableError(f"the prefix {prefix!r} is not valid Unicode.")
     fields = [("label", pa.int64()), ("label_name", pa.string()), ("expected", pa.float32())]
     fields += [(f"p{i}", pa.float32()) for i in range(labels)]
-    fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if stable else [])]
+    fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if certified else [])]
     fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("error", pa.string())]
-    return pa.schema([(prefix + name, kind) for name, kind in fields])
-
-
-def _check_names(table: InputTable, added: pa.Schema) -> None:
-    if clash := [name for name in added.names if name in table.schema.names]:
+    if clash := [prefix + name for name, _ in fields if prefix + name in existing]:
         raise TableError(f"the input already has a column {clash[0]!r}; name the added columns apart with --prefix.")
+    return pa.schema([(prefix + name, kind) for name, kind in fields])
 
 
 def _without_lost_values(chunk: Chunk, known: set[str] | None, added: set[str]) -> Chunk:

@@ -32,7 +32,8 @@ def read_csv(lines: Iterator[str], name: str, column: str | None) -> tuple[list[
 
 def csv_line(cells: Iterable[object]) -> str:
     """A row, ended by a newline. Null is an empty cell; quotes are where a cell needs them."""
-    return ",".join(map(_cell, cells)) + "\n"
+    texts = (as_text(cell) or "" for cell in cells)
+    return ",".join('"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in texts) + "\n"
 
 
 def _row(number: int, fields: list[str], error: str | None, header: list[str], column: str | None) -> Record:
@@ -76,8 +77,3 @@ def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str], str | None]
         else:
             if fields:  # an empty line is no record
                 yield number, fields, None
-
-
-def _cell(value: object) -> str:
-    text = as_text(value) or ""
-    return '"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text

@@ -55,9 +55,8 @@ def _object(pairs: list[tuple[str, object]]) -> Row:
     return row
 
 
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None, parse_float=_finite)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_constant=lambda _: None,
+    parse_float=lambda digits: number if math.isfinite(number := float(digits)) else None,
+)
