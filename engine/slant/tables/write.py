@@ -49,9 +49,9 @@ def open_writer(target: str | Path, format: str, columns: pa.Schema, added: pa.S
 
     Leaving the block with an exception leaves no file. Raises OSError if the disk is full or the folder not writable.
     """
+    standard = str(target) == STANDARD
     try:
         # A duplicate of stdout, so that closing it also after an error leaves nothing for Python's own to flush.
-        standard = str(target) == STANDARD
         with os.fdopen(os.dup(sys.stdout.fileno()), "wb") if standard else replacing(target) as file:
             if format == "parquet":
                 with parquet_writer(file, columns, added) as write_chunk:
