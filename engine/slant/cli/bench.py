@@ -11,7 +11,7 @@ import typer
 
 from slant.cli.options import RUNNING, Encoding, InputFormat, Model, TextColumn, checkpoint_path, load_options, takes
 from slant.errors import SlantError
-from slant.options import LoadOptions
+from slant.options import LoadOptions, token_limit
 
 
 @takes(load_options, *RUNNING)
@@ -47,11 +47,6 @@ def bench(
 
     tokens = None if lengths is None else numbers("--lengths", lengths)
     counts = numbers("--texts", texts)
-    for length in tokens or ():
-        if options.max_tokens is not None and length > options.max_tokens:
-            raise SlantError(
-                f"--lengths {length} is over --max-tokens {options.max_tokens}; give --max-tokens {length} too."
-            )
     check_writable([output], inputs=[source] if source else [])
 
     start = time.perf_counter()
@@ -62,8 +57,13 @@ def bench(
     from slant.bench.measure import measure
     from slant.bench.texts import read
     from slant.model.checkpoint import resolve
+    from slant.model.registry import read_config
 
     folder = resolve(checkpoint_path(model))
+    limit = token_limit(options.max_tokens, read_config(folder).max_position_embeddings)
+    for length in tokens or ():
+        if length > limit:
+            raise SlantError(f"--lengths {length} is over --max-tokens {limit}; give --max-tokens {length} too.")
     own = None
     if source is not None:
         own = read(source, rows=rows, text_column=text_column, input_format=input_format, encoding=encoding)
