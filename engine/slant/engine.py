@@ -72,17 +72,22 @@ class Engine:
         An artifact's self-test is run before this returns. Raises SlantError if an option, the checkpoint or the prompt
         does not fit, if no memory tier does, or if the model is not certified as ``max_flip_rate`` asks.
         """
-        classifier = Classifier.open(model, replace(options or LoadOptions(), **fields))
+        options = replace(options or LoadOptions(), **fields)
+        classifier = Classifier.open(model, options)
         source, prompt, resolved = classifier.source, classifier.prompt, classifier.options
         certified = coverage(
             source.certificate, resolved.arithmetic(), prompt.template_sha256, tuple(prompt.labels), str(source.folder)
         )
-        if resolved.max_flip_rate is not None:
-            certified.require(resolved.max_flip_rate)
+        if options.max_flip_rate is not None:
+            certified.require(options.max_flip_rate)
         request = classifier.memory_request()
         tier = choose(request, resolved.memory)
-        test = classifier.self_test()
-        positions = max(resolved.max_tokens, test.tokens if test else 0)
+        test, positions = None, resolved.max_tokens
+        if source.self_test is not None:
+            from slant.runtime.self_test import SelfTest
+
+            test = SelfTest(classifier)
+            positions = max(positions, test.tokens)
         runner = load_runner(classifier, tier, positions=positions, progress=progress)
         if test is not None:
             test.check(runner, positions)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,9 +19,6 @@ from slant.runtime.execution import Head
 from slant.runtime.memory import MemoryRequest
 from slant.runtime.resolved import ResolvedOptions, choose_device, resolve_options
 from slant.tensor_files import EMBEDDING
-
-if TYPE_CHECKING:
-    from slant.runtime.self_test import SelfTest
 
 
 @dataclass(frozen=True)
@@ -57,14 +53,6 @@ class Classifier:
     def memory_request(self) -> MemoryRequest:
         """What decides the bytes of the memory tiers."""
         return MemoryRequest.of(self.source.config, self.source.recipe, self.prompt, self.options)
-
-    def self_test(self) -> SelfTest | None:
-        """The self-test that the source brings, ready to be run; None for a checkpoint."""
-        if self.source.self_test is None:
-            return None
-        from slant.runtime.self_test import SelfTest
-
-        return SelfTest(self)
 
 
 def resolve(source: Source, options: LoadOptions) -> ResolvedOptions:

@@ -39,7 +39,6 @@ class ResolvedOptions:
     token_budget: int
     memory: int | None = None
     deterministic: bool = False
-    max_flip_rate: float | None = None
 
     @property
     def int8(self) -> bool:
@@ -79,7 +78,6 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
         token_budget=TOKEN_BUDGETS[device.type] if options.token_budget is None else options.token_budget,
         memory=memory,
         deterministic=options.deterministic,
-        max_flip_rate=options.max_flip_rate,
     )
 
 
