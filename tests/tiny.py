@@ -106,7 +106,7 @@ def save(shape: str, folder: Path, dtype: torch.dtype = torch.float32, **options
 
 def recipe(bits: int | str, group_size: int = 64) -> Recipe:
     """The architecture's recipe for a number of bits, or for a name like "hqq4"."""
-    config = ARCHITECTURES["Qwen3_5ForCausalLM"].parse(text_config("grouped").to_dict())
+    config = ARCHITECTURES["Qwen3_5ForCausalLM"].config.parse(text_config("grouped").to_dict())
     return config.recipe(bits if isinstance(bits, int) else NAMED[bits], group_size)
 
 

@@ -27,7 +27,7 @@ from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
 from slant.errors import SlantError
-from slant.model.registry import read_config
+from slant.model.registry import activation_bytes, read_config
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.tensor_files import EMBEDDING
@@ -339,7 +339,7 @@ def test_batches_are_those_of_the_engine(fake, prompt):
 def test_memory_is_measured_beside_what_was_predicted(fake):
     memory = fake.memory
     shapes = {(b.rows, b.computed // b.rows) for one in fake.workloads for b in one.batches}
-    activations = max(CONFIG.activation_bytes(DTYPE.itemsize, *shape) for shape in shapes)
+    activations = max(activation_bytes(CONFIG, DTYPE.itemsize, *shape) for shape in shapes)
     assert memory.predicted == fake.tier.weights + fake.tier.prefix + activations < fake.tier.peak
     assert 0 < fake.weight_bytes < fake.tier.weights
     if memory.before is not None:

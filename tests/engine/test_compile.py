@@ -17,7 +17,7 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
 from slant.model.outline import META, Outline, reduced
-from slant.model.qwen3_5.tensors import QUANTIZABLE
+from slant.model.qwen3_5.config import QUANTIZABLE
 from slant.model.registry import parse_config
 from slant.model.weights import Weights
 from slant.runtime import kernel_cache
@@ -75,7 +75,7 @@ import published, tiny, torch
 from slant.artifact.recipe import Grid, Recipe
 from slant.batching.buckets import bucket_lengths
 from slant.batching.plan import MOST_ROWS
-from slant.model.qwen3_5.tensors import QUANTIZABLE
+from slant.model.qwen3_5.config import QUANTIZABLE
 from slant.model.registry import parse_config
 from slant.runtime import warmup
 from slant.runtime.memory import MemoryRequest

@@ -11,7 +11,7 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
 from slant.model.qwen3_5.blocks import Attention
-from slant.model.qwen3_5.tensors import QUANTIZABLE
+from slant.model.qwen3_5.config import QUANTIZABLE
 from slant.model.weights import Weights
 from slant_kernels.merged import MergedMatrix, Scratch, merge
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout

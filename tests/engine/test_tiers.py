@@ -13,6 +13,7 @@ from precision import DTYPE, WEIGHTS
 from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
+from slant.model.registry import activation_bytes
 from slant.options import LoadOptions, memory_bytes
 from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
@@ -217,7 +218,7 @@ def test_memory_is_an_option_of_load():
 
 
 def test_the_longest_text_and_the_batch_both_count():
-    batch = BILLIONS_4.config.activation_bytes(2, 128, 128, "cuda")
+    batch = activation_bytes(BILLIONS_4.config, 2, 128, 128, "cuda")
     assert options()["resident"].activations == batch
-    text = BILLIONS_4.config.activation_bytes(2, 1, 8192, "cuda")
+    text = activation_bytes(BILLIONS_4.config, 2, 1, 8192, "cuda")
     assert options(token_budget=1024)["resident"].activations == text

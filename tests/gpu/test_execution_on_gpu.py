@@ -13,6 +13,7 @@ from gpu.model_measures import Bench, Scope
 from gpu.model_tiers import WAYS, load
 from harness.workloads import PREFIX, prompts
 from published import large
+from slant.model.registry import activation_bytes
 from slant.runtime.memory import MemoryRequest
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import no_compilation
@@ -106,7 +107,7 @@ def test_a_batch_that_does_not_fit_is_halved(device):
     small, large = loaded.runner(rows * length // 4), loaded.runner(rows * length)
     assert [batch.shape[:2] for batch in large.batches(texts)] == [(rows, length)]
     expected = models.logits(small, texts)  # and every kernel and workspace is there
-    with limited(device, large, config.activation_bytes(2, rows, length, "cuda"), rows * length):
+    with limited(device, large, activation_bytes(config, 2, rows, length, "cuda"), rows * length):
         with pytest.warns(UserWarning, match=f"a batch of {rows} x {length} tokens ran out of memory"):
             found = models.logits(large, texts)
         with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from slant.bench.turns import Watch
 from slant.engine import Engine
 from slant.errors import SlantError
 from slant.model.config import ModelConfig
+from slant.model.registry import activation_bytes
 from slant.options import LoadOptions
 from slant.prompt.prompt import EncodedText
 from slant.runtime.execution import Answers
@@ -115,7 +116,7 @@ class Subject:
     def memory(self, batches: Sequence[Executed]) -> Memory:
         """Memory used so far, beside the prediction for the batches that were run."""
         shapes = {(batch.rows, batch.computed // batch.rows) for batch in batches}
-        most = max(self.config.activation_bytes(self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
+        most = max(activation_bytes(self.config, self.dtype.itemsize, *shape, self.device.type) for shape in shapes)
         predicted = self.tier.weights + self.tier.prefix + most
         working = machine.peak(self.device)
         return Memory(self.before, self.after, self._own(self.loading), self._own(working), predicted)

@@ -1,4 +1,4 @@
-"""What the engine asks of any architecture: a model's shape, its tensors, its blocks, and what they cost.
+"""What the engine asks of any architecture's configuration: its sizes, its tensors, and what they cost.
 
 A family of models is a subclass in a folder of its own, chosen by ``slant.model.registry``. Nothing outside that folder
 knows which family it is.
@@ -15,9 +15,6 @@ from slant.artifact.recipe import Grid, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from slant.model.network import Block
-    from slant.model.weights import Weights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -68,10 +65,6 @@ class ModelConfig(ABC):
         """The family's own sizes in words, for ``slant inspect``."""
 
     @abstractmethod
-    def block(self, weights: Weights, index: int) -> Block:
-        """Load a block."""
-
-    @abstractmethod
     def rotary(self, max_tokens: int) -> tuple[Tensor, Tensor]:
         """fp32 cos and sin of the positions 0 to ``max_tokens`` - 1, on the CPU."""
 
@@ -86,10 +79,6 @@ class ModelConfig(ABC):
     @abstractmethod
     def merged_shapes(self) -> set[tuple[int, int]]:
         """(N, K) of the matrices that a model multiplies by, each of them projections of one input stacked by rows."""
-
-    @abstractmethod
-    def activation_bytes(self, itemsize: int, rows: int, length: int, device_type: str = "cpu") -> int:
-        """The most that a forward of ``rows`` texts of ``length`` tokens holds beside weights and prefix."""
 
     @abstractmethod
     def text_network(self, config: Any) -> Any:

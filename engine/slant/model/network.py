@@ -6,46 +6,17 @@ it. The blocks are the architecture's; embedding, prefix and positions are alike
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from slant.model.block import Block, State
+from slant.model.registry import load_block
 from slant.model.weights import Weights
 from slant.tensor_files import EMBEDDING
 from slant_kernels.embedding import embedding
-from slant_kernels.linear import Weight
-
-State = tuple[Tensor, Tensor]
-"""What a mixer carries from a prefix to the texts after it: keys and values ``[1, G, P, D]`` of an attention, or the
-last convolution inputs ``[1, W - 1, C]`` and the recurrent state fp32 ``[1, Hv, K, V]`` of a DeltaNet."""
-
-
-class Part:
-    """A block or a part of one: its attributes hold tensors, matrices, numbers, or further parts."""
-
-
-class Block(Protocol):
-    """A layer of an architecture.
-
-    The residual stream is carried beside the block's output, and added by the next block's first norm. x and residual
-    ``[B, T, hidden]``, rotary the tables of these T positions, state what a prefix left, lengths int64 ``[B]``.
-    """
-
-    def __call__(
-        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None, keep_state: bool = False
-    ) -> tuple[Tensor, Tensor, State | None]:
-        """Output and residual stream at all positions, and the state after them if it is to be kept."""
-
-    def last(
-        self, x: Tensor, residual: Tensor | None, rotary: State, state: State | None, lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Output and residual stream at each text's last position, ``[B, 1, hidden]``."""
-
-    def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
-        """Each merged matrix, and the canonical names, without the layer's, of what is stacked in it by rows."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ class Model:
         self.embedding = weights.on_host(EMBEDDING, self) if host_embedding else weights.dense(EMBEDDING)
         self.blocks: list[Block] = []
         for index in range(config.num_hidden_layers):
-            self.blocks.append(config.block(weights, index))
+            self.blocks.append(load_block(weights, index))
             progress(index + 1, config.num_hidden_layers)
         self.rotary = position_tables(weights, max_tokens)
 
@@ -119,8 +90,3 @@ def positions(rotary: State, start: int, length: int) -> State:
     """The rows of the rotary tables for ``length`` positions from ``start``."""
     cos, sin = rotary
     return cos[start : start + length], sin[start : start + length]
-
-
-def at_last(x: Tensor, lengths: Tensor) -> Tensor:
-    """x ``[B, T, ...]`` at each row's position ``lengths - 1``: ``[B, 1, ...]``."""
-    return x[torch.arange(len(x), dtype=torch.int64, device=x.device), lengths - 1].unsqueeze(1)

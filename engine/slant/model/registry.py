@@ -1,21 +1,46 @@
 """The architectures that are computed here, by the name that ``config.json`` gives them.
 
-A new one is a folder with a ``ModelConfig`` and its name in ``CONFIGS``.
+A new one is a folder and an entry of ``FAMILIES``. Nothing outside its folder knows which family a model is of.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slant.errors import CheckpointError
+from slant.model.block import Block
 from slant.model.config import ModelConfig
+from slant.model.qwen3_5 import blocks as qwen3_5_blocks
+from slant.model.qwen3_5 import memory as qwen3_5_memory
 from slant.model.qwen3_5.config import Qwen3_5Config
+from slant.model.weights import Weights
 
-CONFIGS: tuple[type[ModelConfig], ...] = (Qwen3_5Config,)
-ARCHITECTURES = {name: config for config in CONFIGS for name in config.network_prefix}
+
+class Family(NamedTuple):
+    """``block(config, weights, index)`` loads a block; ``activation_bytes`` is that of the function below."""
+
+    config: type[ModelConfig]
+    block: Callable[..., Block]
+    activation_bytes: Callable[..., int]
+
+
+FAMILIES = (Family(Qwen3_5Config, qwen3_5_blocks.Block, qwen3_5_memory.activation_bytes),)
+ARCHITECTURES = {name: family for family in FAMILIES for name in family.config.network_prefix}
+
+
+def load_block(weights: Weights, index: int) -> Block:
+    """Load block ``index`` of the model that ``weights`` reads."""
+    config = weights.source.config
+    return ARCHITECTURES[config.architecture].block(config, weights, index)
+
+
+def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int, device_type: str = "cpu") -> int:
+    """The most that a forward of ``rows`` texts of ``length`` tokens holds beside weights and prefix."""
+    family = ARCHITECTURES[config.architecture]
+    return family.activation_bytes(config, itemsize, rows, length, device_type)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -41,9 +66,10 @@ def parse_config(raw: Mapping[str, Any], source: str = "config.json") -> ModelCo
     if not isinstance(raw, Mapping):
         raise CheckpointError(f"{source} is not a JSON object.")
     kind = str(raw.get("model_type"))
-    names = raw.get("architectures") or [name for name, config in ARCHITECTURES.items() if kind in config.model_types]
-    config = ARCHITECTURES.get(names[0]) if names else None
-    if config is None or kind not in config.model_types:
+    known = [name for name, family in ARCHITECTURES.items() if kind in family.config.model_types]
+    names = raw.get("architectures") or known
+    family = ARCHITECTURES.get(names[0]) if names else None
+    if family is None or kind not in family.config.model_types:
         named = f" with the architecture {names[0]}" if names else ""
         raise CheckpointError(f"{source} describes a {kind!r} model{named}; slant computes {', '.join(ARCHITECTURES)}.")
-    return config.parse(raw, source)
+    return family.config.parse(raw, source)

@@ -15,26 +15,10 @@ from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint, resolve
 from slant.model.config import ModelConfig
 from slant.model.registry import read_config
-from slant.tensor_files import TensorInfo
-from slant_kernels.quantized import QuantizedMatrix
+from slant.model.weights import Tensors
 
 if TYPE_CHECKING:
     from slant.artifact.reader import Artifact
-
-
-class Tensors(Protocol):
-    """What a model's weights are read from, by canonical names.
-
-    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
-    """
-
-    @property
-    def config(self) -> ModelConfig: ...
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
-    def read(self, name: str) -> Tensor: ...
-    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
-    def quantized(self, name: str) -> QuantizedMatrix | None: ...
 
 
 class Source(Tensors, Protocol):

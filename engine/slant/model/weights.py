@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from slant.model.source import Tensors
+from slant.model.config import ModelConfig
+from slant.tensor_files import TensorInfo
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import Weight
 from slant_kernels.merged import Part, Scratch, merge
 from slant_kernels.onednn import reorder
+from slant_kernels.quantized import QuantizedMatrix
+
+
+class Tensors(Protocol):
+    """What a model's weights are read from, by canonical names.
+
+    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> Tensor: ...
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
+    def quantized(self, name: str) -> QuantizedMatrix | None: ...
 
 
 class Weights:

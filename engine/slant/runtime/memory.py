@@ -17,6 +17,7 @@ import torch
 from slant.artifact.recipe import Recipe
 from slant.errors import SlantError
 from slant.model.config import ModelConfig
+from slant.model.registry import activation_bytes
 from slant.prompt.prompt import Prompt
 from slant.runtime.resolved import ResolvedOptions
 from slant.tensor_files import EMBEDDING
@@ -149,7 +150,7 @@ def _activations(request: MemoryRequest, budget: int) -> int:
     """The larger of a batch of the token budget, in short texts, and the longest text alone."""
     length = min(128, request.max_tokens)
     shapes = ((max(1, budget // length), length), (1, request.max_tokens))
-    sizes = (request.config.activation_bytes(request.dtype.itemsize, *shape, request.device_type) for shape in shapes)
+    sizes = (activation_bytes(request.config, request.dtype.itemsize, *shape, request.device_type) for shape in shapes)
     return max(sizes)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from slant.batching.batches import Ids, StaticBatch
 from slant.batching.plan import Planner
-from slant.model.network import Block, State, position_tables, positions
+from slant.model.block import Block, State
+from slant.model.network import position_tables, positions
 from slant.model.weights import Weights
 from slant.runtime.execution import Answers, Head, to_device
 from slant.runtime.offloaded_blocks import BlocksInHostMemory, BlocksOnDisk, OffloadedBlocks

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from slant.model.block import Block, Part
 from slant.model.host_memory import lock, pages
-from slant.model.network import Block, Part
+from slant.model.registry import load_block
 from slant.model.weights import Weights
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import QuantizedMatrix
@@ -38,7 +39,7 @@ class BlocksOnDisk:
 
     @contextmanager
     def use(self, index: int) -> Iterator[Block]:
-        yield self._weights.source.config.block(self._weights, index)
+        yield load_block(self._weights, index)
 
 
 class BlocksInHostMemory:
@@ -57,7 +58,7 @@ class BlocksInHostMemory:
         config, pinned = weights.source.config, device.type == "cuda"
         blocks, self._host = [], []
         for index in range(config.num_hidden_layers):
-            block = config.block(weights, index)
+            block = load_block(weights, index)
             size = sum(_room(tensor) for tensor in tensors(block))
             self._host.append(pages(size))
             blocks.append(placed(block, self._host[-1], fill=True))

@@ -7,22 +7,19 @@ gate, output projection and MLP run on one row a text.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from slant.model.network import Part, State, at_last
+from slant.model.block import Part, State, at_last
+from slant.model.qwen3_5.config import Qwen3_5Config
+from slant.model.weights import Weights
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
 from slant_kernels.linear import Weight, linear
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
 from slant_kernels.rotary import gate_heads, keys_values, norm_rotary
 from slant_kernels.swiglu import swiglu
-
-if TYPE_CHECKING:
-    from slant.model.qwen3_5.config import Qwen3_5Config
-    from slant.model.weights import Weights
 
 MLP_TOKENS = 4096  # at a time: as many fill any device, and of more the gate and up projections are most of the memory
 

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from slant.errors import CheckpointError
 from slant.model.config import ModelConfig, Shapes
-from slant.model.qwen3_5 import tensors
-from slant.model.qwen3_5.tensors import LayerType
+from slant.tensor_files import EMBEDDING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from slant.model.qwen3_5.blocks import Block
-    from slant.model.weights import Weights
+LayerType = Literal["linear_attention", "full_attention"]
+# Multimodal, older multimodal and text-only files; the most specific first.
+PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+SKIPPED = r"(model\.)?(visual|mtp)\."
+# By public reports the projections back into the residual stream suffer most from quantization.
+SENSITIVE = ("linear_attn.out_proj.weight", "self_attn.o_proj.weight")
+QUANTIZABLE = (
+    "linear_attn.in_proj_qkv.weight",
+    "linear_attn.in_proj_z.weight",
+    "linear_attn.out_proj.weight",
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "mlp.down_proj.weight",
+)
+# Small, and a gate's error is in every later state.
+NOT_INT8 = ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
+
 
 # The defaults of transformers' Qwen3_5TextConfig: it may leave out of a saved file what equals them.
 _DEFAULTS: dict[str, Any] = {
@@ -61,11 +80,11 @@ class Qwen3_5Config(ModelConfig):
         "Qwen3_5ForCausalLM": "model",
     }
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_5", "qwen3_5_text")
-    prefixes: ClassVar[tuple[str, ...]] = tensors.PREFIXES
-    skipped: ClassVar[str] = tensors.SKIPPED
-    quantizable: ClassVar[tuple[str, ...]] = tensors.QUANTIZABLE
-    sensitive: ClassVar[tuple[str, ...]] = tensors.SENSITIVE
-    not_int8: ClassVar[tuple[str, ...]] = tensors.NOT_INT8
+    prefixes: ClassVar[tuple[str, ...]] = PREFIXES
+    skipped: ClassVar[str] = SKIPPED
+    quantizable: ClassVar[tuple[str, ...]] = QUANTIZABLE
+    sensitive: ClassVar[tuple[str, ...]] = SENSITIVE
+    not_int8: ClassVar[tuple[str, ...]] = NOT_INT8
 
     @property
     def key_dim(self) -> int:
@@ -118,7 +137,41 @@ class Qwen3_5Config(ModelConfig):
         return config
 
     def shapes(self) -> Shapes:
-        return tensors.shapes(self)
+        """Canonical names and shapes of the text model's tensors, without the head, in the order of the forward."""
+        hidden, inner, head = self.hidden_size, self.intermediate_size, self.head_dim
+        v_heads = self.linear_num_value_heads
+        linear_attention: Shapes = {
+            "linear_attn.in_proj_qkv.weight": (self.conv_dim, hidden),
+            "linear_attn.in_proj_z.weight": (self.value_dim, hidden),
+            "linear_attn.in_proj_b.weight": (v_heads, hidden),
+            "linear_attn.in_proj_a.weight": (v_heads, hidden),
+            "linear_attn.conv1d.weight": (self.conv_dim, 1, self.linear_conv_kernel_dim),
+            "linear_attn.A_log": (v_heads,),
+            "linear_attn.dt_bias": (v_heads,),
+            "linear_attn.norm.weight": (self.linear_value_head_dim,),
+            "linear_attn.out_proj.weight": (hidden, self.value_dim),
+        }
+        full_attention: Shapes = {
+            "self_attn.q_proj.weight": (2 * self.num_attention_heads * head, hidden),  # query and output gate
+            "self_attn.k_proj.weight": (self.num_key_value_heads * head, hidden),
+            "self_attn.v_proj.weight": (self.num_key_value_heads * head, hidden),
+            "self_attn.q_norm.weight": (head,),
+            "self_attn.k_norm.weight": (head,),
+            "self_attn.o_proj.weight": (hidden, self.num_attention_heads * head),
+        }
+        found: Shapes = {EMBEDDING: (self.vocab_size, hidden)}
+        for index, kind in enumerate(self.layer_types):
+            layer = {
+                "input_layernorm.weight": (hidden,),
+                **(linear_attention if kind == "linear_attention" else full_attention),
+                "post_attention_layernorm.weight": (hidden,),
+                "mlp.gate_proj.weight": (inner, hidden),
+                "mlp.up_proj.weight": (inner, hidden),
+                "mlp.down_proj.weight": (hidden, inner),
+            }
+            found.update({f"layers.{index}.{name}": shape for name, shape in layer.items()})
+        found["norm.weight"] = (hidden,)
+        return found
 
     def description(self) -> dict[str, str]:
         kinds = {kind: self.layer_types.count(kind) for kind in get_args(LayerType)}
@@ -133,29 +186,40 @@ class Qwen3_5Config(ModelConfig):
             f"convolution {self.linear_conv_kernel_dim}",
         }
 
-    def block(self, weights: Weights, index: int) -> Block:
-        from slant.model.qwen3_5.blocks import Block
-
-        return Block(self, weights, index)
-
     def rotary(self, max_tokens: int) -> tuple[Tensor, Tensor]:
         from slant_kernels.rotary import rotary_tables
 
         return rotary_tables(max_tokens, self.rotary_dim, self.rope_theta)
 
     def flops(self) -> tuple[float, float]:
-        return tensors.flops(self)
+        """FLOPs of a row of T tokens are ``a * T + b * T * T``: a of the linear layers, b of the causal attentions.
+
+        The last block, which works for one position, counts with its keys and values, or its DeltaNet inputs, only.
+        """
+        last = f"layers.{self.num_hidden_layers - 1}."
+        parts = ("mlp.", "self_attn.q_proj", "self_attn.o_proj", "linear_attn.out_proj")
+        one_position = tuple(last + part for part in parts)
+        matrices = {name: shape for name, shape in self.shapes().items() if len(shape) == 2 and name != EMBEDDING}
+        token = sum(2 * math.prod(shape) for name, shape in matrices.items() if not name.startswith(one_position))
+        attentions = self.layer_types[:-1].count("full_attention")
+        return float(token), 2.0 * attentions * self.num_attention_heads * self.head_dim
 
     def prefix_bytes(self, itemsize: int, tokens: int) -> int:
-        return tensors.prefix_bytes(self, itemsize, tokens)
+        """The state that the prompt's prefix of ``tokens`` leaves."""
+        attention = 2 * self.num_key_value_heads * self.head_dim * tokens * itemsize
+        state = self.linear_num_value_heads * self.linear_key_head_dim * self.linear_value_head_dim * 4
+        conv = (self.linear_conv_kernel_dim - 1) * self.conv_dim * itemsize
+        return sum(attention if kind == "full_attention" else state + conv for kind in self.layer_types)
 
     def merged_shapes(self) -> set[tuple[int, int]]:
-        return tensors.merged_shapes(self)
-
-    def activation_bytes(self, itemsize: int, rows: int, length: int, device_type: str = "cpu") -> int:
-        from slant.model.qwen3_5 import memory
-
-        return memory.activation_bytes(self, itemsize, rows, length, device_type)
+        """(N, K) of the matrices that a model multiplies by, each of them projections of one input stacked by rows."""
+        c, query = self, self.num_attention_heads * self.head_dim
+        shapes = {(2 * c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)}
+        if "linear_attention" in c.layer_types:
+            shapes |= {(c.conv_dim + c.value_dim, c.hidden_size), (c.hidden_size, c.value_dim)}
+        if "full_attention" in c.layer_types:
+            shapes |= {(2 * (query + c.num_key_value_heads * c.head_dim), c.hidden_size), (c.hidden_size, query)}
+        return shapes
 
     def text_network(self, config: Any) -> Any:
         from transformers import Qwen3_5TextModel

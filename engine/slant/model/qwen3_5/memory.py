@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from slant.model.qwen3_5.blocks import MLP_TOKENS
+from slant.model.qwen3_5.config import Qwen3_5Config
 from slant_kernels import native
 from slant_kernels.attention import QUERIES
 from slant_kernels.delta_net import TILE
 from slant_kernels.delta_rule import CHUNK
-
-if TYPE_CHECKING:
-    from slant.model.qwen3_5.config import Qwen3_5Config
 
 FP32 = 4
 
