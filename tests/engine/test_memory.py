@@ -67,6 +67,7 @@ import torch
 from peak import PeakBytes
 from published import large
 from slant.model.network import Model
+from slant.model.registry import activation_bytes
 from slant.model.outline import META, Outline
 from slant.model.weights import Weights
 from slant_kernels.cross import compiling, rehearsing
