@@ -26,7 +26,7 @@ struct Args {
     int64_t blocks() const { return (T + queries() - 1) / queries(); }
     int64_t rows() const { return (queries() * heads() + ROWS - 1) / ROWS * ROWS; }
     int64_t columns() const { return (S + PANEL - 1) / PANEL * PANEL; }
-    int64_t packed() const { return B * G * columns() * D; }            // floats of all keys, or values
+    int64_t panels() const { return B * G * columns() * D; }            // floats of all keys, or values
     int64_t scratch() const { return rows() * (columns() + 2 * D + 1); }  // floats of a thread
 };
 
@@ -118,9 +118,9 @@ void attend(
 
 template <typename T, typename E>
 void run(const Args &args) {
-    E *keys = (E *)args.workspace, *values = keys + args.packed() / WIDTH<E>;
-    float *scratch = args.workspace + 2 * args.packed() / WIDTH<E>;
-    int64_t groups = args.B * args.G, blocks = args.blocks(), size = args.packed() / groups / WIDTH<E>;
+    E *keys = (E *)args.workspace, *values = keys + args.panels() / WIDTH<E>;
+    float *scratch = args.workspace + 2 * args.panels() / WIDTH<E>;
+    int64_t groups = args.B * args.G, blocks = args.blocks(), size = args.panels() / groups / WIDTH<E>;
 #pragma omp parallel num_threads(args.threads)
     {
 #pragma omp for schedule(static)
@@ -139,7 +139,7 @@ void run(const Args &args) {
 
 // Of the workspace.
 extern "C" int64_t slant_attention_floats(const Args *args) {
-    return 2 * args->packed() / (args->is_bf16 ? WIDTH<Operand> : 1) + args->threads * args->scratch();
+    return 2 * args->panels() / (args->is_bf16 ? WIDTH<Operand> : 1) + args->threads * args->scratch();
 }
 
 extern "C" void slant_attention(const Args *args) {

@@ -12,17 +12,17 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 64, TAPS = 4;
+constexpr int64_t CHUNK = 64, CONV = 4;
 constexpr float L2_EPS = 1e-6f;
 constexpr float LEAST = -100;  // as in delta_rule_kernel.py
 
 // As in native.py. Strides count elements; T is the type of mixed, a, b, before and out.
 struct Args {
-    const void *mixed, *a, *b, *before;           // [B, T, C]; [B, T, Hv] twice; [1 or B, TAPS - 1, C] or null
-    const float *taps, *A_log, *dt_bias, *start;  // [TAPS, C]; [Hv] twice; [1 or B, Hv, K, V] or null
-    void *out;                                    // [B, T, Hv, V]
-    float *end;                                   // [B, Hv, K, V] or null
-    float *workspace;                             // slant_delta_net_floats()
+    const void *mixed, *a, *b, *before;                  // [B, T, C]; [B, T, Hv] twice; [1 or B, CONV - 1, C] or null
+    const float *conv_weight, *A_log, *dt_bias, *start;  // [CONV, C]; [Hv] twice; [1 or B, Hv, K, V] or null
+    void *out;                                           // [B, T, Hv, V]
+    float *end;                                          // [B, Hv, K, V] or null
+    float *workspace;                                    // slant_delta_net_floats()
     int64_t B, T, H, Hv, K, V;
     int64_t mixed_row, mixed_token, a_row, a_token, b_row, b_token, before_row, start_row;
     int64_t is_bf16, threads;
@@ -55,17 +55,17 @@ template <typename T>
 INLINE void convolve(const Args &args, const Chunk &at, int64_t channel, float *out, int64_t row) {
     const T *x = (const T *)args.mixed + at.text * args.mixed_row + channel;
     const T *before = (const T *)args.before + at.text * args.before_row + channel;
-    vec tap[TAPS], past[TAPS];
-    for (int64_t j = 0; j < TAPS; j++) tap[j] = load(args.taps + j * args.channels() + channel);
-    for (int64_t j = 0; j < TAPS - 1; j++) {
-        int64_t t = at.t0 + j - (TAPS - 1);
+    vec weight[CONV], past[CONV];
+    for (int64_t j = 0; j < CONV; j++) weight[j] = load(args.conv_weight + j * args.channels() + channel);
+    for (int64_t j = 0; j < CONV - 1; j++) {
+        int64_t t = at.t0 + j - (CONV - 1);
         past[j] = t >= 0        ? load(x + t * args.mixed_token)
-                  : args.before ? load(before + (t + TAPS - 1) * args.channels())
+                  : args.before ? load(before + (t + CONV - 1) * args.channels())
                                 : vec{};
     }
     for (int64_t t = 0; t < at.count; t++) {
         past[3] = load(x + (at.t0 + t) * args.mixed_token);
-        vec c = past[0] * tap[0] + past[1] * tap[1] + past[2] * tap[2] + past[3] * tap[3];
+        vec c = past[0] * weight[0] + past[1] * weight[1] + past[2] * weight[2] + past[3] * weight[3];
         store(out + t * row, silu(c));
         past[0] = past[1], past[1] = past[2], past[2] = past[3];
     }

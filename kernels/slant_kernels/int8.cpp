@@ -1,4 +1,4 @@
-// Rows in 8 bits on a CPU: the formula of int8.py, a row at a time. The rotation's first steps are done in registers.
+// Rows to 8 bits on a CPU: the formula of int8.py, a row at a time. The rotation's first steps are in registers.
 
 #include <utility>
 
@@ -18,7 +18,7 @@ struct Args {
 };
 
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-constexpr float LEAST = 1e-30f;  // a row of zeros has a scale all the same
+constexpr float LEAST = 1e-30f;  // as in int8.py
 
 // Neighbours STEP lanes apart become their sum and difference.
 template <int STEP, int... lane>
