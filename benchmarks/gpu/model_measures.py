@@ -18,7 +18,7 @@ from gpu.device import DryRun, Limits, in_turn
 from gpu.model_tiers import BF16_RESIDENT, Loaded
 from gpu.waterfall import waterfall
 from harness.rows import Row, percentiles
-from harness.workloads import MIXTURES, PREFIX, mixture, prompts
+from harness.workloads import PREFIX, mixture, prompts
 from slant.batching.batches import Ids, StaticBatch
 from slant.batching.costs import TOKENS, BatchCosts, default_costs
 from slant.model.config import ModelConfig
@@ -40,6 +40,11 @@ class Scope:
     rounds: int = 2
     requests: tuple[int, int] = (12, 200)
     seconds: float = 1.5  # of requests of one length
+
+    def mixtures(self) -> Iterator[tuple[str, list[Ids]]]:
+        """Each mixture's name and prompts."""
+        for name, count in self.texts.items():
+            yield name, prompts(mixture(name, count, self.max_tokens), self.config.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ class Bench:
         if loaded.way is BF16_RESIDENT:
             costs["tokens"] = TOKENS
         runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
-        for name in MIXTURES:
-            texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
+        for name, texts in scope.mixtures():
             computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
             calls = {kind: partial(answers, runner, texts) for kind, runner in runners.items()}
             for kind, seconds in in_turn(self.device.seconds, calls, scope.rounds).items():

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 
 from gpu.device import in_turn
-from gpu.model_measures import Bench, answers
-from gpu.model_tiers import Loaded
+from gpu.model_measures import Bench
 from harness.rows import Row
-from harness.workloads import ANSWERS, MIXTURES, mixture, prompts
+from harness.workloads import ANSWERS
 from slant.batching.batches import Ids
-from slant.batching.costs import default_costs
 from slant.evaluation.reference import last_logits
 
 OURS, THEIRS = "slant", "transformers"
@@ -43,15 +41,6 @@ def run(model: Any, texts: Sequence[Ids]) -> None:
     ordered = sorted(texts, key=len)
     for start in range(0, len(ordered), PEER_BATCH):
         last_logits(model, [ids.tolist() for ids in ordered[start : start + PEER_BATCH]], ANSWERS)
-
-
-def mixtures(bench: Bench, loaded: Loaded, model: Any) -> Iterator[tuple[str, Iterator[Row]]]:
-    """Each mixture with the rows of both, which are measured when they are asked for."""
-    scope = bench.scope
-    runner = loaded.runner(scope.token_budget, default_costs(scope.config, "cuda", 2))
-    for name in MIXTURES:
-        texts = prompts(mixture(name, scope.texts[name], scope.max_tokens), scope.config.vocab_size)
-        yield name, beside(bench, name, texts, {OURS: partial(answers, runner), THEIRS: partial(run, model)})
 
 
 def beside(bench: Bench, name: str, texts: Sequence[Ids], runs: dict[str, Any]) -> Iterator[Row]:

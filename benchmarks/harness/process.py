@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, NamedTuple
+
+from harness.worker import status
 
 WORKER = Path(__file__).with_name("worker.py")
 PAUSE = 0.05  # seconds before a request: threads of the system asked before may spin for a while
@@ -25,8 +27,7 @@ class WorkerError(RuntimeError):
     """A system could not be loaded, failed on a request or died: one sentence."""
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What loading took: seconds, bytes and the versions of the system's packages."""
 
     load_s: float
@@ -35,8 +36,7 @@ class Loaded:
     versions: dict[str, str | None]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The answers to one request: seconds that the system took, a list of numbers a text, peak bytes."""
 
     seconds: float
@@ -72,7 +72,6 @@ class Worker:
 
     def score(self, texts: Sequence[Any], batch: int, timeout: float = 600) -> Reply:
         """Answers for token id lists or texts; raises WorkerError, also if it takes longer than ``timeout`` seconds."""
-        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"texts": list(texts), "batch": batch}) + "\n")
             self._process.stdin.flush()
@@ -87,19 +86,13 @@ class Worker:
         self._messages.close()
 
     def _receive(self, timeout: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        expired: list[bool] = []
-
-        def end() -> None:
-            expired.append(True)
-            self._process.kill()  # which ends the wait for the line
-
-        late = Timer(timeout, end)
+        late, start = Timer(timeout, self._process.kill), time.monotonic()  # killing it ends the wait for the line
         late.start()
         line = self._process.stdout.readline()
         late.cancel()
         if not line:
-            raise WorkerError(f"it took longer than {timeout:.0f} s and was ended." if expired else self._last_words())
+            late_s = f"it took longer than {timeout:.0f} s and was ended."
+            raise WorkerError(late_s if time.monotonic() - start >= timeout else self._last_words())
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise WorkerError(reply["error"])
@@ -134,9 +127,13 @@ class Pool:
         """Load a system, or note why it failed."""
         key = f"{backend} {sorted(options.items())}"
         if key not in self._shared:
+            free, python = available(), self.pythons.get(backend, sys.executable)
             try:
-                self._check_memory()
-                python = self.pythons.get(backend, sys.executable)
+                if free is not None and free < self.reserve:
+                    raise WorkerError(
+                        f"not started: {free / 1e9:.1f} GB of memory are free and {self.reserve / 1e9:.1f} GB are "
+                        "wanted; name fewer systems, and the others in another call with the same --run"
+                    )
                 self._shared[key] = Worker(python, backend, options, threads=self.threads)
             except WorkerError as error:
                 self._shared[key] = str(error)
@@ -145,13 +142,6 @@ class Pool:
             self.failures[name] = worker
         else:
             self._workers[name] = worker
-
-    def _check_memory(self) -> None:
-        if (free := available()) is not None and free < self.reserve:
-            raise WorkerError(
-                f"not started: {free / 1e9:.1f} GB of memory are free and {self.reserve / 1e9:.1f} GB are wanted; "
-                "name fewer systems, and the others in another call with the same --run"
-            )
 
     def loaded(self, name: str) -> Loaded | None:
         worker = self._workers.get(name)
@@ -183,8 +173,4 @@ class Pool:
 
 def available() -> int | None:
     """Bytes of memory that a new process can have; None where there is no /proc."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return status("MemAvailable", "/proc/meminfo")

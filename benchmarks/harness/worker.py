@@ -68,10 +68,10 @@ def sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def status(name: str) -> int | None:
-    """Bytes of a memory field of this process; None where there is no /proc."""
+def status(name: str, file: str = "/proc/self/status") -> int | None:
+    """Bytes of a memory field, of this process by default; None where there is no /proc."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(file).read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), None)

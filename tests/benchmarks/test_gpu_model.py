@@ -241,8 +241,7 @@ def test_chosen_parts_run_in_their_order(monkeypatch):
     ran = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_kernels, "run", lambda *_: ran.append("kernels") or 0)
-    monkeypatch.setattr(gpu_model, "run", lambda *_: ran.append("model") or 1)
-    monkeypatch.setattr(gpu_model, "peers", lambda *_: ran.append("peers") or 0)
+    monkeypatch.setattr(gpu_model, "run", lambda *_, part="model": ran.append(part) or int(part == "model"))
     for options, expected in (
         ([], ["kernels", "model", "peers"]),
         (["--op", "swiglu"], ["kernels"]),
