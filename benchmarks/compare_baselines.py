@@ -43,7 +43,7 @@ from slant.evaluation.metrics import Labels
 from texts import cache_folder
 
 RESULT = "baselines"
-BACKEND = "baselines.backend:load"
+BACKEND = "baselines.systems:worker"
 LOADING = 600  # seconds
 HEAD = ("", "trained on", "accuracy", "macro-F1", "mean absolute error", "texts/s", "peak memory")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from baselines import lora
@@ -232,3 +233,19 @@ def fitted(system: System, train: Labelled, cache: Path, progress: Progress = la
 def facts(folder: Path) -> dict[str, Any]:
     """What fitting gave."""
     return json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+
+
+def worker(options: dict[str, Any]) -> Callable[[list[str], int], list[list[float]]]:
+    """A fitted system in a process of its own, for ``harness/worker.py``: texts in, a list of numbers a text out.
+
+    Options: system (its name), folder (where it was fitted), names (of the labels), threads, and what ``systems`` takes
+    to know it: models, bases and weights.
+    """
+    torch.set_num_threads(options["threads"])
+    models, bases = ({name: Path(path) for name, path in options[kind].items()} for kind in ("models", "bases"))
+    known = {system.name: system for system in systems(models, bases, options["weights"])}
+    predict = known[options["system"]].load(Path(options["folder"]), options["names"])
+    return lambda texts, batch: predict(texts).tolist()
+
+
+PACKAGES = {"worker": ("slant", "torch", "transformers", "sentence-transformers", "scikit-learn")}

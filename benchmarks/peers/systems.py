@@ -79,23 +79,17 @@ SYSTEMS: tuple[System, ...] = (
         for weights in ("bf16", "fp32")
         for batch in (1, 8)
     ),
-    llama("bf16", 1),
-    llama("bf16", 8),
-    llama("bf16", 1, keep_prefix=True),
-    llama("q8_0", 1),
-    llama("q8_0", 8),
-    llama("q8_0", 1, keep_prefix=True),
-    llama("q4_0", 1),
-    llama("q4_0", 8),
-    openvino("bf16", "bf16", 1),
-    openvino("bf16", "bf16", 8),
+    *(
+        llama(kind, batch, keep_prefix)
+        for kind in ("bf16", "q8_0")
+        for batch, keep_prefix in ((1, False), (8, False), (1, True))
+    ),
+    *(llama("q4_0", batch) for batch in (1, 8)),
+    *(openvino("bf16", "bf16", batch) for batch in (1, 8)),
     openvino("bf16", "f32", 1),
-    openvino("int8", "bf16", 1),
-    openvino("int8", "bf16", 8),
-    onnx("fp32", 1),
-    onnx("fp32", 8),
-    onnx("int8", 1),
-    onnx("int4", 1),
+    *(openvino("int8", "bf16", batch) for batch in (1, 8)),
+    *(onnx("fp32", batch) for batch in (1, 8)),
+    *(onnx(weights, 1) for weights in ("int8", "int4")),
     System(
         "minilm",
         "embeddings",

@@ -84,13 +84,6 @@ def test_the_dry_run_from_the_command_line(capsys):
     assert "cold start: " in capsys.readouterr().out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-@pytest.mark.parametrize("part", ["model", "peers"])
-def test_no_figure_without_a_gpu(tmp_path, part):
-    assert gpu_suite.main(["--part", part, "--skip-tests", "--results", str(tmp_path)]) == 2
-    assert not list(tmp_path.iterdir())
-
-
 def test_every_way_is_measured_and_rows_are_json(bench, journal):
     gpu_model.measure(bench, journal, math.inf)
     assert journal.undone == []
@@ -363,17 +356,7 @@ def test_shares_add_up_and_name_their_kernels():
     assert next(share for share in shares if share.op == "embedding").seconds == 0
 
 
-def test_a_cold_start_needs_no_installation():
-    assert (cold_start.ROOT / "engine" / "slant").is_dir()
-
-
 def test_a_cold_start_that_fails_is_an_error(monkeypatch):
     monkeypatch.setattr(cold_start, "__file__", "/nowhere.py")
     with pytest.raises(RuntimeError, match="did not answer"):
         next(cold_start.suite("cpu"))
-
-
-def test_scope_of_a_real_run_fits_the_model():
-    scope = Scope(MODEL)
-    assert max(scope.lengths) == scope.max_tokens == 8192
-    assert scope.texts.keys() == mixtures.MIXTURES.keys()

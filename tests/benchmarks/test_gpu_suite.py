@@ -17,6 +17,7 @@ from gpu.case import Case
 from gpu.device import DryRun, Limits
 from gpu.kernels import OURS, Bench
 from gpu.peers import Peer
+from harness.tables import cell
 from slant_kernels import launch, norm
 from slant_kernels.launch import Config
 
@@ -54,8 +55,9 @@ def case(**changes):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_no_figure_without_a_gpu(capsys, tmp_path):
-    assert gpu_suite.main(["--skip-tests", "--results", str(tmp_path)]) == 2
+@pytest.mark.parametrize("part", gpu_suite.PARTS)
+def test_no_figure_without_a_gpu(capsys, tmp_path, part):
+    assert gpu_suite.main(["--part", part, "--skip-tests", "--results", str(tmp_path)]) == 2
     assert "No CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -244,3 +246,18 @@ def test_neighbours_are_one_step_away():
         Config({"BM": 16, "M": 768}, 16, 2),
         Config({"BM": 16, "M": 768}, 16, 4),
     ]
+
+
+def test_a_cell_is_in_its_unit_and_empty_without_a_value():
+    row = {"size": 2.5e9, "seconds": {"p50": 0.00125}, "share": 0.251, "none": None, "nan": math.nan, "name": "x"}
+    columns = (
+        "size:.2f/1e9",
+        "seconds.p50:.2f/1e-3",
+        "share:.0%",
+        "name",
+        "none",
+        "nan:.1f",
+        "absent",
+        "absent.p50:.1f",
+    )
+    assert [cell(row, column) for column in columns] == ["2.50", "1.25", "25%", "x", "", "", "", ""]

@@ -319,30 +319,16 @@ def test_slant_and_transformers_agree_through_their_workers(checkpoint, tmp_path
     assert row["load_s"] == found["1x256", "transformers-fp32-1"]["load_s"]  # one worker for both batch sizes
 
 
-def rows_of(run):
-    shared = {"run": run, "batch": 1, "note": "a note", "versions": {"lib": "1.2"}, "load_s": 2.0, "status": "ok"}
-    shared |= {"rss_loaded": 10**9, "load_peak_rss": 2 * 10**9, "peak_rss": 3 * 10**9, "limit_tokens_per_second": 900}
-    shared |= {"reads_text": False, "agreement": None, "ratio": None}
-    made = []
-    for length in (16, 256):
-        load = {"workload": f"1x{length}", "texts": 1, "tokens": 30 + length}
-        made.append(
-            shared | load | {"system": "slant-bf16", "tokens_per_second": 400.4, "ratio": 1.0, "texts_per_second": 2.0}
-        )
-        made.append(
-            shared
-            | load
-            | {"system": "peer", "tokens_per_second": 99.6, "ratio": 4.02, "agreement": 0.0125, "texts_per_second": 0.5}
-        )
-    nothing = {"tokens_per_second": None, "texts_per_second": None, "ratio": None, "peak_rss": None}
-    made[-1] |= nothing | {"agreement": None, "status": "skipped: predicted 99 s"}
-    reader = made[0] | {"system": "reader", "reads_text": True, "texts_per_second": 24.25, "ratio": 0.1}
-    return [*made, reader]
+def single(system, length, **more):
+    shared = {"texts": 1, "tokens": 30 + length, "tokens_per_second": 400.4, "limit_tokens_per_second": 900}
+    return shared | {"system": system, "workload": f"1x{length}", "reads_text": False} | more
 
 
 def test_the_picture_shows_every_system_and_the_limit(tmp_path):
     pytest.importorskip("matplotlib")
-    pictures.peers(rows_of("now"), tmp_path / "plot.svg")
+    rows = [single(name, length) for name in ("slant-bf16", "peer") for length in (16, 256)]
+    rows[-1]["tokens_per_second"] = None
+    pictures.peers([*rows, single("reader", 16, reads_text=True)], tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     for name in ("slant-bf16", "peer", "limit of the matrix products"):
         assert f">{name}</text>" in drawn
