@@ -21,7 +21,7 @@ from gpu import kernels as gpu_kernels
 from gpu import model as gpu_model
 from gpu.device import DryRun, Kernel, Limits
 from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
-from gpu.model_measures import Bench, Scope, full_batch, tail
+from gpu.model_measures import Bench, full_batch, tail
 from gpu.model_tiers import WAYS, load
 from gpu.waterfall import LINEAR, OTHER, OWNERS, calls, floors, owner, waterfall
 from harness import workloads as mixtures
