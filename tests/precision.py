@@ -8,3 +8,4 @@ from slant_kernels.cpu import multiplies_bf16
 DTYPE, WEIGHTS = (torch.bfloat16, "bf16") if multiplies_bf16() else (torch.float32, "fp32")
 OTHER = torch.float32 if multiplies_bf16() else torch.bfloat16
 DTYPES = [DTYPE, pytest.param(OTHER, marks=pytest.mark.slow)]
+BF16 = pytest.param("bf16", marks=[] if multiplies_bf16() else [pytest.mark.slow])

@@ -9,7 +9,7 @@ import torch
 import published
 import tiny
 from peak import PeakBytes
-from precision import DTYPE, WEIGHTS
+from precision import BF16, DTYPE, WEIGHTS
 from slant import Engine
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
@@ -128,9 +128,9 @@ def test_sizes_that_are_none(given):
         LoadOptions(memory=given)
 
 
-def opened(folder, recipe, **options):
+def opened(folder, recipe, weights=WEIGHTS, **options):
     """A classifier of the checkpoint or seen through a recipe."""
-    made = Classifier.open(folder, LoadOptions(weights=WEIGHTS, device="cpu", **options))
+    made = Classifier.open(folder, LoadOptions(weights=weights, device="cpu", **options))
     return dataclasses.replace(made, source=tiny.quantized(folder, tiny.recipe(recipe))) if recipe else made
 
 
@@ -163,9 +163,10 @@ def coded(source, name):
 
 @pytest.mark.parametrize("kind", ["linear_attention", "full_attention"])
 @pytest.mark.parametrize(("recipe", "name"), [(None, "resident"), ("hqq4", "quantized")])
-def test_the_predicted_peak_is_what_is_held(folders, kind, recipe, name):
+@pytest.mark.parametrize("weights", ["fp32", BF16])
+def test_the_predicted_peak_is_what_is_held(folders, kind, recipe, name, weights):
     """Within 10 %, from before the weights are loaded to after the largest batch."""
-    made = opened(folders[kind], recipe, max_tokens=512, token_budget=1024)
+    made = opened(folders[kind], recipe, weights=weights, max_tokens=512, token_budget=1024)
     tier = next(tier for tier in tiers(made.memory_request()) if tier.name == name)
     if recipe:
         made.source.quantized = lambda matrix: coded(made.source, matrix)

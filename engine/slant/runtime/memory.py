@@ -22,6 +22,7 @@ from slant.prompt.prompt import Prompt
 from slant.runtime.resolved import ResolvedOptions
 from slant.tensor_files import EMBEDDING
 from slant_kernels import int8
+from slant_kernels.onednn import can_reorder
 from slant_kernels.quantized import nbytes as quantized_bytes
 
 FP32 = 4
@@ -97,6 +98,8 @@ def tiers(request: MemoryRequest) -> Iterator[Tier]:
     if request.recipe is not None:
         layers = [layer_bytes(request, index, quantized=True) for index in range(config.num_hidden_layers)]
         scratch = max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
+        if request.dtype == torch.float32 and can_reorder(request.dtype, torch.device(request.device_type)):
+            scratch *= 2  # while oneDNN multiplies, the dense matrix is there in its layout too
         yield tier("quantized", sum(layers) + scratch + embedding, quantized=True)
     if request.device_type == "cuda":
         if request.recipe is not None:
