@@ -28,13 +28,16 @@ RESULT = "lora_sweep"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    columns(parser)
+    parser.add_argument("--training-texts", type=int, default=1200)
+    options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     task = Task.read(options.train, options.test, text=options.text, label=options.label, group=options.group)
     train, test = task.train.stratified(options.training_texts), task.test
     console, row = Console(), {}
-    for rank, alpha in product(options.ranks, options.alphas):
-        system = tuned(f"minilm-lora-r{rank}-a{alpha}", Tuning(rank, alpha, epochs=options.epochs))
+    for rank, alpha in product(RANKS, ALPHAS):
+        system = tuned(f"minilm-lora-r{rank}-a{alpha}", Tuning(rank, alpha))
         folder = fitted(system, train, options.cache)
         labels = system.load(folder, test.names)(test.texts).argmax(-1)
         row = environment() | described(system, train, test) | facts(folder) | figures(test, labels)
@@ -49,16 +52,6 @@ def newest(rows: Sequence[Row], like: Row) -> list[Row]:
     same = ("data", "task", "training_texts", "epochs", "rate", "batch", "seed", "bf16")
     alike = [row for row in rows if all(row[key] == like[key] for key in same)]
     return list({(row["rank"], row["alpha"]): row for row in alike}.values())
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    columns(parser)
-    parser.add_argument("--training-texts", type=int, default=1200)
-    parser.add_argument("--epochs", type=float, default=15)
-    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
-    parser.add_argument("--alphas", type=int, nargs="+", default=ALPHAS)
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Bench:
             "peak_bytes": max(peaks.values()),
             "peak_bytes_by_load": peaks,
             "predicted_peak_bytes": expected.peak,
-            "measured_over_predicted": _ratio(max(peaks.values()), expected.peak),
+            "measured_over_predicted": round(max(peaks.values()) / expected.peak, 4),
             "tokens": tokens,
             "aim_bytes": loaded.way.most if tokens == 8192 else None,
         }
@@ -157,19 +157,9 @@ class Bench:
             forward = torch.inference_mode()(partial(eager.compute, ids, lengths, batch.start))
             forward()
             seconds = float(np.median([self.device.seconds(forward) for _ in range(5)]))
-            shares = waterfall(self.device.kernels(forward), config, rows, length, self.limits, recipe)
-            busy = sum(share.seconds for share in shares)
-            about = {"batch": f"{rows} x {length}", "batch_seconds": seconds, "kernel_seconds": busy}
-            for share in shares:
-                yield about | {
-                    "op": share.op,
-                    "calls": share.calls,
-                    "microseconds": 1e6 * share.seconds,
-                    "limit_microseconds": 1e6 * share.limit,
-                    "share": _ratio(share.seconds, busy),
-                    "of_limit": _ratio(share.limit, share.seconds),
-                    "kernels": share.names,
-                }
+            about = {"batch": f"{rows} x {length}", "batch_seconds": seconds}
+            for row in waterfall(self.device.kernels(forward), config, rows, length, self.limits, recipe):
+                yield about | row
 
     def _of_matmul(self, lengths: Sequence[int], seconds: float) -> float:
         """FLOPs of the linear layers and attentions for the tokens after the prefix, a second, over the matmul's."""
@@ -201,7 +191,3 @@ def tail(values: list[float]) -> dict[str, float | None]:
     enough = {50: 1, 95: 40, 99: 100}
     quantiles = {q: float(np.quantile(values, q / 100)) for q in enough}
     return {f"p{q}": round(quantiles[q], 4) if len(values) >= least else None for q, least in enough.items()}
-
-
-def _ratio(a: float, b: float) -> float | None:
-    return round(a / b, 4) if b else None

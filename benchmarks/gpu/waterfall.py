@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from gpu.device import Kernel, Limits
 from gpu.kernel_cases import PER_TOKEN, at_shape
 from gpu.linear_cases import matrices
+from harness.rows import Row
 from slant.artifact.recipe import Recipe
 from slant.model.config import ModelConfig
 from slant_kernels import quantized
@@ -43,31 +43,32 @@ PARTS = {
 }
 
 
-class Share(NamedTuple):
-    """One op's part of a batch: seconds measured, and the sum over its calls of the least that each could take."""
-
-    op: str
-    calls: int
-    seconds: float
-    limit: float
-    names: tuple[str, ...]
-
-
 def waterfall(
     kernels: Iterable[Kernel], config: ModelConfig, rows: int, length: int, limits: Limits, recipe: Recipe | None
-) -> list[Share]:
-    """The shares of a batch of ``rows`` texts of ``length`` tokens after the prefix, the largest first."""
+) -> list[Row]:
+    """A row for each op of a batch of ``rows`` texts of ``length`` tokens after the prefix, the slowest first.
+
+    ``limit_microseconds`` is the sum over its calls of the least that each could take.
+    """
     found: dict[str, list[Kernel]] = {}
     for kernel in sorted(kernels, key=lambda kernel: -kernel.seconds):
         found.setdefault(owner(kernel.name), []).append(kernel)
     least = floors(config, rows, length, limits, recipe)
-    shares = []
-    for op in least.keys() | found.keys():
-        mine = found.get(op, [])
-        names = tuple(dict.fromkeys(kernel.name[:80] for kernel in mine))[:3]
-        seconds, calls = sum(kernel.seconds for kernel in mine), sum(kernel.calls for kernel in mine)
-        shares.append(Share(op, calls, seconds, least.get(op, 0.0), names))
-    return sorted(shares, key=lambda share: (-share.seconds, share.op))
+    seconds = {op: sum(kernel.seconds for kernel in found.get(op, [])) for op in least.keys() | found.keys()}
+    busy = sum(seconds.values())
+    return [
+        {
+            "kernel_seconds": busy,
+            "op": op,
+            "calls": sum(kernel.calls for kernel in found.get(op, [])),
+            "microseconds": 1e6 * seconds[op],
+            "limit_microseconds": 1e6 * least.get(op, 0.0),
+            "share": round(seconds[op] / busy, 4) if busy else None,
+            "of_limit": round(least.get(op, 0.0) / seconds[op], 4) if seconds[op] else None,
+            "kernels": tuple(dict.fromkeys(kernel.name[:80] for kernel in found.get(op, [])))[:3],
+        }
+        for op in sorted(seconds, key=lambda op: (-seconds[op], op))
+    ]
 
 
 def owner(kernel: str) -> str:

@@ -350,10 +350,14 @@ def test_calls_are_those_of_the_model(monkeypatch, bench, last):
 
 def test_shares_add_up_and_name_their_kernels():
     kernels = [Kernel("_swiglu_kernel", 3, 2e-6), Kernel("gemm_a", 9, 5e-6), Kernel("gemm_b", 1, 6e-6)]
-    shares = waterfall(kernels, TINY, 2, 70, LIMITS, None)
-    assert sum(share.seconds for share in shares) == pytest.approx(13e-6)
-    assert (shares[0].op, shares[0].calls, shares[0].names) == (LINEAR, 10, ("gemm_b", "gemm_a"))
-    assert next(share for share in shares if share.op == "embedding").seconds == 0
+    rows = waterfall(kernels, TINY, 2, 70, LIMITS, None)
+    assert sum(row["microseconds"] for row in rows) == pytest.approx(13)
+    assert all(row["kernel_seconds"] == pytest.approx(13e-6) for row in rows)
+    assert (rows[0]["op"], rows[0]["calls"], rows[0]["kernels"]) == (LINEAR, 10, ("gemm_b", "gemm_a"))
+    assert (rows[0]["microseconds"], rows[0]["share"]) == (pytest.approx(11), round(11 / 13, 4))
+    idle = next(row for row in rows if row["op"] == "embedding")
+    assert (idle["microseconds"], idle["of_limit"]) == (0, None)
+    assert idle["limit_microseconds"] > 0
 
 
 def test_a_cold_start_that_fails_is_an_error(monkeypatch):
