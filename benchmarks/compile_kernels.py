@@ -109,6 +109,14 @@ def differences(table: Mapping[str, Row], rows: Mapping[str, Row]) -> list[str]:
     return faults + [f"a row of {row['kernel']} on {row['target']} is stale" for row in stale]
 
 
+def check(
+    targets: Iterable[str], cases: Sequence[Case], table: Mapping[str, Row], again: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with the kernels, and with the table of them; see ``survey_all``."""
+    found = survey_all(targets, cases, table, again)
+    return found.faults + differences(table, found.rows)
+
+
 def sample(rows: Iterable[Row]) -> set[str]:
     """One key of each kernel, target, warps and stages: hashes, so that the choice moves with the code."""
     ordered = sorted(rows, key=lambda row: row["key"], reverse=True)
@@ -130,12 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = read(TABLE)
     named = [row for row in table.values() if row["target"] in (options.target or LIMITS)]
     again = {row["key"] for row in named} if options.again or options.check else set()
-    found = survey_all(LIMITS, cases(), table, sample(named) if options.sample else again)
-    faults = found.faults + (differences(table, found.rows) if options.check else [])
-    if not options.check:
-        write(TABLE, found.rows.values())
-        TABLE.with_suffix(".md").write_text(summary(found.rows.values()), encoding="utf-8")
-    print(*sorted(faults), f"{len(found.rows)} compiled kernels, {len(faults)} faults", sep="\n")
+    if options.check:
+        faults = check(LIMITS, cases(), table, sample(named) if options.sample else again)
+    else:
+        found = survey_all(LIMITS, cases(), table, again)
+        table, faults = found.rows, found.faults
+        write(TABLE, table.values())
+        TABLE.with_suffix(".md").write_text(summary(table.values()), encoding="utf-8")
+    print(*sorted(faults), f"{len(table)} compiled kernels, {len(faults)} faults", sep="\n")
     return 1 if faults else 0
 
 

@@ -8,7 +8,7 @@ import json
 import torch
 
 import compiled
-from compile_kernels import TABLE, differences, survey, survey_all
+from compile_kernels import TABLE, check, survey
 from gpu.case import Case
 from gpu.kernel_cases import cases
 from slant_kernels.launch import Config, jit, launch, tl
@@ -57,8 +57,7 @@ def wrong(target, change, keep=False, again=False):
     changed = row | change
     table = {changed["key"]: changed} | ({row["key"]: row} if keep else {})
     swiglu = [case for case in cases() if case.op == "swiglu"]
-    found = survey_all([target], swiglu, table, table if again else ())
-    said = found.faults + differences(table, found.rows)
+    said = check([target], swiglu, table, table if again else ())
     return [fault for fault in said if not fault.startswith("no case uses")]
 
 
