@@ -182,15 +182,21 @@ print(json.dumps(said))
 """
 
 
-def test_a_folder_of_kernels_serves_another_process(tmp_path):
-    """Compiled by the command for where the folder will be; then nothing compiles there."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The demo's kernels, compiled by the command for where the folder will be, and there."""
     pytest.importorskip("triton")
-    built, home = tmp_path / "built", tmp_path / "home"
+    built = tmp_path_factory.mktemp("kernels") / "built"
+    home = built.with_name("home")
     result = child.python("-c", COMPILE, "demo", "--target", "sm_90", "--output", built, "--at", home)
-    assert result.returncode == 0, result.stderr
     assert f"TRITON_CACHE_DIR={home}" in result.stdout
     shutil.copytree(built, home)
     shutil.rmtree(built)
+    return home
+
+
+def test_a_folder_of_kernels_serves_another_process(home):
+    """Nothing compiles there."""
     said = answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(home))
     assert said["kernels"] == said["launched"] == said["in all"] == 18
     assert said["steps"] == 2 * [[count, 18] for count in range(1, 19)]
@@ -205,11 +211,16 @@ def test_a_folder_of_kernels_serves_another_process(tmp_path):
     )
     assert said["outside"] == "compiled"
 
-    # A folder that moved holds nothing until it is settled.
-    moved = home.rename(tmp_path / "moved")
+
+@pytest.mark.slow
+def test_a_folder_that_moved_holds_nothing_until_it_is_settled(home, tmp_path):
+    said = answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(home))
+    moved = shutil.copytree(home, tmp_path / "moved")
+    shutil.move(home, home.with_name("away"))
     assert "compiled" in child.python("-c", LAUNCH, "sm_90", check=False, TRITON_CACHE_DIR=str(moved)).stderr
     kernel_cache.settle(moved, moved)
     assert answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(moved)) == said
+    shutil.move(home.with_name("away"), home)
 
 
 def test_what_stands_in_the_way_is_told(monkeypatch, capfd, tmp_path):
