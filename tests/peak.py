@@ -1,8 +1,10 @@
-"""Peak bytes of live tensors while a block of code runs: what the code holds, without the allocator's rounding."""
+"""Bytes of live tensors at the peak of a block of code, without the allocator's rounding, and those of the process."""
 
 from __future__ import annotations
 
+import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,3 +52,10 @@ class PeakBytes(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+def resident_bytes(field: str = "VmRSS") -> int:
+    """Of this process, as Linux counts them: now, or with "VmHWM" at its peak."""
+    found = re.search(field + r":\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert found
+    return int(found[1]) * 1024

@@ -15,6 +15,7 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.config import ModelConfig
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.registry import ARCHITECTURES
+from slant.runtime.execution import Head
 
 L, F = "linear_attention", "full_attention"
 VOCABULARY = 96
@@ -114,6 +115,11 @@ def weight_bytes(config: ModelConfig, itemsize: int, answers: int) -> int:
     """Resident weights: matrices at ``itemsize`` bytes an element, the rest and the ``answers`` head rows in fp32."""
     sizes = [math.prod(shape) * (itemsize if len(shape) == 2 else 4) for shape in config.shapes().values()]
     return sum(sizes) + answers * config.hidden_size * 4
+
+
+def head(source: Checkpoint | QuantizedCheckpoint, device: torch.device | None = None) -> Head:
+    norm, rows = source.read("norm.weight"), source.head_rows(ANSWERS)
+    return Head(norm.to(device, torch.float32), rows.to(device, torch.float32), 1e-6)
 
 
 def quantized(folder: Path, recipe: Recipe) -> QuantizedCheckpoint:

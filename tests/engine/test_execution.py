@@ -18,7 +18,6 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.network import Model
 from slant.model.weights import Weights
 from slant.runtime import runner as runner_module
-from slant.runtime.execution import Head
 from slant.runtime.graphs import Graphs, graph_shapes
 from slant.runtime.runner import Runner
 
@@ -29,7 +28,7 @@ OPTIONS = {"max_tokens": 128, "token_budget": 256, "step": 8}
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint):
     checkpoint = Checkpoint.open(tiny_checkpoint("grouped"))
-    head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
+    head = tiny.head(checkpoint)
     return Model(Weights(checkpoint, torch.float32, torch.device("cpu")), 128), head
 
 

@@ -122,19 +122,16 @@ def test_weights_and_prefix_are_predicted_exactly():
 
 
 LOAD = """
-import re, sys, torch
-from pathlib import Path
+import sys, torch
+from peak import resident_bytes
 from slant.model.checkpoint import Checkpoint
 from slant.model.network import Model
 from slant.model.weights import Weights
 
-def kilobytes(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
 checkpoint = Checkpoint.open(sys.argv[1])
-before = kilobytes("VmRSS")
+before = resident_bytes()
 model = Model(Weights(checkpoint, torch.bfloat16, torch.device("cpu")), 64)
-print((kilobytes("VmHWM") - before) * 1024)
+print(resident_bytes("VmHWM") - before)
 """
 
 

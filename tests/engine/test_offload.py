@@ -19,7 +19,6 @@ from slant.model.network import Model
 from slant.model.qwen3_5 import blocks
 from slant.model.registry import read_config
 from slant.model.weights import Weights
-from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 
@@ -31,7 +30,7 @@ PREFIX = tuple(range(5, 12))
 
 def runners(folder, dtype, prefix):
     checkpoint = Checkpoint.open(folder)
-    head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(tiny.ANSWERS).float(), 1e-6)
+    head = tiny.head(checkpoint)
     planner = Planner(BUDGET, MAX_TOKENS, step=8)
     plain = Runner(Model(Weights(checkpoint, dtype, CPU), MAX_TOKENS), head, prefix, planner)
     return plain, OffloadRunner.from_disk(Weights(checkpoint, dtype, CPU), head, prefix, planner, MAX_TOKENS)
@@ -115,8 +114,8 @@ def test_one_block_is_held_at_a_time(tiny_checkpoint, monkeypatch):
 
 
 RUN = """
-import re, sys, numpy as np, torch
-from pathlib import Path
+import sys, numpy as np, torch
+from peak import resident_bytes
 from slant.batching.plan import Planner
 from slant.model.checkpoint import Checkpoint
 from slant.model.network import Model
@@ -125,21 +124,18 @@ from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner
 from slant.runtime.runner import Runner
 
-def kilobytes(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
 torch.set_num_threads(1)
 checkpoint, cpu = Checkpoint.open(sys.argv[1]), torch.device("cpu")
 head = Head(checkpoint.read("norm.weight").float(), checkpoint.head_rows(range(5)).float(), 1e-6)
 texts = [np.full(16, i % 50, dtype=np.int32) for i in range(8)]
 planner = Planner(64, 64)
-before = kilobytes("VmRSS")
+before = resident_bytes()
 if sys.argv[2] == "offload":
     runner = OffloadRunner.from_disk(Weights(checkpoint, torch.float32, cpu), head, (), planner, 64)
 else:
     runner = Runner(Model(Weights(checkpoint, torch.float32, cpu), 64), head, (), planner)
 assert sum(len(result.rows) for result in runner.run(texts)) == len(texts)
-print((kilobytes("VmHWM") - before) * 1024)
+print(resident_bytes("VmHWM") - before)
 """
 
 

@@ -12,7 +12,6 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.network import Model
 from slant.model.qwen3_5.blocks import Block
 from slant.model.weights import Weights
-from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner, groups
 from slant.runtime.offloaded_blocks import BlocksInHostMemory, placed, tensors
 from slant.runtime.runner import Runner
@@ -46,7 +45,7 @@ def test_offloaded_equals_resident_bit_for_bit(tiny_checkpoint, shape, recipe, d
     """With an even number of layers, an odd one, whose first follows its last in the same slot, and a single one."""
     folder = tiny_checkpoint(shape)
     made = weights(folder, recipe, dtype)
-    head = Head(made.source.read("norm.weight").float(), made.source.head_rows(tiny.ANSWERS).float(), 1e-6)
+    head = tiny.head(made.source)
     planner = Planner(300, MAX_TOKENS, step=8)
     resident = Runner(Model(Weights(made.source, dtype, CPU), MAX_TOKENS), head, PREFIX, planner)
     offloaded = OffloadRunner.from_host_memory(made, CPU, head, PREFIX, planner, MAX_TOKENS)

@@ -16,7 +16,6 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
 from slant.model.weights import Weights
-from slant.runtime.execution import Head
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 
@@ -38,7 +37,7 @@ SLOW = pytest.mark.slow
 def logits(folder, dtype, device, *, prefix=True, recipe=None, lengths=LENGTHS):
     """Of random texts in one batch, on ``device``, as the runner computes them."""
     source = Checkpoint.open(folder)
-    head = Head(source.read("norm.weight").float().to(device), source.head_rows(tiny.ANSWERS).float().to(device), 1e-6)
+    head = tiny.head(source, device)
     scratch = None
     if recipe is not None:
         source, scratch = QuantizedCheckpoint(source, recipe, torch.device("cpu")), Scratch(dtype, device)
@@ -131,8 +130,7 @@ def test_the_runner_replays_what_it_computes(tiny_checkpoint, triton_path):
     """Batches, prefix, packed weights and graphs, a stand-in without a GPU: replay equals eager bit for bit."""
     device, dtype = triton_path, torch.bfloat16
     source = tiny.quantized(tiny_checkpoint("one linear layer"), HQQ4)
-    norm, rows = source.read("norm.weight"), source.head_rows(tiny.ANSWERS)
-    head = Head(norm.float().to(device), rows.float().to(device), 1e-6)
+    head = tiny.head(source, device)
     model = Model(Weights(source, dtype, device, Scratch(dtype, device)), 64)
     planner = Planner(64, 64, step=STEP[device.type])
     plain = Runner(model, head, PREFIX.tolist(), planner)
