@@ -39,10 +39,6 @@ def measure(runner: Runner, seconds: float = 0.5) -> Limits:
     planned = {key: calls(first, seconds) for key, (_, _, first) in repeated.items()}
     contenders = {key: run for key, (run, _, _) in repeated.items()}
     samples = take_turns(contenders, planned, dict.fromkeys(planned, seconds), watch)
-    best = {}
-    for kind in ("flops", "bytes"):
-        mine = [way for k, way in runs if k == kind]
-        amounts = {way: repeated[kind, way][1] * runs[kind, way][1] for way in mine}
-        best[kind] = roofline.Rate.best(amounts, {way: median(samples[kind, way]) for way in mine})
-    flops, size = best["flops"], best["bytes"]
-    return Limits(flops.per_second, size.per_second, flops.way, size.way)
+    rates = {key: times * runs[key][1] / median(samples[key]) for key, (_, times, _) in repeated.items()}
+    (flops_by, flops), (bytes_by, size) = (roofline.best(rates, kind) for kind in ("flops", "bytes"))
+    return Limits(flops, size, flops_by, bytes_by)

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from precision import DTYPE, WEIGHTS
-from slant.bench import machine, roofline, subject
+from slant.bench import machine, roofline
+from slant.bench import measure as measuring
 from slant.bench.card import terminal
-from slant.bench.measure import measure
-from slant.bench.report import Measured
-from slant.bench.roofline import COLD, Executed, Limit, Products, Rate, Way
-from slant.bench.texts import Writer, own, read, workloads
-from slant.bench.turns import FEWEST, MOST, Spread, Watch, calls, order, take_turns
+from slant.bench.measure import First, figures, first_call, measure
+from slant.bench.roofline import COLD, Executed, Products
+from slant.bench.texts import Workload, Writer, own, read, workloads
+from slant.bench.turns import FEWEST, MOST, Watch, calls, order, per_second, spread, take_turns
 from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
@@ -45,12 +45,24 @@ def prompt():
 
 
 @pytest.fixture(scope="module")
-def fake():
+def firsts():
+    """The first calls of ``fake``, by workload."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def fake(firsts):
     """A report by a clock that goes on by a tick whenever it is asked."""
     ticks = count()
+
+    def kept(engine, workload, watch):
+        return firsts.setdefault(workload.name, first_call(engine, workload, watch))
+
     options = {"lengths": [128, 200], "counts": [1, 3], "seconds": 10 * TICK, "now": lambda: next(ticks) * TICK}
     loading = LoadOptions(device="cpu", weights=WEIGHTS)
-    return measure(FOLDER, loading, texts=["one", None, "two two"], imports=0.5, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "first_call", kept)
+        return measure(FOLDER, loading, texts=["one", None, "two two"], imports=0.5, **options)
 
 
 @pytest.fixture
@@ -169,17 +181,18 @@ def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
 
 def test_spread():
     seconds = [float(second) for second in range(1, 101)]
-    spread = Spread.of(seconds[::-1])
-    assert (spread.calls, spread.least, spread.most) == (100, 1, 100)
-    found = spread.p25, spread.p50, spread.p75, spread.p90, spread.p99
-    assert found == pytest.approx(np.percentile(seconds, (25, 50, 75, 90, 99)))
-    rate = spread.per_second(101.0)
+    found = spread(seconds[::-1])
+    assert (found["calls"], found["least"], found["most"]) == (100, 1, 100)
+    percentiles = [found[f"p{q}"] for q in (25, 50, 75, 90, 99)]
+    assert percentiles == pytest.approx(np.percentile(seconds, (25, 50, 75, 90, 99)))
+    rate = per_second(found, 101.0)
     assert rate["p50"] == pytest.approx(2.0)
     assert rate["p25"] < rate["p50"] < rate["p75"]
-    assert (Spread.of(seconds[:99]).p90, Spread.of(seconds[:99]).p99) == (pytest.approx(89.2), None)
-    assert Spread.of(seconds[:9]).p90 is None
+    assert rate["p25"] == 101.0 / found["p75"]
+    assert [spread(seconds[:99])[name] for name in ("p90", "p99")] == [pytest.approx(89.2), None]
+    assert spread(seconds[:9])["p90"] is None
     with pytest.raises(ValueError, match="no calls"):
-        Spread.of([])
+        spread([])
 
 
 # The limit
@@ -206,10 +219,9 @@ def test_matrices_are_as_cold_as_the_models():
 def test_products_are_counted_and_run():
     """By torch's own counter of FLOPs; each way multiplies by what it prepared."""
     used = []
-    marked = Way(lambda matrix: ("ours", matrix), lambda x, kept: used.append(kept[1]) or x @ kept[1].T)
-    products = Products(
-        CONFIG, torch.float32, CPU, {"torch": roofline.Way(lambda matrix: matrix, F.linear), "marked": marked}
-    )
+    marked = (lambda matrix: ("ours", matrix), lambda x, kept: used.append(kept[1]) or x @ kept[1].T)
+    plain = (lambda matrix: matrix, F.linear)
+    products = Products(CONFIG, torch.float32, CPU, {"torch": plain, "marked": marked})
     assert products.shapes == roofline.linear_shapes(CONFIG)
     for way in ("torch", "marked"):
         run = products.run(way, 7)
@@ -225,8 +237,8 @@ def test_ways_multiply(dtype):
     found = roofline.ways(dtype, CPU, int8=can_multiply_int8(CPU))
     assert "int8" not in roofline.ways(dtype, CPU, int8=False)
     assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), can_multiply_int8(CPU))
-    for way in found.values():
-        torch.testing.assert_close(way.multiply(x, way.prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)
+    for prepare, multiply in found.values():
+        torch.testing.assert_close(multiply(x, prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)
 
 
 def test_reads_move_what_they_say():
@@ -272,33 +284,33 @@ def test_flops_behind_a_prefix_are_those_it_leaves():
 
 
 def test_the_best_way_is_of_the_highest_rate():
-    best = Rate.best({"a": 100.0, "b": 10.0}, {"a": 4.0, "b": 0.2})
-    assert (best.way, best.per_second) == ("b", 50.0)
+    rates = {("reads", "a"): 25.0, ("reads", "b"): 50.0, ("products", "c"): 99.0}
+    assert roofline.best(rates, "reads") == ("b", 50.0)
 
 
 def test_a_limit_is_the_larger_of_products_and_reads_by_batch():
     batches = (Executed(1, 16, 10, 600.0), Executed(2, 32, 30, 50.0))
-    limit = Limit.of(batches, flops=100.0, weight_bytes=20.0, read=10.0)
-    assert (limit.products, limit.reads, limit.seconds, limit.bound) == (6.5, 4.0, 8.0, "products")
-    assert Limit.of(batches, flops=1000.0, weight_bytes=20.0, read=10.0).bound == "reads"
+    limit = roofline.limit(batches, flops=100.0, weight_bytes=20.0, read=10.0)
+    assert limit == {"products_s": 6.5, "reads_s": 4.0, "seconds": 8.0, "bound": "products"}
+    assert roofline.limit(batches, flops=1000.0, weight_bytes=20.0, read=10.0)["bound"] == "reads"
 
 
 def measured(seconds, limit):
-    batches = (Executed(1, 16, 10, 600.0), Executed(2, 32, 26, 200.0))
-    spread, encode = Spread.of([seconds] * 3), Spread.of([0.25] * 3)
-    rate = Rate("torch", 100.0, 1.0)
-    return Measured("w", "mixture", 3, 60, batches, 9.0, 1.0, spread, encode, rate, 24, Limit(limit, limit, 0.1))
+    first = First(60, (Executed(1, 16, 10, 600.0), Executed(2, 32, 26, 200.0)), 1.0, 9.0)
+    rate = {"seconds": limit, "bound": "products", "flops_per_s": 100.0}
+    workload = Workload("w", "mixture", ("a", "b", "c"))
+    return figures(workload, first, spread([seconds] * 3), spread([0.25] * 3), rate)
 
 
 def test_rates_of_a_workload():
-    plain = measured(2.0, limit=1.0).as_json()
+    plain = measured(2.0, limit=1.0)
     assert plain["computed_tokens"] == 48
     assert plain["fill"] == 36 / 48
     assert plain["encode_share"] == 0.125
     assert plain["fraction_of_limit"] == 0.5
     rates = [plain[name]["p50"] for name in ("texts_per_s", "tokens_per_s", "flops_per_s")]
     assert rates == [1.5, 30.0, 400.0]
-    assert plain["limit"]["flops_per_s"] == 100.0
+    assert (plain["first_s"], plain["first_encode_s"]) == (9.0, 1.0)
 
 
 # The whole
@@ -306,67 +318,69 @@ def test_rates_of_a_workload():
 
 def test_a_report_by_a_clock_that_only_counts(fake):
     """Every call takes one tick: what it says follows from the texts and the batches alone."""
-    by_name = {one.name: one for one in fake.workloads}
+    by_name = {one["name"]: one for one in fake["workloads"]}
     assert list(by_name) == ["1 x 128", "1 x 200", "3 x 128", "28 posts", "2 inputs"]
-    assert (fake.load.imports, fake.load.warmup) == (0.5, TICK)
-    assert (fake.load.weights, fake.load.rest) == (4 * TICK, TICK)  # four blocks, then the rest
+    # four blocks, then the rest
+    assert fake["load_s"] == {"imports": 0.5, "weights": 4 * TICK, "rest": TICK, "warmup": TICK}
     for one in by_name.values():
-        assert one.score == one.encode == Spread.of([TICK] * 5)  # ten ticks by the first call's two
-        assert (one.first, one.first_encode) == (2 * TICK, TICK)
-        pass_flops = Products(CONFIG, DTYPE, CPU, {}).flops(one.rate_tokens)
-        assert one.rate.per_second == 6 * pass_flops / TICK  # six passes take the least time of a sample
-        assert one.fraction == one.limit.seconds / TICK
-    assert (by_name["1 x 200"].tokens, by_name["3 x 128"].tokens) == (200, 3 * 128)
-    assert (fake.read.way, fake.read.per_second) == ("copy", 6 * 2 * fake.weight_bytes / TICK)
-    assert {spread.calls for spread in fake.limits.values()} == {FEWEST}
+        assert one["score_s"] == one["encode_s"] == spread([TICK] * 5)  # ten ticks by the first call's two
+        assert (one["first_s"], one["first_encode_s"]) == (2 * TICK, TICK)
+        pass_flops = Products(CONFIG, DTYPE, CPU, {}).flops(one["limit"]["at_tokens"])
+        assert one["limit"]["flops_per_s"] == 6 * pass_flops / TICK  # six passes take the least time of a sample
+        assert one["fraction_of_limit"] == one["limit"]["seconds"] / TICK
+    assert (by_name["1 x 200"]["tokens"], by_name["3 x 128"]["tokens"]) == (200, 3 * 128)
+    assert fake["read"] == {"way": "copy", "bytes_per_s": 6 * 2 * fake["weight_bytes"] / TICK}
+    assert {taken["calls"] for taken in fake["limit_samples_s"].values()} == {FEWEST}
 
 
-def test_batches_are_those_of_the_engine(fake, prompt):
-    posts = next(one for one in fake.workloads if one.kind == "mixture")
+def test_batches_are_those_of_the_engine(fake, firsts, prompt):
+    posts = next(one for one in fake["workloads"] if one["kind"] == "mixture")
+    first = firsts[posts["name"]]
     encoded = prompt.encode([passage["text"] for passage in passages()[::2]])
     prefix = len(prompt.prefix_ids)
     runner = Engine.load(FOLDER, device="cpu", weights=WEIGHTS).runner
     batches = list(runner.batches([row.ids for row in encoded]))
-    assert posts.tokens == sum(len(row.ids) for row in encoded)
-    assert sorted(batch.computed for batch in posts.batches) == sorted(batch.ids.numel() for batch in batches)
-    assert sum(batch.tokens for batch in posts.batches) == posts.tokens - 28 * prefix
-    assert 0.5 < posts.fill < 1
+    assert posts["tokens"] == sum(len(row.ids) for row in encoded)
+    assert sorted(batch.computed for batch in first.batches) == sorted(batch.ids.numel() for batch in batches)
+    assert posts["computed_tokens"] == sum(batch.ids.numel() for batch in batches)
+    assert sum(batch.tokens for batch in first.batches) == posts["tokens"] - 28 * prefix
+    assert 0.5 < posts["fill"] < 1
     expected = sum(roofline.text_flops(CONFIG, len(row.ids) - prefix, prefix) for row in encoded)
-    assert posts.flops == pytest.approx(expected)
-    assert posts.rate_tokens == round(posts.computed / len(batches))
+    assert posts["flops"] == pytest.approx(expected)
+    assert posts["limit"]["at_tokens"] == round(posts["computed_tokens"] / len(batches))
 
 
-def test_memory_is_measured_beside_what_was_predicted(fake):
-    memory = fake.memory
-    shapes = {(b.rows, b.computed // b.rows) for one in fake.workloads for b in one.batches}
+def test_memory_is_measured_beside_what_was_predicted(fake, firsts):
+    memory, tier = fake["memory"], fake["tier"]
+    shapes = {(b.rows, b.computed // b.rows) for first in firsts.values() for b in first.batches}
     activations = max(activation_bytes(CONFIG, DTYPE.itemsize, *shape) for shape in shapes)
-    assert memory.predicted == fake.tier.weights + fake.tier.prefix + activations < fake.tier.peak
-    assert 0 < fake.weight_bytes < fake.tier.weights
-    if memory.before is not None:
-        assert 0 < memory.before <= memory.after
-        assert memory.loading <= memory.working <= machine.peak(CPU) - memory.before
+    assert memory["predicted"] == tier["weights"] + tier["prefix"] + activations
+    assert memory["predicted"] < memory["predicted_up_to_max_tokens"]
+    assert 0 < fake["weight_bytes"] < tier["weights"]
+    if memory["before"] is not None:
+        assert 0 < memory["before"] <= memory["after"]
+        assert memory["loading"] <= memory["working"] <= machine.peak(CPU) - memory["before"]
         assert machine.peak(CPU) > machine.resident() // 2 > 10**7
 
 
-def test_an_exceeded_limit_is_called_invalid(fake):
+def shown(report):
     console = Console(width=100)
+    with console.capture() as capture:
+        console.print(terminal(report))
+    return capture.get()
+
+
+def test_an_exceeded_limit_is_called_invalid(fake):
     for limit, exceeded in ((1.0, False), (3.0, True)):
-        report = replace(fake, workloads=[measured(2.0, limit)])
-        with console.capture() as capture:
-            console.print(terminal(report))
-        shown = capture.get()
-        assert ("w: the measured roofline is invalid, it was exceeded (1.50 of it)." in shown) is exceeded
-        assert ("150%" in shown) is exceeded
-        assert [one.name for one in report.exceeding] == ["w"] * exceeded
+        found = shown(fake | {"workloads": [measured(2.0, limit)]})
+        assert ("w: the measured roofline is invalid, it was exceeded (1.50 of it)." in found) is exceeded
+        assert ("150%" in found) is exceeded
 
 
 def test_offloaded_weights_have_another_limit(fake):
-    console = Console(width=100)
-    report = replace(fake, tier=replace(fake.tier, offload=True))
-    for one, noted in ((fake, False), (report, True)):
-        with console.capture() as capture:
-            console.print(terminal(one))
-        assert ("weights are offloaded" in capture.get()) is noted
+    for offload in (False, True):
+        found = shown(fake | {"tier": fake["tier"] | {"offload": offload}})
+        assert ("weights are offloaded" in found) is offload
 
 
 def test_matrices_that_do_not_fit_are_an_error(monkeypatch):
@@ -379,11 +393,9 @@ def test_matrices_that_do_not_fit_are_an_error(monkeypatch):
 
 
 def test_a_text_that_fails_is_an_error():
-    one = subject.Workload("posts", "mixture", ("fine", ""))
-    options = LoadOptions(weights="fp32", device="cpu", max_tokens=200)
-    loaded = subject.Subject.loaded(FOLDER, options, imports=0, progress=lambda *_: None, now=lambda: 0.0)
+    engine = Engine.load(FOLDER, weights="fp32", device="cpu", max_tokens=200)
     with pytest.raises(SlantError, match="posts: The text is empty"):
-        loaded.first(one, Watch(CPU))
+        first_call(engine, Workload("posts", "mixture", ("fine", "")), Watch(CPU))
 
 
 # The command
@@ -434,7 +446,7 @@ def test_without_json_there_is_none(slant):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--lengths", "128,9000"], "no text has a prompt of 9000 tokens"),
+        (["--lengths", "128,9000"], "--lengths 9000 is over --max-tokens 8192; give --max-tokens 9000 too."),
         (
             ["--lengths", "90,99", "--max-tokens", "95"],
             "--lengths 99 is over --max-tokens 95; give --max-tokens 99 too.",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slant.bench.turns import Run, Watch
+from slant.bench.turns import Key, Run, Watch
 from slant.model.config import ModelConfig
 from slant.tensor_files import EMBEDDING
 from slant_kernels.int8 import int8_matrix
@@ -36,12 +36,8 @@ STACKS = {
 }
 
 
-@dataclass(frozen=True)
-class Way:
-    """A matrix product: ``prepare`` a matrix ``[N, K]`` once, then ``multiply`` x ``[tokens, K]`` by the result."""
-
-    prepare: Callable[[Tensor], Any]
-    multiply: Callable[[Tensor, Any], Tensor]
+# A matrix product: prepare a matrix ``[N, K]`` once, then multiply x ``[tokens, K]`` by the result.
+Way = tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tensor]]
 
 
 def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, Way]:
@@ -49,11 +45,11 @@ def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, W
 
     int8: whether the engine multiplies in 8 bits; the limit then does so for all matrices.
     """
-    found = {"torch": Way(lambda matrix: matrix, F.linear)}
+    found: dict[str, Way] = {"torch": (lambda matrix: matrix, F.linear)}
     if can_reorder(dtype, device):
-        found["onednn"] = Way(reorder, linear)
+        found["onednn"] = reorder, linear
     if int8:
-        found["int8"] = Way(int8_matrix, linear)
+        found["int8"] = int8_matrix, linear
     return found
 
 
@@ -67,42 +63,20 @@ class Executed:
     flops: float
 
 
-@dataclass(frozen=True)
-class Rate:
-    """``amount`` (FLOPs or bytes) and median ``seconds`` of a call of the fastest way."""
-
-    way: str
-    amount: float
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        return self.amount / self.seconds
-
-    @classmethod
-    def best(cls, amounts: Mapping[str, float], seconds: Mapping[str, float]) -> Rate:
-        """The way of the highest rate, by amounts and median seconds a call."""
-        return max((cls(way, amounts[way], seconds[way]) for way in amounts), key=lambda rate: rate.per_second)
+def best(rates: Mapping[Key, float], kind: str) -> tuple[str, float]:
+    """The fastest way of a kind, and its rate, of rates by (kind, way)."""
+    return max(((way, rate) for (of, way), rate in rates.items() if of == kind), key=lambda pair: pair[1])
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The least seconds of a call by the measured rates; ``products`` and ``reads``: of each alone."""
+def limit(batches: Sequence[Executed], flops: float, weight_bytes: float, read: float) -> dict[str, Any]:
+    """The least seconds of a call at ``flops`` and ``read`` bytes a second, of products and of reads alone too.
 
-    seconds: float
-    products: float
-    reads: float
-
-    @property
-    def bound(self) -> str:
-        return "products" if self.products >= self.reads else "reads"
-
-    @classmethod
-    def of(cls, batches: Sequence[Executed], flops: float, weight_bytes: float, read: float) -> Limit:
-        """For a call's batches, each of which reads all weights, at ``flops`` and ``read`` bytes a second."""
-        products = [batch.flops / flops for batch in batches]
-        reads = weight_bytes / read
-        return cls(sum(max(one, reads) for one in products), sum(products), reads * len(batches))
+    Each of its batches reads all weights.
+    """
+    products, reading = [batch.flops / flops for batch in batches], weight_bytes / read
+    alone = {"products_s": sum(products), "reads_s": reading * len(batches)}
+    bound = "products" if alone["products_s"] >= alone["reads_s"] else "reads"
+    return {**alone, "seconds": sum(max(one, reading) for one in products), "bound": bound}
 
 
 def text_flops(config: ModelConfig, length: int, start: int) -> float:
@@ -133,8 +107,8 @@ class Products:
         self._matrices: dict[str, list[Any]] = {name: [] for name in ways}
         for shape in self.shapes:
             matrix = torch.empty(shape, dtype=dtype, device=device).normal_(std=0.02, generator=generator)
-            for name, way in ways.items():
-                self._matrices[name].append(way.prepare(matrix))
+            for name, (prepare, _) in ways.items():
+                self._matrices[name].append(prepare(matrix))
 
     def flops(self, tokens: int) -> float:
         """FLOPs of one pass."""
@@ -145,7 +119,7 @@ class Products:
         widths = {width for _, width in self.shapes}
         inputs = {width: torch.randn(tokens, width, dtype=self._dtype, device=self._device) for width in widths}
         pairs = [(inputs[width], matrix) for (_, width), matrix in zip(self.shapes, self._matrices[way], strict=True)]
-        multiply = self._ways[way].multiply
+        _, multiply = self._ways[way]
 
         def run() -> None:
             with torch.inference_mode():
@@ -176,6 +150,19 @@ def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
         "copy": (lambda: target.copy_(source), 2 * source.nbytes),
     }
     return {name: (replayed(run, device), moved) for name, (run, moved) in runs.items()}
+
+
+def kernels(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, tokens: Iterable[int], size: int, *, int8: bool
+) -> dict[Key, tuple[Run, float]]:
+    """What measures the limits, by kind and way, with bytes or FLOPs of a run: reads, and products of ``tokens``."""
+    known = ways(dtype, device, int8=int8)
+    products = Products(config, dtype, device, known)
+    found = {("read", way): run for way, run in reads(size, device).items()}
+    for count in tokens:
+        for way in known:
+            found[f"products of {count}", way] = products.run(way, count), products.flops(count)
+    return found
 
 
 def repeated(run: Run, watch: Watch) -> tuple[Run, int, float]:

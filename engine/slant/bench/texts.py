@@ -35,15 +35,6 @@ class Writer:
         self._words = " ".join(passage["text"] for passage in passages()).split()
         self.least = self._tokens("a")
 
-    def check(self, lengths: Sequence[int]) -> None:
-        """Raise SlantError for a length that no prompt can have."""
-        for length in lengths:
-            if not self.least <= length <= self.prompt.max_tokens:
-                raise SlantError(
-                    f"no text has a prompt of {length} tokens: the prompt alone takes {self.least}, and max_tokens is "
-                    f"{self.prompt.max_tokens}; give --lengths between them, or another --max-tokens."
-                )
-
     def lengths(self) -> tuple[int, ...]:
         """``LENGTHS``, each clipped to what a prompt can have."""
         most = self.prompt.max_tokens
@@ -52,9 +43,13 @@ class Writer:
     def write(self, tokens: int, number: int = 0) -> str:
         """A text whose prompt has exactly ``tokens`` tokens; each ``number`` begins at another word.
 
-        Raises SlantError if none was found.
+        Raises SlantError for a length that no prompt can have, and if none was found.
         """
-        self.check([tokens])
+        if not self.least <= tokens <= self.prompt.max_tokens:
+            raise SlantError(
+                f"no text has a prompt of {tokens} tokens: the prompt alone takes {self.least}, and max_tokens is "
+                f"{self.prompt.max_tokens}; give --lengths between them, or another --max-tokens."
+            )
         first = SHIFT * number
         words = [self._words[(first + i) % len(self._words)] for i in range(tokens)]
         fitting = bisect_right(range(1, tokens + 1), tokens, key=lambda n: self._tokens(" ".join(words[:n])))

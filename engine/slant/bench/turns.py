@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-Key = TypeVar("Key")
+Key = tuple[str, str]  # what is timed, and of which workload or kernel
+Name = TypeVar("Name")
 Run = Callable[[], object]
 FEWEST, MOST = 2, 200  # calls of one contender beyond the first
 ENOUGH = {90: 10, 99: 100}  # calls that a percentile needs: with fewer it would be the slowest call
@@ -35,32 +35,22 @@ class Watch:
             torch.cuda.synchronize(self._device)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Percentiles of the seconds of ``calls`` calls; p90 and p99 are None where there are too few of them."""
+def spread(seconds: list[float]) -> dict[str, Any]:
+    """Percentiles of the seconds of ``calls`` calls; p90 and p99 are None where there are too few of them.
 
-    calls: int
-    least: float
-    p25: float
-    p50: float
-    p75: float
-    p90: float | None
-    p99: float | None
-    most: float
+    Raises ValueError without any.
+    """
+    if not seconds:
+        raise ValueError("a spread needs at least one call; there are no calls")
+    found: dict[str, Any] = {"calls": len(seconds), "least": min(seconds)}
+    for q in (25, 50, 75, 90, 99):
+        found[f"p{q}"] = float(np.percentile(seconds, q)) if len(seconds) >= ENOUGH.get(q, 1) else None
+    return found | {"most": max(seconds)}
 
-    @classmethod
-    def of(cls, seconds: list[float]) -> Spread:
-        """Raises ValueError without any."""
-        if not seconds:
-            raise ValueError("a spread needs at least one call; there are no calls")
-        found = {q: float(np.percentile(seconds, q)) for q in (25, 50, 75, 90, 99)}
-        tails = {q: found[q] if len(seconds) >= needed else None for q, needed in ENOUGH.items()}
-        middle = found[25], found[50], found[75]
-        return cls(len(seconds), min(seconds), *middle, tails[90], tails[99], max(seconds))
 
-    def per_second(self, amount: float) -> dict[str, Any]:
-        """The median rate of calls that each do ``amount`` of something, with its quartiles."""
-        return {"calls": self.calls, "p25": amount / self.p75, "p50": amount / self.p50, "p75": amount / self.p25}
+def per_second(spread: Mapping[str, Any], amount: float) -> dict[str, Any]:
+    """The median rate of calls that each do ``amount`` of something, with its quartiles."""
+    return {"calls": spread["calls"], **{f"p{q}": amount / spread[f"p{100 - q}"] for q in (25, 50, 75)}}
 
 
 def calls(first: float, seconds: float) -> int:
@@ -68,25 +58,25 @@ def calls(first: float, seconds: float) -> int:
     return max(FEWEST, min(MOST, int(seconds / max(first, 1e-9))))
 
 
-def order(planned: Mapping[Key, int]) -> list[Key]:
-    """Keys in the order of their calls: ``planned`` calls of each, evenly spread."""
+def order(planned: Mapping[Name, int]) -> list[Name]:
+    """Names in the order of their calls: ``planned`` calls of each, evenly spread."""
     places = [((call + 0.5) / count, i, key) for i, (key, count) in enumerate(planned.items()) for call in range(count)]
     return [key for _, _, key in sorted(places, key=lambda place: place[:2])]
 
 
 def take_turns(
-    contenders: Mapping[Key, Run],
-    planned: Mapping[Key, int],
-    budgets: Mapping[Key, float],
+    contenders: Mapping[Name, Run],
+    planned: Mapping[Name, int],
+    budgets: Mapping[Name, float],
     watch: Watch,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Key, list[float]]:
+) -> dict[Name, list[float]]:
     """Seconds of the planned calls, by contender; ``progress`` is called with (calls done, calls in all).
 
     A contender that has used up its budget of seconds, because its calls grew slower, is not called again after
     ``FEWEST`` calls.
     """
-    samples: dict[Key, list[float]] = {key: [] for key in planned}
+    samples: dict[Name, list[float]] = {key: [] for key in planned}
     turns = order(planned)
     for done, key in enumerate(turns, 1):
         if len(samples[key]) < FEWEST or sum(samples[key]) < budgets[key]:

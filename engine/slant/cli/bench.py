@@ -78,7 +78,7 @@ def bench(
             imports=imports,
             progress=progress,
         )
-    line = json.dumps(report.as_json(), allow_nan=False)
+    line = json.dumps(report, allow_nan=False)
     if output is not None:
         write(output, line + "\n")
     show(terminal(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -52,9 +53,10 @@ def rows_of(some: int, whole: int, what: str = "rows") -> str:
     return f"{some:,} of {whole:,} {what} ({some / whole:.1%})"
 
 
-def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """All but the first column are numbers."""
-    table = Table(*(Column(head, justify="right" if i else "left") for i, head in enumerate(heads)), padding=(0, 1))
+def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int = 1, **options: Any) -> Table:
+    """A table with rich's options; all but the first ``left`` columns are numbers."""
+    columns = (Column(head, justify="left" if i < left else "right") for i, head in enumerate(heads))
+    table = Table(*columns, **options)
     for row in rows:
         table.add_row(*row)
     return table
