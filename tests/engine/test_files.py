@@ -54,7 +54,7 @@ def test_what_a_killed_run_leaves_stops_no_later_one(tmp_path, monkeypatch):
 
 
 def test_a_training_that_goes_on_removes_what_it_left(tmp_path):
-    from slant.training.plan import begin
+    from slant.training.run import begin
 
     begin(tmp_path / "out.partial", {"recipe": 1})
     (tmp_path / "out.partial" / "adapter").mkdir()

@@ -21,12 +21,11 @@ from slant.evaluation.metrics import accuracy
 from slant.evaluation.reference import last_logits, load_model
 from slant.model.checkpoint import HEAD, Checkpoint
 from slant.prompt.prompt import Prompt
-from slant.training.batches import collate
 from slant.training.data import Example, Examples, TrainingTable
 from slant.training.network import AnswerNetwork, adapted, deltas, text_model
 from slant.training.recipe import DELTA_NET, PROJECTIONS
 from slant.training.run import finetune
-from slant.training.train import steps_of, train
+from slant.training.train import collate, steps_of, train
 
 CPU = torch.device("cpu")
 TEXTS = [text for text, _ in toy.rows(24, seed=9)]

@@ -14,9 +14,9 @@ import classifier
 from slant.errors import RecipeError, TableError
 from slant.prompt.prompt import Prompt
 from slant.training import data
-from slant.training.batches import BUCKET_BATCHES, LengthBuckets
 from slant.training.data import Examples, TrainingTable, split_csv
 from slant.training.recipe import TrainingRecipe
+from slant.training.train import BUCKET_BATCHES, LengthBuckets
 
 NAMES = tuple(classifier.LABELS.values())
 GOOD = [("one", "0"), ("two", "1"), ("three", "left"), ("four", 1), ("five", "2.0"), ("six", "RIGHT")]

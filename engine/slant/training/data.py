@@ -91,54 +91,49 @@ class Examples:
 
         ``share`` of each label's rows, rounded, and at least one, go to validation: those whose texts hash lowest with
         the seed, so that the order of the rows does not matter. With groups, whole groups go to validation: those that
-        hash lowest, until the share of all rows is reached. The labels' shares then vary.
+        hash lowest, until the share of all rows is reached; a row without one is its own. The labels' shares then vary.
 
         Raises TableError for no rows, a single label, a label with a single row, and groups that leave training
         without rows or without a label.
         """
+
+        def draw(word: str) -> bytes:
+            return hashlib.sha256(f"{seed}\n{word}".encode()).digest()
+
         groups = [[example for example in self.rows if example.label == label] for label in range(len(names))]
         present = [name for name, group in zip(names, groups, strict=True) if group]
         if not present:
             raise TableError(f"no row is left to train on{self._why()}.")
         if len(present) == 1:
             raise TableError(f"every row has the label {present[0]}: there is nothing to tell apart{self._why()}.")
+        held: set[str] = set()  # groups, or texts that have none
         if any(example.group for example in self.rows):
-            return self._split_groups(share, seed, names)
-        held: set[str] = set()
-        for name, group in zip(names, groups, strict=True):
-            if len(group) == 1:
-                raise TableError(
-                    f"the label {name} has 1 row, and the split needs 2: add rows, or remove this one{self._why()}."
-                )
-            count = min(max(1, round(share * len(group))), len(group) - 1) if group else 0
-            ordered = sorted(group, key=lambda example: _draw(seed, example.text))
-            held |= {example.text for example in ordered[:count]}
-        train = tuple(example for example in self.rows if example.text not in held)
-        return train, tuple(example for example in self.rows if example.text in held)
-
-    def _split_groups(
-        self, share: float, seed: int, names: Sequence[str]
-    ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-        """A row without a group is its own group."""
-        sizes = Counter(example.group or example.text for example in self.rows)
-        held: set[str] = set()
-        count = 0
-        for group in sorted(sizes, key=lambda group: _draw(seed, group)):
-            if held and count + sizes[group] / 2 > share * len(self.rows):
-                break
-            held.add(group)
-            count += sizes[group]
-        parts: tuple[list[Example], list[Example]] = ([], [])
-        for example in self.rows:
-            parts[(example.group or example.text) in held].append(example)
-        missing = {example.label for example in self.rows} - {example.label for example in parts[0]}
-        if missing:
+            sizes = Counter(example.group or example.text for example in self.rows)
+            count = 0
+            for one in sorted(sizes, key=draw):
+                if held and count + sizes[one] / 2 > share * len(self.rows):
+                    break
+                held.add(one)
+                count += sizes[one]
+        else:
+            for name, group in zip(names, groups, strict=True):
+                if len(group) == 1:
+                    raise TableError(
+                        f"the label {name} has 1 row, and the split needs 2: add rows, or remove this one{self._why()}."
+                    )
+                count = min(max(1, round(share * len(group))), len(group) - 1) if group else 0
+                held |= set(sorted((example.text for example in group), key=draw)[:count])
+        train, validation = (
+            tuple(example for example in self.rows if ((example.group or example.text) in held) is side)
+            for side in (False, True)
+        )
+        if missing := {example.label for example in self.rows} - {example.label for example in train}:
             listed = ", ".join(names[label] for label in sorted(missing))
             raise TableError(
                 f"the groups leave no training row of {listed}: give more groups, another seed (--seed) or a smaller "
                 f"share of validation (--validation){self._why()}."
             )
-        return tuple(parts[0]), tuple(parts[1])
+        return train, validation
 
     def _why(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in self.dropped.items())
@@ -203,7 +198,3 @@ def _judge(
     if label is None:
         return NO_LABEL, UNKNOWN, f"the label {value!r} is none of {', '.join(known)}"
     return label, NO_GOLD if label == NO_LABEL else None, None
-
-
-def _draw(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\n{text}".encode()).digest()

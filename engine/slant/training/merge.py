@@ -1,4 +1,4 @@
-"""Adapters merged into a copy of the base checkpoint's files, tensor by tensor.
+"""What a training leaves: adapters in peft's format, and merged into a copy of the base's files, tensor by tensor.
 
 The files are not saved from a model: what was not trained, vision and multi-token-prediction tensors included, keeps
 its bytes, name and dtype. A trained matrix is rounded once, from fp32 to its dtype. A head that was tied to the
@@ -54,7 +54,8 @@ def merge(
     """
     canonical = {info.key: name for name, info in checkpoint.tensors.items()}
     embedding, untied = checkpoint.tensors[EMBEDDING], checkpoint.head == EMBEDDING
-    index = _index(checkpoint)
+    path = checkpoint.folder / INDEX
+    index = json.loads(path.read_bytes()) if path.exists() else None
     names = sorted(set(index["weight_map"].values())) if index else [embedding.file.name]
     written = {}
     for done, name in enumerate(names, 1):
@@ -80,20 +81,39 @@ def merge(
     return written
 
 
+def write_adapter(network: Any, checkpoint: Checkpoint, answer_ids: Sequence[int], base: str, folder: Path) -> None:
+    """Write the adapters of an ``AnswerNetwork`` so that ``PeftModel.from_pretrained(base_model, folder)`` takes them.
+
+    The head's second factor gets a row of zeros for each token that is no answer.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(exist_ok=True)
+    blocks = checkpoint.config.network_prefix[checkpoint.config.architecture]
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in get_peft_model_state_dict(network).items():
+        place, _, name = key.removeprefix("base_model.model.").partition(".")
+        if place == "head" and name == "lora_B.weight":
+            wide = torch.zeros(checkpoint.config.vocab_size, tensor.shape[1], dtype=tensor.dtype, device="cpu")
+            wide[list(answer_ids)] = tensor.detach().cpu()
+            tensor = wide
+        tensors[f"base_model.model.{'lm_head' if place == 'head' else blocks}.{name}"] = tensor.detach().cpu()
+    write_whole(folder / "adapter_model.safetensors", safetensors(tensors))
+    config = network.peft_config[network.active_adapter]
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.target_modules = sorted("lm_head" if name == "head" else name for name in config.target_modules)
+    config.save_pretrained(folder)
+
+
 def _merged(base: Tensor, name: str | None, deltas: Mapping[str, Tensor], answer_ids: Sequence[int]) -> Tensor:
     delta = deltas.get(name) if name else None
     if delta is None:
         return base
     if name != HEAD:
         return (base.float() + delta).to(base.dtype)
-    rows, head = torch.tensor(answer_ids, dtype=torch.int64, device=base.device), base.clone()
+    rows, head = list(answer_ids), base.clone()
     head[rows] = (base[rows].float() + delta).to(base.dtype)
     return head
-
-
-def _index(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    path = checkpoint.folder / INDEX
-    return json.loads(path.read_bytes()) if path.exists() else None
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from slant.errors import RecipeError
 
@@ -50,7 +50,7 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+            if not 0 < getattr(self, name) < float("inf"):
                 raise RecipeError(f"{name} is {getattr(self, name)}; give a number above 0.")
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < float("inf"):
@@ -67,6 +67,3 @@ class TrainingRecipe:
     def projections(self) -> tuple[str, ...]:
         """The linear layers of a block that get adapters, by the last part of their names."""
         return PROJECTIONS + (DELTA_NET if self.delta_net else ())
-
-    def json(self) -> dict[str, object]:
-        return asdict(self)

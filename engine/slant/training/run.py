@@ -1,17 +1,21 @@
 """``finetune``: trains a base checkpoint on labelled tables, writes the merged checkpoint and validates it.
 
-The work lies in ``FOLDER.partial`` beside the destination, with the plan in ``plan.json`` and the training's state in
-``checkpoints``, where a stopped run can be resumed. The last step is one rename.
+The work lies in ``FOLDER.partial`` beside the destination, with the training's state in ``checkpoints`` and the plan,
+all that the result depends on, in ``plan.json``: a stopped run is resumed only with the same plan. The last step is one
+rename.
 """
 
 from __future__ import annotations
 
 import gc
+import json
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,28 +23,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from slant import __version__
 from slant.artifact import MANIFEST as QUANTIZED
 from slant.artifact.records import to_plain
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
 from slant.evaluation.evaluation import Evaluation, evaluate
 from slant.evaluation.predictions import Predictions
-from slant.files import sync_folder, write_whole
+from slant.files import remove_unfinished, sha256, sync_folder, write_whole
 from slant.model.checkpoint import Checkpoint, resolve
 from slant.options import token_limit
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary
 from slant.runtime.resolved import DTYPES, choose_device, choose_dtype
 from slant.tables.labelled import LabelledTexts
-from slant.training import plan as plans
-from slant.training.adapter import write_adapter
 from slant.training.data import Example, Examples, TrainingTable, split_csv
-from slant.training.merge import merge
+from slant.training.merge import merge, write_adapter
 from slant.training.network import adapted, deltas
 from slant.training.recipe import TrainingRecipe
 from slant.training.train import steps_of, train
 
-CHECKPOINTS, ADAPTER, RECORD, SPLIT = "checkpoints", "adapter", "training.json", "split.csv"
+PLAN = "plan.json"
+NEEDED = ("peft", "accelerate")
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,10 +81,11 @@ def finetune(
     ``training.json``, with the recipe, versions, hashes, losses and validation; and ``adapter``, in peft's format.
     Raises SlantError for an argument or an input that does not fit.
     """
-    require()
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise SlantError(f"finetuning needs {' and '.join(missing)}: pip install 'slant[train]'.")
     recipe = recipe or TrainingRecipe()
     target = Path(output)
-    work = plans.working_folder(target, resume)
+    work = _working_folder(target, resume)
     where = choose_device(device)
     if where.index is not None:
         raise SlantError(f"training takes the device cuda, not {device}; choose a GPU with CUDA_VISIBLE_DEVICES.")
@@ -96,28 +101,29 @@ def finetune(
     parts = examples.split(recipe.validation, recipe.seed, prompt.label_names)
     training, validation = parts
     steps = steps_of(recipe, len(training))  # before any work: it may refuse
-    bf16 = _bf16(recipe.precision, where)
-    plan = plans.plan_of(checkpoint, tables, prompt, recipe, where, bf16=bf16)
-    plans.begin(work, plan)
-    write_whole(work / SPLIT, split_csv(parts, tables, tuple(prompt.labels)))
+    native = where.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = native if recipe.precision == "auto" else recipe.precision == "bf16"
+    plan = _plan(checkpoint, tables, prompt, recipe, where, bf16)
+    begin(work, plan)
+    write_whole(work / "split.csv", split_csv(parts, tables, tuple(prompt.labels)))
     checkpointing = where.type == "cuda" if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     network = adapted(checkpoint, prompt, recipe, dtype=DTYPES["bf16" if bf16 else "fp32"], checkpointing=checkpointing)
     losses = train(
         network,
         training,
         recipe,
-        work / CHECKPOINTS,
+        work / "checkpoints",
         device=where,
         bf16=bf16,
         progress=partial(progress, "training"),
     )
-    write_adapter(network, checkpoint, prompt.answer_ids, str(base), work / ADAPTER)
+    write_adapter(network, checkpoint, prompt.answer_ids, str(base), work / "adapter")
     trained = deltas(network)
     del network  # merging and validating need its memory
     gc.collect()
     torch.cuda.empty_cache()
     files = merge(checkpoint, trained, prompt.answer_ids, work, partial(progress, "merging"))
-    plans.write_json(work / "slant.json", {"template": prompt.template, "labels": dict(prompt.labels)})
+    _write_json(work / "slant.json", {"template": prompt.template, "labels": dict(prompt.labels)})
     engine = Engine.load(work, device=device, max_tokens=recipe.max_tokens, truncation=recipe.truncation)
     quality = _validate(engine, validation, target.name, partial(progress, "validating"))
     computed_in = str(choose_dtype("auto", where)).removeprefix("torch.")
@@ -135,24 +141,78 @@ def finetune(
         "losses": losses,
         "validation": {"weights": computed_in, **to_plain(quality.sides[0].assessment)},
     }
-    plans.write_json(work / RECORD, record)
+    _write_json(work / "training.json", record)
     work.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(target / CHECKPOINTS)
-    (target / plans.NAME).unlink()
+    shutil.rmtree(target / "checkpoints")
+    (target / PLAN).unlink()
     return Finetuned(target, record, quality)
 
 
-def require() -> None:
-    """Raise SlantError if a package of the extra ``train`` is missing."""
-    if missing := [name for name in plans.NEEDED if find_spec(name) is None]:
-        raise SlantError(f"finetuning needs {' and '.join(missing)}: pip install 'slant[train]'.")
+def _plan(
+    checkpoint: Checkpoint,
+    tables: Sequence[TrainingTable],
+    prompt: Prompt,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    bf16: bool,
+) -> dict[str, Any]:
+    """All that the trained weights depend on, as JSON; files by their SHA-256."""
+    weights = sorted({info.file for info in checkpoint.tensors.values()})
+    files = [checkpoint.folder / "config.json", checkpoint.folder / "tokenizer.json", *weights]
+    return {
+        "base": {path.name: sha256(path) for path in files},
+        "data": [_source(table) for table in tables],
+        "template": prompt.template,
+        "labels": dict(prompt.labels),
+        "recipe": asdict(recipe),
+        "environment": {
+            "slant": __version__,
+            **{name: version(name) for name in ("torch", "transformers", *NEEDED)},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "precision": "bf16" if bf16 else "fp32",
+        },
+    }
 
 
-def _bf16(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
+def _working_folder(target: Path, resume: bool) -> Path:
+    """``NAME.partial`` beside ``target``. Raises CheckpointError if there is a target, or a run not to resume."""
+    work = target.with_name(target.name + ".partial")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"the folder {target.parent} does not exist.")
+    if target.exists():
+        raise CheckpointError(f"{target} exists; name another destination.")
+    if work.exists() and not resume:
+        raise CheckpointError(f"{work} holds an unfinished run: go on with resume (--resume), or remove it.")
+    return work
+
+
+def begin(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Make the working folder; raises CheckpointError if it exists with another plan."""
+    folder.mkdir(exist_ok=True)
+    path = folder / PLAN
+    if path.exists():
+        begun = json.loads(path.read_bytes())
+        if different := [key for key in plan if plan[key] != begun.get(key)]:
+            raise CheckpointError(
+                f"{folder} was begun with another {' and '.join(different)}: resume with the same, or remove it."
+            )
+    elif any(not found.name.startswith(".") for found in folder.iterdir()):
+        raise CheckpointError(f"{folder} is in the way and was not made by slant; remove it.")
+    else:
+        _write_json(path, plan)
+    remove_unfinished(folder)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _source(table: TrainingTable) -> dict[str, str]:
+    columns = {"text_column": table.text_column, "labels_column": table.labels_column}
+    groups = {"group_column": table.group_column} if table.group_column else {}
+    read = {**columns, **groups, "encoding": table.encoding}
+    return {"file": Path(table.path).name, **read, "sha256": sha256(Path(table.path))}
 
 
 def _counts(examples: Sequence[Example], prompt: Prompt) -> dict[str, int]:

@@ -1,26 +1,27 @@
-"""The training loop: transformers' Trainer with our batches, our loss and checkpoints that survive a kill."""
+"""The training loop: transformers' Trainer with batches of about one length, and checkpoints that survive a kill."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from slant.errors import SlantError
-from slant.training.batches import LengthBuckets, collate
 from slant.training.data import Example
 from slant.training.recipe import TrainingRecipe
 
+BUCKET_BATCHES = 16  # batches that exchange their texts
 COMPLETE = "complete"  # a file in each checkpoint that was written completely
 KEPT = 2  # checkpoints: one may be half-written
 LOGGED = 200  # losses recorded of a run, about
-LOSS = ("step", "loss", "learning_rate", "grad_norm")
 
 
 def steps_of(recipe: TrainingRecipe, texts: int) -> int:
@@ -104,7 +105,8 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_complete(folder))
-    return [{key: line[key] for key in LOSS} for line in trainer.state.log_history if "loss" in line]
+    kept = ("step", "loss", "learning_rate", "grad_norm")
+    return [{key: line[key] for key in kept} for line in trainer.state.log_history if "loss" in line]
 
 
 def _loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
@@ -120,3 +122,46 @@ def last_complete(folder: Path) -> str | None:
             return str(found[step])
         shutil.rmtree(found[step])
     return None
+
+
+class LengthBuckets:
+    """A sampler: indices of texts of given lengths, to be cut into batches of ``batch_size``.
+
+    Texts are sorted by length into buckets of ``BUCKET_BATCHES`` batches and shuffled inside them; then the batches are
+    shuffled, so that a step sees all lengths. The texts beyond whole batches are drawn at random and come last. The
+    order depends on the seed, the epoch and the lengths only.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng((self.seed, self.epoch))
+        shuffled = draw.permutation(len(self.lengths))
+        whole = len(shuffled) - len(shuffled) % self.batch_size
+        by_length = shuffled[:whole][np.argsort(self.lengths[shuffled[:whole]], kind="stable")]
+        size = BUCKET_BATCHES * self.batch_size
+        for start in range(0, whole, size):
+            draw.shuffle(by_length[start : start + size])
+        batches = draw.permutation(by_length.reshape(-1, self.batch_size))
+        return iter(np.concatenate([batches.ravel(), shuffled[whole:]]).tolist())
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Right-padded ``ids`` int64 ``[n, longest]``, the position ``last`` int64 ``[n]`` of each last token, ``labels``.
+
+    No mask: convolution, delta rule and causal attention only look back, so padding cannot reach the position that the
+    loss is computed at.
+    """
+    lengths = [len(example.ids) for example in examples]
+    return {
+        "ids": pad_sequence([torch.from_numpy(example.ids).long() for example in examples], batch_first=True),
+        "last": torch.tensor(lengths, dtype=torch.int64, device="cpu") - 1,
+        "labels": torch.tensor([example.label for example in examples], dtype=torch.int64, device="cpu"),
+    }
