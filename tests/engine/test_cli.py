@@ -378,9 +378,9 @@ def test_a_stage_begins_its_bar_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress() as progress:
         for stage, done, total in (("loading", 3, 4), ("loading", 4, 4), ("merging", 1, 9)):
             progress.of(stage)(done, total)
-            seen += [(task.description, task.completed, task.total) for task in progress._bars.tasks]
+            seen += [(task.description, task.completed, task.total) for task in progress.tasks]
         progress.scored(Summary(rows=1234, errors=0, tokens=5000, seconds=2.0, done=None))
-        seen += [(task.description, task.completed, task.total) for task in progress._bars.tasks]
+        seen += [(task.description, task.completed, task.total) for task in progress.tasks]
     assert seen == [("loading", 3, 4), ("loading", 4, 4), ("merging", 1, 9), ("1,234 rows", 0, None)]
 
 

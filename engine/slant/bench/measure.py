@@ -88,14 +88,14 @@ def measure(
     progress("first calls", len(loads), len(loads))
     # Before the limits, whose matrices are not the model's memory.
     held = 0 if device.type == "cuda" else before or 0
-    peaks = [None if size is None else size - held for size in (loaded, peak(device))]
+    loading_peak, working_peak = (None if size is None else size - held for size in (loaded, peak(device)))
     shapes = {(batch.rows, batch.computed // batch.rows) for first in firsts.values() for batch in first.batches}
     batches = max(activation_bytes(config, dtype.itemsize, *shape, device.type) for shape in shapes)
     memory = {
         "before": before,
         "after": after,
-        "loading": peaks[0],
-        "working": peaks[1],
+        "loading": loading_peak,
+        "working": working_peak,
         "predicted": tier.weights + tier.prefix + batches,
         "predicted_up_to_max_tokens": tier.peak,
     }

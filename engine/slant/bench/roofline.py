@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -129,27 +130,18 @@ class Products:
         return replayed(run, self._device)
 
 
-def cold(shapes: Iterable[tuple[int, int]], itemsize: int) -> list[tuple[int, int]]:
+def cold(shapes: Sequence[tuple[int, int]], itemsize: int) -> list[tuple[int, int]]:
     """The first matrices, until they fill ``COLD`` bytes."""
-    taken: list[tuple[int, int]] = []
-    size = 0
-    for shape in shapes:
-        if size >= COLD:
-            break
-        taken.append(shape)
-        size += math.prod(shape) * itemsize
-    return taken
+    before = accumulate((math.prod(shape) * itemsize for shape in shapes), initial=0)
+    return [shape for shape, size in zip(shapes, before, strict=False) if size < COLD]
 
 
 def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
     """Ways to read ``size`` bytes, at most ``COLD``, with the bytes that each moves."""
     source = torch.ones(max(1, min(size, COLD) // 4), dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
-    runs: dict[str, tuple[Run, float]] = {
-        "sum": (source.sum, source.nbytes),
-        "copy": (lambda: target.copy_(source), 2 * source.nbytes),
-    }
-    return {name: (replayed(run, device), moved) for name, (run, moved) in runs.items()}
+    target, size = torch.empty_like(source), source.nbytes
+    copy = replayed(lambda: target.copy_(source), device)
+    return {"sum": (replayed(source.sum, device), size), "copy": (copy, 2 * size)}
 
 
 def kernels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,23 +17,23 @@ FEWEST, MOST = 2, 200  # calls of one contender beyond the first
 ENOUGH = {90: 10, 99: 100}  # calls that a percentile needs: with fewer it would be the slowest call
 
 
+@dataclass(frozen=True)
 class Watch:
     """Times a call by the clock ``now``, in seconds; on a GPU it synchronizes before and after."""
 
-    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        self._device, self._now = device, now
+    device: torch.device
+    now: Callable[[], float] = time.perf_counter
 
     def __call__(self, run: Run) -> float:
-        """Seconds of one call."""
         self._wait()
-        start = self._now()
+        start = self.now()
         run()
         self._wait()
-        return self._now() - start
+        return self.now() - start
 
     def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def spread(seconds: list[float]) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from slant.cli.options import RUNNING, Encoding, InputFormat, Model, TextColumn, checkpoint_path, load_options, takes
+from slant.cli.options import RUNNING, Model, checkpoint_path, load_options, reading, takes
 from slant.errors import SlantError
 from slant.options import LoadOptions, token_limit
 
 
+@takes(reading, into="table")
 @takes(load_options, *RUNNING)
 def bench(
     model: Model,
@@ -25,14 +26,12 @@ def bench(
     source: Annotated[
         str | None, typer.Option("--input", metavar="IN", help="Your own texts: CSV, JSON Lines, Parquet or lines.")
     ] = None,
-    text_column: TextColumn = "text",
     rows: Annotated[int, typer.Option(min=1, help="The first rows of IN that are taken, in one call.")] = 64,
-    input_format: InputFormat = None,
-    encoding: Encoding = "utf-8",
+    *,
+    table: dict[str, Any],
     seconds: Annotated[
         float, typer.Option(min=0, help="For each workload, beyond the three calls that it has at least.")
     ] = 3.0,
-    *,
     options: LoadOptions,
     json_output: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the JSON to a file.")] = None,
@@ -64,20 +63,10 @@ def bench(
     for length in tokens or ():
         if length > limit:
             raise SlantError(f"--lengths {length} is over --max-tokens {limit}; give --max-tokens {length} too.")
-    own = None
-    if source is not None:
-        own = read(source, rows=rows, text_column=text_column, input_format=input_format, encoding=encoding)
+    own = None if source is None else read(source, rows=rows, **table)
+    asked: dict[str, Any] = {"lengths": tokens, "counts": counts, "texts": own, "seconds": seconds}
     with Progress() as progress:
-        report = measure(
-            folder,
-            options,
-            lengths=tokens,
-            counts=counts,
-            texts=own,
-            seconds=seconds,
-            imports=imports,
-            progress=progress,
-        )
+        report = measure(folder, options, **asked, imports=imports, progress=progress)
     line = json.dumps(report, allow_nan=False)
     if output is not None:
         write(output, line + "\n")

@@ -91,19 +91,13 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
 
 
 def _table(target: str, kernels: Sequence[Kernels]) -> Table:
-    from rich.table import Table
-
+    from slant.evaluation.formatting import terminal_table
     from slant.runtime.memory import human
 
-    table = Table("kernel", title=target, show_footer=True)
-    table.columns[0].footer = "all"
-    footers = {
-        "variants": str(sum(kernel.variants for kernel in kernels)),
-        "compiled now": str(sum(kernel.compiled for kernel in kernels)),
-        "machine code": human(sum(kernel.nbytes for kernel in kernels)),
-    }
-    for name, footer in footers.items():
-        table.add_column(name, footer, justify="right")
-    for kernel in kernels:
-        table.add_row(kernel.name, str(kernel.variants), str(kernel.compiled), human(kernel.nbytes))
+    rows = [(kernel.name, str(kernel.variants), str(kernel.compiled), human(kernel.nbytes)) for kernel in kernels]
+    table = terminal_table(("kernel", "variants", "compiled now", "machine code"), rows, title=target, show_footer=True)
+    variants, compiled = sum(kernel.variants for kernel in kernels), sum(kernel.compiled for kernel in kernels)
+    footers = "all", str(variants), str(compiled), human(sum(kernel.nbytes for kernel in kernels))
+    for column, footer in zip(table.columns, footers, strict=True):
+        column.footer = footer
     return table

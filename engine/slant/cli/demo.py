@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ COLOURS = ("#e08214", "#fdb863", "#a8a8a8", "#b2abd2", "#8073ac")  # diverging, 
 def demo() -> None:
     """Score the bundled passages with the bundled checkpoint."""
     from slant.cli.output import terminal
-    from slant.demo import FOLDER, passages
+    from slant.cli.progress import rate
     from slant.engine import Engine
 
     console = terminal()
@@ -39,7 +40,11 @@ def demo() -> None:
         as_written += score.label_name == one["leaning"]
         console.print(passage(one["text"], score, engine.labels, console))
         console.print()
-    console.print(closing(len(bundled), as_written, tokens, time.perf_counter() - start))
+    seconds, texts = time.perf_counter() - start, len(bundled)
+    rates = f"{rate(texts / seconds)} texts/s, {rate(tokens / seconds)} tokens/s."
+    console.print(f"{texts} texts in {seconds:.2f} s: {rates}", style="bold")
+    console.print(f"{as_written} of {texts} got the label they were written for.")
+    console.print("This small checkpoint is a demonstration, not a political instrument.", style="italic")
 
 
 def passage(text: str, score: Score, labels: Sequence[str], console: Console) -> RenderableType:
@@ -66,22 +71,6 @@ def passage(text: str, score: Score, labels: Sequence[str], console: Console) ->
     beginning = _beginning(text, left, max(1, len(labels) - 2), console)
     table.add_row(Text("\n").join([beginning, Text(), verdict]), bars)
     return table
-
-
-def closing(texts: int, as_written: int, tokens: int, seconds: float) -> RenderableType:
-    """The last lines of the demo: how fast it was and what it is not."""
-    from rich.text import Text
-
-    from slant.cli.progress import rate
-
-    return Text.assemble(
-        (
-            f"{texts} texts in {seconds:.2f} s: {rate(texts / seconds)} texts/s, {rate(tokens / seconds)} tokens/s.\n",
-            "bold",
-        ),
-        f"{as_written} of {texts} got the label they were written for.\n",
-        ("This small checkpoint is a demonstration, not a political instrument.", "italic"),
-    )
 
 
 def _beginning(text: str, width: int, height: int, console: Console) -> Text:

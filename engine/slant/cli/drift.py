@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from slant.cli.options import (
-    RUNNING,
-    Encoding,
-    HtmlOutput,
-    InputFormat,
-    JsonOutput,
-    Model,
-    TextColumn,
-    checkpoint_path,
-    load_options,
-    takes,
-)
+from slant.cli.options import RUNNING, HtmlOutput, JsonOutput, Model, checkpoint_path, load_options, reading, takes
+from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.options import LoadOptions
 
 BEYOND = 1  # the exit code of a drift beyond its budgets
 
 
+@takes(reading, into="table")
 @takes(load_options, *RUNNING, "truncation")
 def drift(
     model: Model,
@@ -32,12 +23,11 @@ def drift(
         str | None,
         typer.Option(metavar="IN", help="CSV, JSON Lines, Parquet or lines; - is stdin. For demo: bundled passages."),
     ] = None,
-    text_column: TextColumn = "text",
     labels_column: Annotated[
         str | None, typer.Option(help="The column of gold labels, as answers (0, 1 ...) or names.")
     ] = None,
-    input_format: InputFormat = None,
-    encoding: Encoding = "utf-8",
+    *,
+    table: dict[str, Any],
     reference: Annotated[
         Literal["bf16", "fp32", "transformers", "transformers-fp32"],
         typer.Option(help="What it is checked against; transformers needs the whole model in memory."),
@@ -48,7 +38,6 @@ def drift(
     layerwise: Annotated[
         bool, typer.Option("--layerwise/--resident", help="Hold one layer of the reference in memory, or all.")
     ] = True,
-    *,
     options: LoadOptions,
     max_flip_rate: Annotated[float | None, typer.Option(help="Budget: the share of labels that differ.")] = None,
     max_weighted_flip_rate: Annotated[
@@ -82,6 +71,7 @@ def drift(
     from slant.evaluation.drift.budgets import Budgets
     from slant.model.checkpoint import resolve
     from slant.model.source import open_artifact
+    from slant.tables.labelled import LabelledTexts
 
     artifact = open_artifact(resolve(checkpoint_path(model))) if certify else None
     budgets = Budgets(max_flip_rate, max_weighted_flip_rate, max_kl, max_p99, max_expected, max_lost)
@@ -89,15 +79,9 @@ def drift(
     if texts is None:
         if model != "demo":
             raise SlantError("name the texts to measure with --texts.")
-        from slant.demo import FOLDER
-
-        texts, text_column = str(FOLDER / "passages.jsonl"), "text"
+        texts, table["text_column"] = str(FOLDER / "passages.jsonl"), "text"
         labels_column = labels_column or "leaning"
-
-    from slant.tables.labelled import LabelledTexts
-
-    columns = {"text_column": text_column, "labels_column": labels_column}
-    read = LabelledTexts.read(texts, **columns, input_format=input_format, encoding=encoding)
+    read = LabelledTexts.read(texts, labels_column=labels_column, **table)
     with Progress() as progress:
         from slant.evaluation.drift.measure import measure
 

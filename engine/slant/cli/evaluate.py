@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slant import __version__
-from slant.cli.options import (
-    RUNNING,
-    Encoding,
-    HtmlOutput,
-    InputFormat,
-    JsonOutput,
-    TextColumn,
-    checkpoint_path,
-    load_options,
-    takes,
-)
+from slant.cli.options import RUNNING, HtmlOutput, JsonOutput, checkpoint_path, load_options, reading, takes
 from slant.errors import SlantError
 from slant.options import LoadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from slant.cli.progress import Progress
     from slant.evaluation.predictions import Predictions
     from slant.tables.labelled import LabelledTexts
@@ -33,6 +22,7 @@ if TYPE_CHECKING:
 BELOW = 1  # the exit code of an accuracy below --min-accuracy
 
 
+@takes(reading, into="read")
 @takes(load_options, *RUNNING, "truncation")
 def evaluate(
     source: Annotated[
@@ -59,10 +49,8 @@ def evaluate(
         list[str] | None,
         typer.Option(help="What the added columns of a table P begin with; once for all, or once for each P."),
     ] = None,
-    text_column: TextColumn = "text",
-    input_format: InputFormat = None,
-    encoding: Encoding = "utf-8",
     *,
+    read: dict[str, Any],
     options: LoadOptions,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
@@ -97,17 +85,11 @@ def evaluate(
     from slant.evaluation.report import terminal as summary
     from slant.tables.labelled import NO_LABEL, LabelledTexts
 
-    table = LabelledTexts.read(
-        source,
-        text_column=text_column if models else None,
-        labels_column=labels_column,
-        input_format=input_format,
-        encoding=encoding,
-        keep=None,
-    )
+    read["text_column"] = read["text_column"] if models else None
+    table = LabelledTexts.read(source, labels_column=labels_column, keep=None, **read)
     groups = None if group_column is None else table.column(group_column, "for the groups")
     found = [
-        locate(spec, table, gold=labels_column, id_column=id_column, prefix=begins, encoding=encoding)
+        locate(spec, table, gold=labels_column, id_column=id_column, prefix=begins, encoding=read["encoding"])
         for spec, begins in zip(given, prefixes, strict=True)
     ]
     names = labels_of(models, options)

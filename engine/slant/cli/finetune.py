@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from slant.cli.options import (
-    InputFormat,
-    MaxTokens,
-    Truncation,
-    checkpoint_path,
-    load_options,
-    takes,
-)
+from slant.cli.options import InputFormat, MaxTokens, Truncation, checkpoint_path, load_options, takes
 from slant.errors import SlantError
 from slant.options import LoadOptions
 from slant.training.recipe import TrainingRecipe

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from slant.artifact.certificate import Certificate, parse
 from slant.artifact.recipe import NAMED
+from slant.evaluation.formatting import terminal_table
 from slant.model.source import Source, open_model
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
@@ -59,23 +60,24 @@ def tensors(checkpoint: Source) -> Table:
     for name, info in checkpoint.tensors.items():
         part = next((label for key, label in _GROUPS.items() if f".{key}." in name), "norms")
         groups[{EMBEDDING: "embedding", HEAD: "head"}.get(name, part)].append(info)
-    table = Table("part", *(_right(name) for name in ("tensors", "parameters", "bytes", "stored as")), title="Tensors")
+    rows = []
     for part, infos in [*groups.items(), ("total", list(checkpoint.tensors.values()))]:
+        parameters, size = sum(math.prod(info.shape) for info in infos), sum(info.nbytes for info in infos)
         stored = ", ".join(sorted({info.dtype for info in infos}))
-        parameters = sum(math.prod(info.shape) for info in infos)
-        size = sum(info.nbytes for info in infos)
-        table.add_row(part, str(len(infos)), f"{parameters:,}", human(size), stored, end_section=part != "total")
-    table.caption = f"{len(checkpoint.skipped)} vision and multi-token-prediction tensors skipped"
-    return table
+        rows.append((part, str(len(infos)), f"{parameters:,}", human(size), stored))
+    heads = "part", "tensors", "parameters", "bytes", "stored as"
+    caption = f"{len(checkpoint.skipped)} vision and multi-token-prediction tensors skipped"
+    return terminal_table(heads, rows, title="Tensors", caption=caption, show_lines=True)
 
 
 def answers(prompt: Prompt) -> Table:
     """The answer tokens, each checked to be one token after the prompt."""
-    table = Table(_right("class"), "answer", _right("token"), "label", title="Answers")
-    for index, (answer, token) in enumerate(zip(prompt.labels, prompt.answer_ids, strict=True)):
-        table.add_row(str(index), repr(answer), str(token), prompt.label_names[index])
+    classes = enumerate(zip(prompt.labels, prompt.answer_ids, prompt.label_names, strict=True))
+    rows = [(str(index), repr(answer), str(token), name) for index, (answer, token, name) in classes]
     one = len(prompt.encode(["a"])[0].ids)
-    table.caption = f"prompt of a one-letter text: {one} tokens, of which {len(prompt.prefix_ids)} are a fixed prefix"
+    caption = f"prompt of a one-letter text: {one} tokens, of which {len(prompt.prefix_ids)} are a fixed prefix"
+    table = terminal_table(("class", "answer", "token", "label"), rows, left=0, title="Answers", caption=caption)
+    table.columns[1].justify = table.columns[3].justify = "left"
     return table
 
 
@@ -91,16 +93,13 @@ def certificate(certified: Certificate) -> Table:
         "|Δ expected| mean": f"{figures.expected.mean:.4f}",
         "stable beyond a margin of": f"{figures.gap.p99:.4f}",
     }
-    table = Table("figure", "value", title="Certificate")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return terminal_table(("figure", "value"), rows.items(), left=2, title="Certificate")
 
 
 def memory(checkpoint: Source, prompt: Prompt) -> Table:
     """Predicted bytes on the device, by device and tier: see ``slant.runtime.memory``."""
-    table = Table("device", "weights", "tier", *(_right(name) for name in ("weights", "prefix", "batches", "peak")))
-    table.title = "Predicted memory"
+    heads = "device", "weights", "tier", "weights", "prefix", "batches", "peak"
+    table = terminal_table(heads, (), left=3, title="Predicted memory")
     named = {"artifact": "auto"} if checkpoint.recipe else {"bf16": "bf16", "hqq8": "hqq8", "hqq4": "hqq4"}
     known = {"cpu": {**named, "fp32": "fp32", INT8: INT8}, "cuda": named}
     for device, weights in known.items():
@@ -124,7 +123,3 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
     budgets = " and ".join(f"{tokens:,} tokens on {device}" for device, tokens in TOKEN_BUDGETS.items())
     table.caption = f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; on cuda formulas, not measured"
     return table
-
-
-def _right(name: str) -> Column:
-    return Column(name, justify="right")

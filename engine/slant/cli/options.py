@@ -15,17 +15,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.options import LoadOptions
 
 Command = Callable[..., None]
 Model = Annotated[str, typer.Argument(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")]
-TextColumn = Annotated[str, typer.Option(help="The column or key that holds the text.")]
 InputFormat = Annotated[
     Literal["csv", "jsonl", "parquet", "lines"] | None,
     typer.Option("--input-format", "--format", help="Default: by the file's ending; lines for stdin."),
 ]
-Encoding = Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")]
 Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
@@ -71,6 +70,15 @@ def load_options(
     """The options that load a model; each is a field, template and labels the content of a file."""
     fields = {**locals(), "template": read_template(template), "labels": read_labels(labels)}
     return LoadOptions(**fields)
+
+
+def reading(
+    text_column: Annotated[str, typer.Option(help="The column or key that holds the text.")] = "text",
+    input_format: InputFormat = None,
+    encoding: Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")] = "utf-8",
+) -> dict[str, Any]:
+    """The options that read a table, by the names of ``LabelledTexts.read``."""
+    return locals()
 
 
 def takes(make: Callable[..., Any], *names: str, into: str = "options") -> Callable[[Command], Command]:
@@ -123,8 +131,4 @@ def read_labels(path: Path | None) -> dict[str, str] | None:
 
 def checkpoint_path(model: str) -> str:
     """The path or hub id; "demo" is the bundled checkpoint."""
-    if model != "demo":
-        return model
-    from slant.demo import FOLDER
-
-    return str(FOLDER)
+    return str(FOLDER) if model == "demo" else model

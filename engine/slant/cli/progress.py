@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich import progress as bars
 from rich.console import Console
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REFRESH = 0.1  # seconds
 
 
-class Progress:
+class Progress(bars.Progress):
     """A bar on stderr for the stage that the command is at; nothing where stderr is no terminal.
 
     ``keep``: leave the last bar on the screen at the end. ``hidden``: show nothing, as when rows go to the terminal.
@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, *, keep: bool = False, hidden: bool = False) -> None:
         console = Console(stderr=True)
-        self._bars = bars.Progress(
+        super().__init__(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
             bars.TaskProgressColumn(),
@@ -35,20 +35,13 @@ class Progress:
             disable=hidden or not console.is_terminal,
         )
         self._stage = "starting"
-        self._task = self._bars.add_task(self._stage, total=None, rates="")
+        self._bar = self.add_task(self._stage, total=None, rates="")
         self._next = 0.0
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """``done`` of ``total`` of a stage; a stage that is not the last one begins the bar anew."""
         self._begin(stage)
-        self._bars.update(self._task, completed=done, total=total)
+        self.update(self._bar, completed=done, total=total)
 
     def of(self, stage: str) -> Callable[[int, int], None]:
         """The same for one stage: takes (done, total)."""
@@ -57,12 +50,12 @@ class Progress:
     def scored(self, summary: Summary) -> None:
         """The rows answered so far, of an input whose length may be unknown."""
         now = time.monotonic()
-        if self._bars.disable or (now < self._next and summary.done != 1):
+        if self.disable or (now < self._next and summary.done != 1):
             return
         self._next = now + REFRESH
         self._begin("scoring")
-        self._bars.update(
-            self._task,
+        self.update(
+            self._bar,
             description=f"{summary.rows:,} rows",
             completed=summary.done or 0,
             total=None if summary.done is None else 1.0,
@@ -71,8 +64,8 @@ class Progress:
 
     def _begin(self, stage: str) -> None:
         if stage != self._stage:
-            self._bars.remove_task(self._task)
-            self._stage, self._task = stage, self._bars.add_task(stage, total=None, rates="")
+            self.remove_task(self._bar)
+            self._stage, self._bar = stage, self.add_task(stage, total=None, rates="")
 
 
 def rate(number: float) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
+from slant.cli.options import checkpoint_path, load_options, reading, takes
+from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.options import LoadOptions
 
 
+@takes(reading, into="table")
 @takes(load_options, "device", "template", "labels", "max_tokens")
 def quantize(
     source: Annotated[
@@ -36,9 +38,8 @@ def quantize(
     calibration: Annotated[
         str | None, typer.Option(metavar="TEXTS", help="CSV, JSON Lines, Parquet or lines to measure bits with.")
     ] = None,
-    text_column: TextColumn = "text",
-    input_format: InputFormat = None,
-    encoding: Encoding = "utf-8",
+    *,
+    table: dict[str, Any],
     by: Annotated[
         Literal["tensor", "part"],
         typer.Option(help="Choose for each tensor, or for each layer's mixer and MLP: faster."),
@@ -46,7 +47,6 @@ def quantize(
     reference: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="What to measure in; bf16 takes half the memory.")
     ] = "fp32",
-    *,
     options: LoadOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace DST, or another unfinished run for it.")] = False,
 ) -> None:
@@ -78,16 +78,13 @@ def quantize(
             raise SlantError("name the texts to measure with: --calibration TEXTS.")
         check_target(destination, force)
 
-        from slant.demo import FOLDER
         from slant.quantize.sensitivity import plan
         from slant.tables.labelled import LabelledTexts
         from slant_kernels.quantized import BITS
 
         if calibration is None:
-            calibration, text_column = str(FOLDER / "passages.jsonl"), "text"
-        texts = LabelledTexts.read(
-            calibration, text_column=text_column, input_format=input_format, encoding=encoding
-        ).texts
+            calibration, table["text_column"] = str(FOLDER / "passages.jsonl"), "text"
+        texts = LabelledTexts.read(calibration, **table).texts
         grids = None if group_size is None else [*(Grid(bits, group_size) for bits in BITS), None]
         with Progress() as progress:
             found = plan(

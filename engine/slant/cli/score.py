@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from slant.cli.options import Encoding, InputFormat, TextColumn, checkpoint_path, load_options, takes
+from slant.cli.options import checkpoint_path, load_options, reading, takes
 from slant.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -16,20 +16,19 @@ if TYPE_CHECKING:
     from slant.engine import Engine
 
 
+@takes(reading, into="table")
 @takes(load_options)
 def score(
     source: Annotated[str, typer.Argument(metavar="IN", help="CSV, JSON Lines, Parquet or lines; - is stdin.")],
     model: Annotated[str, typer.Option(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")],
     output: Annotated[str, typer.Option(metavar="OUT", help="The file to write; - is stdout.")] = "-",
-    text_column: TextColumn = "text",
-    input_format: InputFormat = None,
+    *,
+    table: dict[str, Any],
     output_format: Annotated[
         Literal["csv", "jsonl", "parquet"] | None, typer.Option(help="Default: the file's ending; jsonl for stdout.")
     ] = None,
-    encoding: Encoding = "utf-8",
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
-    *,
     options: LoadOptions,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
     rescore_unstable: Annotated[
@@ -63,10 +62,8 @@ def score(
             load,
             source,
             output,
-            text_column=text_column,
-            input_format=input_format,
+            **table,
             output_format=output_format,
-            encoding=encoding,
             prefix=prefix,
             window=window,
             force=force,

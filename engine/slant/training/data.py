@@ -29,7 +29,6 @@ from slant.tables.read import STANDARD
 NO_TEXT, NO_GOLD = "empty text", "empty label"
 UNREADABLE, UNKNOWN = "unreadable", "unknown label"
 REPEATED, CONTRADICTED = "repeats an earlier row", "same text with another label"
-PARTS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,9 @@ def split_csv(parts: Sequence[Sequence[Example]], tables: Sequence[TrainingTable
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("table", "file", "row", "label", "part"))
-    found = [(example, part) for part, examples in zip(PARTS, parts, strict=True) for example in examples]
+    found = [
+        (example, part) for part, examples in zip(("train", "validation"), parts, strict=True) for example in examples
+    ]
     for one, part in sorted(found, key=lambda pair: (pair[0].table, pair[0].row)):
         writer.writerow((one.table, Path(tables[one.table].path).name, one.row, answers[one.label], part))
     return out.getvalue().encode()
@@ -168,33 +169,24 @@ def _clean(
     examples = []
     rows = zip(read.texts, read.errors, read.values, groups, prompt.encode(read.texts), strict=True)
     for row, (text, error, value, group, encoded) in enumerate(rows, 1):
-        label, reason, problem = _judge(text, error, encoded.error, value, known)
+        label, reason, problem = find_label(value, known), "", None
+        if error is not None:
+            reason, problem = UNREADABLE, error
+        elif text is None or text != text or (isinstance(text, str) and not text.strip()):  # NaN is an empty cell
+            reason = NO_TEXT
+        elif encoded.error is not None:
+            reason, problem = UNREADABLE, encoded.error
+        elif label is None:
+            reason, problem = UNKNOWN, f"the label {value!r} is none of {', '.join(known)}"
+        elif label == NO_LABEL:
+            reason = NO_GOLD
         if problem is not None and not skip_invalid:
             raise TableError(
                 f"{table.path}, row {row}: {problem.rstrip('.')}; correct it, or drop such rows with --skip-invalid."
             )
-        if reason is not None:
+        if reason or label is None:
             dropped[reason] += 1
         else:
             cut = encoded.tokens_dropped > 0
             examples.append(Example(str(text).strip(), encoded.ids, cut, label, index, row, spelled(group)))
     return examples
-
-
-def _judge(
-    text: object, read_error: str | None, prompt_error: str | None, value: object, known: Mapping[str, int]
-) -> tuple[int, str | None, str | None]:
-    """A row's class, why to drop it if so, and what is invalid if it is more than an empty cell.
-
-    read_error comes from the table's reader, prompt_error from the prompt.
-    """
-    if read_error is not None:
-        return NO_LABEL, UNREADABLE, read_error
-    if text is None or text != text or (isinstance(text, str) and not text.strip()):  # NaN is an empty cell
-        return NO_LABEL, NO_TEXT, None
-    if prompt_error is not None:
-        return NO_LABEL, UNREADABLE, prompt_error
-    label = find_label(value, known)
-    if label is None:
-        return NO_LABEL, UNKNOWN, f"the label {value!r} is none of {', '.join(known)}"
-    return label, NO_GOLD if label == NO_LABEL else None, None

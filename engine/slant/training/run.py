@@ -109,13 +109,7 @@ def finetune(
     checkpointing = where.type == "cuda" if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     network = adapted(checkpoint, prompt, recipe, dtype=DTYPES["bf16" if bf16 else "fp32"], checkpointing=checkpointing)
     losses = train(
-        network,
-        training,
-        recipe,
-        work / "checkpoints",
-        device=where,
-        bf16=bf16,
-        progress=partial(progress, "training"),
+        network, training, recipe, work / "checkpoints", device=where, bf16=bf16, progress=partial(progress, "training")
     )
     write_adapter(network, checkpoint, prompt.answer_ids, str(base), work / "adapter")
     trained = deltas(network)
@@ -160,9 +154,18 @@ def _plan(
     """All that the trained weights depend on, as JSON; files by their SHA-256."""
     weights = sorted({info.file for info in checkpoint.tensors.values()})
     files = [checkpoint.folder / "config.json", checkpoint.folder / "tokenizer.json", *weights]
+    read = "text_column", "labels_column", "group_column", "encoding"
+    data = [
+        {
+            "file": Path(table.path).name,
+            **{name: getattr(table, name) for name in read if getattr(table, name)},
+            "sha256": sha256(Path(table.path)),
+        }
+        for table in tables
+    ]
     return {
         "base": {path.name: sha256(path) for path in files},
-        "data": [_source(table) for table in tables],
+        "data": data,
         "template": prompt.template,
         "labels": dict(prompt.labels),
         "recipe": asdict(recipe),
@@ -206,13 +209,6 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
 
 def _write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _source(table: TrainingTable) -> dict[str, str]:
-    columns = {"text_column": table.text_column, "labels_column": table.labels_column}
-    groups = {"group_column": table.group_column} if table.group_column else {}
-    read = {**columns, **groups, "encoding": table.encoding}
-    return {"file": Path(table.path).name, **read, "sha256": sha256(Path(table.path))}
 
 
 def _counts(examples: Sequence[Example], prompt: Prompt) -> dict[str, int]:
