@@ -26,9 +26,7 @@ from slant.runtime.execution import Answers
 from slant.runtime.memory import layer_bytes
 from slant.runtime.resolved import choose_device
 
-FORMAT = 1
 LIMIT_SHARE = 0.125  # of a workload's seconds, for each kernel of a limit
-Progress = Callable[[str, int, int], None]
 
 
 def measure(
@@ -40,7 +38,7 @@ def measure(
     texts: Sequence[object] | None = None,
     seconds: float = 3.0,
     imports: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Load a model's folder and measure it; returns what ``slant bench --json`` prints.
@@ -130,7 +128,7 @@ def measure(
         score, encode = (spreads[kind, workload.name] for kind in ("score", "encode"))
         measured.append(figures(workload, first, score, encode, limit))
     return {
-        "format": FORMAT,
+        "format": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device) | {"device": str(device)},
         "settings": {

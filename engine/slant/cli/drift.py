@@ -86,7 +86,6 @@ def drift(
         from slant.evaluation.drift.measure import measure
 
         dtype = reference.removeprefix("transformers").strip("-") or "bf16"
-        by_transformers = reference.startswith("transformers")
         report = measure(
             checkpoint_path(model),
             read,
@@ -94,7 +93,7 @@ def drift(
             date=datetime.now(UTC).date().isoformat(),
             reference=dtype,
             reference_model=reference_model and checkpoint_path(reference_model),
-            method="transformers" if by_transformers else "layerwise" if layerwise else "resident",
+            method="transformers" if reference.startswith("transformers") else "layerwise" if layerwise else "resident",
             budgets=budgets,
             progress=progress,
         )

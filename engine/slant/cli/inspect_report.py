@@ -28,10 +28,8 @@ _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
 def report(model: str | Path, options: LoadOptions) -> RenderableType:
     """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
     checkpoint = open_model(model)
-    resolved = resolve(checkpoint, options)
-    prompt = Prompt.load(
-        checkpoint.folder, template=options.template, labels=options.labels, max_tokens=resolved.max_tokens
-    )
+    limit = resolve(checkpoint, options).max_tokens
+    prompt = Prompt.load(checkpoint.folder, template=options.template, labels=options.labels, max_tokens=limit)
     check_vocabulary(checkpoint, prompt)
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
     certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]

@@ -25,8 +25,6 @@ InputFormat = Annotated[
     Literal["csv", "jsonl", "parquet", "lines"] | None,
     typer.Option("--input-format", "--format", help="Default: by the file's ending; lines for stdin."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")]
-Template = Annotated[Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="The longest prompt. Default: 8192, or the model's own limit if that is less.")
@@ -48,8 +46,10 @@ def load_options(
         Literal["auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2"],
         typer.Option(help="auto is bf16 where the device multiplies it natively, else fp32."),
     ] = "auto",
-    device: Device = "auto",
-    template: Template = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",
+    template: Annotated[
+        Path | None, typer.Option(help='The prompt as a file, with "{article}" where the text goes.')
+    ] = None,
     labels: Labels = None,
     max_tokens: MaxTokens = None,
     truncation: Truncation = "head",

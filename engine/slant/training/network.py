@@ -16,7 +16,7 @@ from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.prompt.prompt import Prompt
 from slant.tensor_files import HEAD
-from slant.training.recipe import TrainingRecipe
+from slant.training.recipe import DELTA_NET, PROJECTIONS, TrainingRecipe
 
 
 class AnswerNetwork(nn.Module):
@@ -56,7 +56,7 @@ def adapted(
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=recipe.dropout,
         use_rslora=recipe.rank_stabilized,
-        target_modules=[*recipe.projections, "head"],
+        target_modules=[*PROJECTIONS, *(DELTA_NET if recipe.delta_net else ()), "head"],
         bias="none",
     )
     return get_peft_model(AnswerNetwork(text, checkpoint.head_rows(prompt.answer_ids)), config)

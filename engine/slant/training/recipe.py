@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slant.errors import RecipeError
 
+# The linear layers of a block that get adapters, by the last part of their names.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DELTA_NET = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
@@ -62,8 +63,3 @@ class TrainingRecipe:
         for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(allowed)}.")
-
-    @property
-    def projections(self) -> tuple[str, ...]:
-        """The linear layers of a block that get adapters, by the last part of their names."""
-        return PROJECTIONS + (DELTA_NET if self.delta_net else ())

@@ -45,7 +45,6 @@ from slant.training.train import steps_of, train
 
 PLAN = "plan.json"
 NEEDED = ("peft", "accelerate")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def finetune(
     labels: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
     resume: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Finetuned:
     """Train a checkpoint folder or hub id on labelled tables, and write the merged checkpoint to ``output``.
 
@@ -98,14 +97,13 @@ def finetune(
     prompt = Prompt.load(folder, template=template, labels=labels, max_tokens=limit, truncation=recipe.truncation)
     check_vocabulary(checkpoint, prompt)
     examples = Examples.read(tables, prompt, skip_invalid=skip_invalid)
-    parts = examples.split(recipe.validation, recipe.seed, prompt.label_names)
-    training, validation = parts
+    training, validation = examples.split(recipe.validation, recipe.seed, prompt.label_names)
     steps = steps_of(recipe, len(training))  # before any work: it may refuse
     native = where.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = native if recipe.precision == "auto" else recipe.precision == "bf16"
     plan = _plan(checkpoint, tables, prompt, recipe, where, bf16)
     begin(work, plan)
-    write_whole(work / "split.csv", split_csv(parts, tables, tuple(prompt.labels)))
+    write_whole(work / "split.csv", split_csv((training, validation), tables, tuple(prompt.labels)))
     checkpointing = where.type == "cuda" if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     network = adapted(checkpoint, prompt, recipe, dtype=DTYPES["bf16" if bf16 else "fp32"], checkpointing=checkpointing)
     losses = train(
