@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one attention layer": {"layer_types": [F]},
     "one linear layer": {"layer_types": [L]},
     "real head sizes": {
+        "layer_types": [L, F],
         "hidden_size": 128,
         "head_dim": 256,
         "num_attention_heads": 4,

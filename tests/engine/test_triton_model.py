@@ -70,13 +70,13 @@ def expected(folder, dtype, **options):
 @pytest.mark.parametrize(
     ("shape", "prefix"),
     [
-        ("grouped", True),
-        ("attention first and last", False),
-        pytest.param("attention first and last", True, marks=SLOW),
+        ("attention first and last", True),
+        pytest.param("attention first and last", False, marks=SLOW),
         pytest.param("odd heads", True, marks=SLOW),
         pytest.param("odd heads", False, marks=SLOW),
         pytest.param("linear last", True, marks=SLOW),
         pytest.param("linear last", False, marks=SLOW),
+        pytest.param("grouped", True, marks=SLOW),
         pytest.param("grouped", False, marks=SLOW),
     ],
 )
@@ -108,7 +108,7 @@ def test_bf16_is_as_close_to_the_truth_as_the_torch_path(tiny_checkpoint, both, 
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
-        (HQQ4, {}),
+        pytest.param(HQQ4, {}, marks=SLOW),
         (MIXED, {"prefix": False, "lengths": (1, 5)}),
         pytest.param(MIXED, {}, marks=SLOW),
         pytest.param(tiny.recipe("hqq8"), {}, marks=SLOW),
