@@ -1,5 +1,6 @@
 VENV ?= .venv
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
@@ -11,8 +12,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: $(DEMO)                 ## install, then score the bundled passages with the bundled checkpoint
 	$(BIN)/slant demo
 
-test: $(DEV)                  ## the test suite, without the tests marked slow
-	$(BIN)/python -m pytest
+test: $(DEV)                  ## the test suite, without the tests marked slow, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: $(DEV)                  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow

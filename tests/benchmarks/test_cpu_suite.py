@@ -1,9 +1,6 @@
 """The CPU suite at the demo's size: its rows, what they count, the padding, and the checkpoint it writes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+import child
 import random_model
 import texts
 from cpu import limits, padding, test_engine, test_ops, workload
@@ -23,7 +21,7 @@ from slant.errors import SlantError
 from slant.model.registry import parse_config
 from slant.prompt.prompt import Prompt
 
-ROOT = Path(__file__).parents[2]
+SUITE = Path(__file__).parents[2] / "benchmarks" / "cpu"
 LIMITS = Limits(1e12, 1e10, "a product", "a copy")
 
 
@@ -33,10 +31,8 @@ def runner():
 
 
 def suite(*options):
-    command = [sys.executable, "-m", "pytest", "benchmarks/cpu", "--model", str(demo.FOLDER), "-p", "no:cacheprovider"]
-    run = subprocess.run([*command, *options], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    command = ["-m", "pytest", SUITE, "--model", demo.FOLDER, "-p", "no:cacheprovider"]
+    return child.python(*command, *options, without=("PYTEST_",)).stdout  # under xdist nothing would be timed
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The int8 linear layer of a CPU: a rotation, the codes, exact sums of their products, one rounding for each scale."""
 
+import numpy as np
 import pytest
 import torch
 from ops import assert_fp32, randn
@@ -24,7 +25,8 @@ def relative_error(y, expected):
 
 @pytest.mark.parametrize(("columns", "size"), [(65, 1), (48, 16), (384, 128), (3584, 512), (8192, 4096)])
 def test_the_rotation_is_by_sylvesters_matrices(columns, size):
-    signs = torch.tensor([[(-1.0) ** (i & j).bit_count() for j in range(size)] for i in range(size)])
+    i = np.arange(size)
+    signs = torch.from_numpy((-1.0) ** np.bitwise_count(i[:, None] & i))
     x = randn(2, 3, columns).to(CPU)
     expected = (x.double().unflatten(-1, (-1, size)) @ signs.double()).flatten(-2)
     torch.testing.assert_close(rotate(x).double(), expected, rtol=1e-5, atol=1e-6 * size)
