@@ -1,4 +1,5 @@
 """Files that are complete or absent: written under a hidden name beside the target, synced to the disk, then renamed.
+And files that people made, read whatever byte order mark their editor put before the text.
 
 A killed run leaves at most a hidden ``.NAME.RANDOM.part``. Its random name stops no later run, and two writers of one
 target never share it: the last to finish wins. Locking a target against a second writer is left out.
@@ -6,16 +7,28 @@ target never share it: the last to finish wins. Locking a target against a secon
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from slant.errors import SlantError
 
 PART = ".part"  # how the names of unfinished files end
+# UTF-32 before UTF-16, whose mark begins the same.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP}  # not offered here, or not to us
 
 
@@ -81,3 +94,48 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding of a text that starts with a byte order mark; its decoder drops the mark. None without one."""
+    return next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), None)
+
+
+def read_text(path: str | Path, error: type[SlantError] = SlantError) -> str:
+    """The text in a file that a person made: UTF-8, or what its byte order mark says, without the mark.
+
+    Line ends stay as they are. Raises ``error`` for a file that cannot be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}.") from problem
+    encoding = marked_encoding(content)
+    try:
+        return content.decode(encoding or "utf-8")
+    except UnicodeDecodeError as problem:
+        # Counted in bytes, which is right for UTF-16 too, short of characters like U+0A0A.
+        line = problem.object.count(b"\n", 0, problem.start) + 1
+        name = encoding.removesuffix("-sig").upper() if encoding else "UTF-8"
+        raise error(
+            f"{path} is not {name}: byte 0x{problem.object[problem.start]:02x} in line {line}; save it as UTF-8."
+        ) from problem
+
+
+def read_json(path: str | Path, error: type[SlantError] = SlantError) -> Any:
+    """The value in a JSON file that a person made, as ``read_text`` reads it.
+
+    Raises ``error`` for a file that is not JSON, or has a key twice.
+    """
+    try:
+        return json.loads(read_text(path, error), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} cannot be read as JSON: {problem}.") from problem
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found

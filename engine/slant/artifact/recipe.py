@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slant.errors import RecipeError
+from slant.files import read_json
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
@@ -74,17 +74,7 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """From a JSON file; raises RecipeError if it is missing, damaged or not a recipe."""
-        try:
-            raw = json.loads(path.read_bytes(), object_pairs_hook=_unique)
-        except (OSError, ValueError, RecursionError) as error:
-            raise RecipeError(f"{path} cannot be read as JSON: {error}.") from None
-        return cls.parse(raw, str(path))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return dict(pairs)
+        return cls.parse(read_json(path, RecipeError), str(path))
 
 
 def role_of(name: str) -> str:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from slant.cli.output import say
 from slant.demo import FOLDER
 from slant.errors import SlantError
+from slant.files import read_json, read_text
 from slant.options import LoadOptions
 
 Command = Callable[..., None]
@@ -111,20 +112,17 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 
 
 def read_template(path: Path | None) -> str | None:
-    """The prompt template in a file; raises SlantError if it is not UTF-8."""
-    try:
-        return path.read_bytes().decode() if path else None
-    except UnicodeDecodeError as error:
-        raise SlantError(f"{path} is not UTF-8: {error}.") from error
+    """The prompt template in a file; raises SlantError if it cannot be read."""
+    template = read_text(path) if path else None
+    if template and "\r\n" in template:
+        say(f"{path} has Windows line ends (CR LF), and the prompt has them too; save it with LF if training had that.")
+    return template
 
 
 def read_labels(path: Path | None) -> dict[str, str] | None:
     """The names of answers in a JSON file; raises SlantError if that is not what it holds."""
-    try:
-        names = json.loads(path.read_bytes()) if path else None
-    except ValueError as error:
-        raise SlantError(f"{path} is not JSON: {error}.") from error
-    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+    names = read_json(path) if path else None
+    if path and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
         raise SlantError(f'{path} must map each answer to its name, as in {{"0": "far left", "1": "lean left"}}.')
     return names
 

@@ -13,7 +13,6 @@ gets that token, as in transformers; one that cannot be encoded is an error of i
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from slant.errors import PromptError
+from slant.files import read_json
 from slant.prompt.truncation import Cuts
 
 MARKER = "{article}"
@@ -244,10 +244,7 @@ def _settings(path: Path) -> tuple[str, Mapping[str, str]]:
     """Template and labels of a slant.json, strictly; the defaults of what it, or the whole file, does not set."""
     if not path.exists():
         return DEFAULT_TEMPLATE, DEFAULT_LABELS
-    try:
-        settings = json.loads(path.read_bytes(), object_pairs_hook=_unique)
-    except (ValueError, OSError) as error:  # ValueError: not JSON, not UTF-8, a key twice
-        raise PromptError(f"{path} cannot be read as JSON: {error}.") from error
+    settings = read_json(path, PromptError)
     if not isinstance(settings, dict) or not settings.keys() <= {"template", "labels"}:
         raise PromptError(f'{path} must hold an object with no keys but "template" and "labels".')
     template, labels = settings.get("template", DEFAULT_TEMPLATE), settings.get("labels", DEFAULT_LABELS)
@@ -255,9 +252,3 @@ def _settings(path: Path) -> tuple[str, Mapping[str, str]]:
     if not all(isinstance(text, str) for text in (template, *names)):
         raise PromptError(f'{path}: "template" must be a string, and "labels" map answers to names, both strings.')
     return template, labels
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return dict(pairs)
