@@ -81,7 +81,8 @@ def check_config(raw: Any, shape: str = "grouped") -> bool:
         try:
             logits = ours(folder)
         except SlantError as error:
-            assert names_a_field(str(error), raw), error
+            if not names_a_field(str(error), raw):
+                raise AssertionError(f"no field is named: {error}") from error
             return False
         # What the vision part and the dtype say is not read: the text model does not depend on it.
         same = {key: value for key, value in raw.items() if key not in ("vision_config", "dtype", "torch_dtype")}
