@@ -1,10 +1,8 @@
-"""Damage to files and JSON values: what disks, editors, other tools and hostile hands do to them."""
+"""Random damage to the bytes of a file: what disks, editors, other tools and hostile hands do to it."""
 
 from __future__ import annotations
 
-import json
 from random import Random
-from typing import Any
 
 # Where parsers and sizes break: empty, negative, beyond 32, 53 and 64 bits, beyond a double, no number at all.
 NUMBERS = (
@@ -27,11 +25,6 @@ NUMBERS = (
     -0.5,
     1e-30,
     1e308,
-)
-VALUES: tuple[Any, ...] = (
-    *(None, True, False, "", "true", "0", "8", "nan", "F32", "BF16", "F8_E4M3", "layers.0", "\ud800", "\0", "é" * 5),
-    *NUMBERS,
-    *(float("nan"), float("inf"), float("-inf"), [], {}, [None], [[]], {"": None}, [0, 0], ["x"] * 3),
 )
 PIECES = (
     *(
@@ -80,46 +73,3 @@ def damaged_bytes(data: bytes, random: Random) -> bytes:
             middle = data[start:end][::-1]
         data = data[:start] + middle + data[end:]
     return data
-
-
-def damaged_json(value: Any, random: Random) -> Any:
-    """The decoded JSON with one to three entries replaced, removed, renamed, moved, wrapped or added."""
-    value = json.loads(json.dumps(value))
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        entry = _entry(value, random)
-        if entry is None or random.random() < 0.01:
-            value = random.choice(VALUES)
-        else:
-            _damage(*entry, random, value)
-    return value
-
-
-def _damage(holder: Any, key: Any, random: Random, root: Any) -> None:
-    old = holder[key]
-    kind = random.randrange(8)
-    if kind <= 2:
-        holder[key] = random.choice(VALUES)
-    elif kind == 3 and isinstance(old, (int, float)) and not isinstance(old, bool):
-        holder[key] = random.choice((old + 1, old - 1, -old, old * 2, str(old), float(old), old // 2 if old else 1))
-    elif kind == 3:
-        holder[key] = random.choice(([old], {"default": old}, str(old), [old, old]))
-    elif kind == 4:
-        del holder[key]
-    elif kind == 5 and isinstance(holder, dict):
-        holder[random.choice((key + " ", key.upper(), "_" + key, "", "x." + key))] = holder.pop(key)
-    elif kind == 6:
-        other, place = _entry(root, random) or (holder, key)
-        holder[key] = json.loads(json.dumps(other[place]))
-    elif isinstance(holder, dict):
-        holder[f"new{random.randrange(3)}"] = random.choice(VALUES)
-    else:
-        holder.insert(key, random.choice(VALUES))
-
-
-def _entry(value: Any, random: Random) -> tuple[Any, Any] | None:
-    """A container in ``value`` and a key of it; every level is as likely as the next, however many entries it has."""
-    found = None
-    while isinstance(value, (dict, list)) and value and (found is None or random.random() < 0.7):
-        key = random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
-        found, value = (value, key), value[key]
-    return found

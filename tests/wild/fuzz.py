@@ -48,13 +48,8 @@ def run(
     while time.monotonic() < end and (last is None or first < last):
         options = {"first": first, "patience": patience, "minutes": (end - time.monotonic()) / 60}
         options |= {} if last is None else {"cases": last - first}
-        command = [
-            sys.executable,
-            __file__,
-            target,
-            "--child",
-            *(f"--{name}={value}" for name, value in options.items()),
-        ]
+        words = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, __file__, target, "--child", *words]
         with (
             TemporaryFile() as said,
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=environment) as child,

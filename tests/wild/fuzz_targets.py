@@ -15,7 +15,8 @@ from random import Random
 
 import numpy as np
 import torch
-from damage import damaged_bytes, damaged_json
+from damage import damaged_bytes
+from mutate import mutated
 from tokenizers import Tokenizer
 
 import classifier
@@ -141,7 +142,7 @@ def refused(error: SlantError) -> str:
 def _any_json(data: bytes, random: Random) -> bytes:
     if random.random() < 0.3:
         return damaged_bytes(data, random)
-    return json.dumps(damaged_json(json.loads(data), random)).encode()
+    return _dumps(mutated(json.loads(data), random))
 
 
 def _header(data: bytes, random: Random) -> bytes:
@@ -159,8 +160,11 @@ def _signed(data: bytes, random: Random) -> bytes:
     """The manifest with damaged entries and the hash that fits them."""
     content = json.loads(data)
     del content["sha256"]
-    content = damaged_json(content, random)
+    content = mutated(content, random)
     if not isinstance(content, dict):
-        return json.dumps(content).encode()
-    digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
-    return (json.dumps({**content, "sha256": digest}, indent=1) + "\n").encode()
+        return _dumps(content)
+    return _dumps({**content, "sha256": hashlib.sha256(_dumps(content)).hexdigest()}) + b"\n"
+
+
+def _dumps(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode()
