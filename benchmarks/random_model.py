@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slant.artifact.recipe import Recipe
-from slant.model.checkpoint import TensorInfo
 from slant.model.config import ModelConfig
 from slant.model.registry import parse_config
-from slant.tensor_files import EMBEDDING
+from slant.tensor_files import EMBEDDING, TensorInfo
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout
 
 STD = 0.02

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from slant.errors import CheckpointError
+from slant.stand_ins import stand_in
 
 ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
 # The canonical names that all architectures share.
@@ -54,6 +55,11 @@ def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     for path, promised in files.items():
         with opened(path) as file:
+            if (file.metadata() or {}).get("format") == "mlx":
+                raise CheckpointError(
+                    f"{path} was converted to MLX, which stores convolutions and norms otherwise; "
+                    "give the checkpoint that it was converted from."
+                )
             keys = set(file.keys())
             missing = sorted((promised or set()) - keys)
             if missing:
@@ -75,7 +81,17 @@ def opened(path: Path) -> Iterator[safe_open]:
         # safetensors makes slices on torch's default device, which may be any.
         with torch.device("cpu"), safe_open(path, framework="pt") as file:
             yield file
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist, though the index names it; download the shard again.") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); download it again.") from None
+        raise CheckpointError(f"{path} {_reason(path, error)}") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, and what to do, as the rest of a sentence that its path begins."""
+    try:
+        if what := stand_in(path):
+            return what
+    except FileNotFoundError:
+        return "does not exist, though the index names it; download the shard again."
+    except OSError as reason:
+        return f"cannot be read: {reason.strerror or reason}; check its permissions."
+    return f"is truncated or damaged ({error}); download it again."

@@ -185,6 +185,7 @@ def test_key_missing_from_its_shard_is_named(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_damaged_index_is_named(folder, content):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content)
     assert "index.json" in refused(folder)
 

@@ -6,8 +6,6 @@ whatever prefix the file uses. Opening reads only the headers; a tensor is read 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from torch import Tensor
 
 from slant import tensor_files
 from slant.errors import CheckpointError
+from slant.model.folder import is_adapter, resolve, weight_files
+from slant.model.names import name_tensors, prefix_notes
 from slant.model.registry import read_config
-from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, headers
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, headers
 
 
 class Checkpoint:
@@ -31,9 +29,15 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         """Open a local folder. Raises CheckpointError naming the first thing that is wrong with it."""
         self.folder = folder
+        if is_adapter(folder):
+            raise CheckpointError(
+                f"{folder} is an adapter without the weights of its base: merge the two (peft's merge_and_unload)."
+            )
+        self.weights = weight_files(folder)
         self.config = read_config(folder)
-        self.skipped: list[str] = []
-        self.tensors = self._canonical(headers(_weight_files(folder)))
+        found = headers(self.weights.files)
+        known = {*self.config.shapes(), HEAD}
+        self.tensors, self.skipped = name_tensors(found.values(), known, self.config.skipped)
         self.head = HEAD if HEAD in self.tensors else EMBEDDING
         self._check()
         self.notes = tuple(self._notes())
@@ -59,76 +63,38 @@ class Checkpoint:
         """Rows ``ids`` of the language-model head, or of the embedding it is tied to."""
         return self.rows(self.head, ids)
 
-    def _canonical(self, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-        ours = {key: info for key, info in found.items() if not re.match(self.config.skipped, key)}
-        self.skipped = sorted(found.keys() - ours.keys())
-        prefix = next((p for p in self.config.prefixes if any(key.startswith(p) for key in ours)), "")
-        return {key.removeprefix(prefix): info for key, info in ours.items()}
-
     def _check(self) -> None:
         expected = self.config.shapes()
         if not self.config.tie_word_embeddings or HEAD in self.tensors:
             expected[HEAD] = expected[EMBEDDING]
+        if missing := [name for name in expected if name not in self.tensors]:
+            some = ", ".join(missing[:3]) + (" ..." if missing[3:] else "")
+            raise CheckpointError(
+                f"{self.folder} lacks {len(missing)} of {len(expected)} tensors ({some}); "
+                "the checkpoint is incomplete: download or save it again."
+            )
         for name, shape in expected.items():
-            info = self.tensors.get(name)
-            if info is None:
-                raise CheckpointError(
-                    f"{self.folder} has no tensor {name}; the checkpoint is incomplete: save it again."
-                )
+            info = self.tensors[name]
             if info.shape != shape:
+                hint = " MLX stores it so; give the checkpoint of transformers." if _is_mlx(info.shape, shape) else ""
                 raise CheckpointError(
-                    f"{info.key} in {info.file} has the shape {list(info.shape)}; config.json asks for {list(shape)}."
+                    f"{info.key} in {info.file} has the shape {list(info.shape)}; "
+                    f"config.json asks for {list(shape)}.{hint}"
                 )
             if info.dtype not in ITEMSIZE:
                 raise CheckpointError(
                     f"{info.key} in {info.file} is stored as {info.dtype}; give the {', '.join(ITEMSIZE)} checkpoint."
                 )
-        for name, info in self.tensors.items():
-            if name not in expected:
-                raise CheckpointError(
-                    f"{info.file} has an unexpected tensor {info.key}; "
-                    "if it is an adapter's, merge the adapter before saving the model."
-                )
 
     def _notes(self) -> Iterator[str]:
+        yield from self.weights.notes
+        yield from prefix_notes(self.tensors)
         if self.head == HEAD and self.config.tie_word_embeddings:
             yield "config.json says the head is tied to the embedding, but lm_head.weight is in the file and is used."
         if self.skipped:
             yield f"{len(self.skipped)} vision and multi-token-prediction tensors are skipped."
 
 
-def resolve(model: str | Path) -> Path:
-    """The local folder of a model: itself, or the downloaded snapshot of a hub id."""
-    path = Path(model)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{path} is a file; give the folder that holds config.json and the safetensors files.")
-    if not _HUB_ID.fullmatch(str(model)):
-        raise CheckpointError(f"{model} is neither a folder nor a hub id such as owner/name.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:  # the hub client raises a family of its own, network errors and OSError
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{model} is no local folder and could not be fetched from the hub: {reason}") from None
-
-
-def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """The safetensors files of a folder, each with the keys that the index promises, or None without an index."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files: dict[Path, set[str] | None] = {folder / name: set() for name in sorted(set(weight_map.values()))}
-            for key, name in weight_map.items():
-                files[folder / name].add(key)  # type: ignore[union-attr]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged ({error}); download it again.") from None
-        return files
-    if (folder / "model.safetensors").exists():
-        return {folder / "model.safetensors": None}
-    other = next((p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth", ".gguf")), None)
-    hint = f"; {other} is not read: save the model as safetensors." if other else "; save or download the model again."
-    raise CheckpointError(f"{folder} has no model.safetensors{hint}")
+def _is_mlx(found: tuple[int, ...], asked: tuple[int, ...]) -> bool:
+    """Whether a convolution's weights have their channels last."""
+    return len(asked) == 3 and found == (asked[0], asked[2], asked[1])

@@ -23,12 +23,11 @@ Shapes = dict[str, tuple[int, ...]]
 class ModelConfig(ABC):
     """Shape of a text model; names are those of ``config.json``, sizes in elements.
 
-    ``layer_types`` names the mixer of each block. The class attributes describe the family's checkpoints: the
-    ``prefixes`` that its tensor names may carry, the most specific first; a pattern of the keys that are ``skipped``;
-    the matrices of a block that are ``quantizable``, those of them that are ``sensitive`` and get 8 bits whatever the
-    others get, and the small ones that ``weights="int8"`` leaves in the model's dtype. ``network_prefix`` gives, by
-    name in ``architectures``, the module of transformers' class that holds the blocks; ``model_types`` are the names
-    that ``model_type`` may have.
+    ``layer_types`` names the mixer of each block. The class attributes describe the family's checkpoints: a pattern of
+    the names that are ``skipped``, as ``slant.model.names`` has them; the matrices of a block that are ``quantizable``,
+    those of them that are ``sensitive`` and get 8 bits whatever the others get, and the small ones that
+    ``weights="int8"`` leaves in the model's dtype. ``network_prefix`` gives, by name in ``architectures``, the module
+    of transformers' class that holds the blocks; ``model_types`` are the names that ``model_type`` may have.
     """
 
     architecture: str
@@ -40,7 +39,6 @@ class ModelConfig(ABC):
     tie_word_embeddings: bool
     layer_types: tuple[str, ...]
 
-    prefixes: ClassVar[tuple[str, ...]]
     skipped: ClassVar[str]
     quantizable: ClassVar[tuple[str, ...]]
     sensitive: ClassVar[tuple[str, ...]]

@@ -191,7 +191,12 @@ class Prompt:
 
 def _tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
-        raise PromptError(f"{path} is missing: transformers' AutoTokenizer writes it, with save_pretrained(folder).")
+        others = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if path.with_name(name).exists()]
+        beside = f" ({', '.join(others)} cannot be read in its place)" if others else ""
+        raise PromptError(
+            f"{path} is missing{beside}: download it, or write it with transformers' "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises Exception itself for whatever is wrong with the file

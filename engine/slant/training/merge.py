@@ -7,6 +7,7 @@ embedding becomes a matrix of its own.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -54,9 +55,8 @@ def merge(
     """
     canonical = {info.key: name for name, info in checkpoint.tensors.items()}
     embedding, untied = checkpoint.tensors[EMBEDDING], checkpoint.head == EMBEDDING
-    path = checkpoint.folder / INDEX
-    index = json.loads(path.read_bytes()) if path.exists() else None
-    names = sorted(set(index["weight_map"].values())) if index else [embedding.file.name]
+    index = copy.deepcopy(checkpoint.weights.index)
+    names = [str(path.relative_to(checkpoint.folder)) for path in checkpoint.weights.files]
     written = {}
     for done, name in enumerate(names, 1):
         tensors: dict[str, Tensor] = {}

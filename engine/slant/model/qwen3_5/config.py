@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LayerType = Literal["linear_attention", "full_attention"]
-# Multimodal, older multimodal and text-only files; the most specific first.
-PREFIXES = ("model.language_model.", "language_model.model.", "model.")
-SKIPPED = r"(model\.)?(visual|mtp)\."
+SKIPPED = r"(visual|mtp)\."
 # By public reports the projections back into the residual stream suffer most from quantization.
 SENSITIVE = ("linear_attn.out_proj.weight", "self_attn.o_proj.weight")
 QUANTIZABLE = (
@@ -80,7 +78,6 @@ class Qwen3_5Config(ModelConfig):
         "Qwen3_5ForCausalLM": "model",
     }
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_5", "qwen3_5_text")
-    prefixes: ClassVar[tuple[str, ...]] = PREFIXES
     skipped: ClassVar[str] = SKIPPED
     quantizable: ClassVar[tuple[str, ...]] = QUANTIZABLE
     sensitive: ClassVar[tuple[str, ...]] = SENSITIVE
