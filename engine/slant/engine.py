@@ -7,12 +7,12 @@ batches and computes the answers' logits for each, and the engine puts the score
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 
@@ -20,14 +20,13 @@ from slant.artifact.coverage import Coverage, coverage
 from slant.options import LoadOptions
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
-from slant.runtime.execution import Executor, without_autocast
+from slant.runtime.execution import Executor
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
-from slant.runtime.resolved import ResolvedOptions
+from slant.runtime.own_thread import OwnThread, Progress
+from slant.runtime.resolved import ResolvedOptions, use_threads
 from slant.runtime.runner import Runner
 from slant.scores import Score, Scores
-
-Progress = Callable[[int, int], None]
 
 
 class Engine:
@@ -36,7 +35,7 @@ class Engine:
     ``labels`` are the label names in class order, ``options`` what really runs, ``tier`` where the weights are
     and ``request`` what the tier was chosen for.
     ``coverage`` says whether a certificate covers this engine's scores; beyond its ``stable_margin`` they are stable.
-    One engine serves one thread at a time.
+    It computes in a thread of its own. Any number of threads may use it at once; their batches take turns.
     """
 
     def __init__(
@@ -47,15 +46,23 @@ class Engine:
         coverage: Coverage | None = None,
         tier: Tier | None = None,
         request: MemoryRequest | None = None,
+        thread: OwnThread | None = None,
     ) -> None:
         self.prompt, self.runner, self.options = prompt, runner, options
         self.coverage = coverage or Coverage("the model was loaded without a certificate")
         self.stable_margin = self.coverage.stable_margin
         self.tier, self.request = tier, request
         self.labels = prompt.label_names
+        self._thread = thread or OwnThread()
+        self._thread.forkable = runner.device.type == "cpu"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} objects are not copied or pickled, being as large as the model; "
+            "a process that is forked off may use the engine it inherits, any other must call Engine.load itself."
+        )
 
     @classmethod
-    @without_autocast()
     def load(
         cls,
         model: str | Path,
@@ -73,6 +80,11 @@ class Engine:
         does not fit, if no memory tier does, or if the model is not certified as ``max_flip_rate`` asks.
         """
         options = replace(options or LoadOptions(), **fields)
+        thread = OwnThread(use_threads(options.threads))
+        return thread.report(lambda report: cls._load(model, options, report, thread), progress)
+
+    @classmethod
+    def _load(cls, model: str | Path, options: LoadOptions, progress: Progress, thread: OwnThread) -> Engine:
         classifier = Classifier.open(model, options)
         source, prompt, resolved = classifier.source, classifier.prompt, classifier.options
         certified = coverage(
@@ -91,10 +103,10 @@ class Engine:
         runner = load_runner(classifier, tier, positions=positions, progress=progress)
         if test is not None:
             test.check(runner, positions)
-        return cls(prompt, runner, resolved, certified, tier, replace(request, token_budget=tier.token_budget))
+        request = replace(request, token_budget=tier.token_budget)
+        return cls(prompt, runner, resolved, certified, tier, request, thread)
 
     @classmethod
-    @without_autocast()
     def offloaded(
         cls,
         model: str | Path,
@@ -106,10 +118,17 @@ class Engine:
         """An engine whose every call reads the checkpoint once, layer by layer: give it all texts at once.
 
         With the same options the scores are bit-identical to those of ``load``. progress: called with (batches through
-        a block, that of all blocks), in each call.
+        a block, that of all blocks), in each call and in the engine's thread.
         """
-        classifier = Classifier.open(model, replace(options or LoadOptions(), **fields))
-        return cls(classifier.prompt, offloaded_to_disk(classifier, progress), classifier.options)
+        options = replace(options or LoadOptions(), **fields)
+        thread = OwnThread(use_threads(options.threads))
+
+        def load() -> Engine:
+            classifier = Classifier.open(model, options)
+            runner = offloaded_to_disk(classifier, progress)
+            return cls(classifier.prompt, runner, classifier.options, thread=thread)
+
+        return thread.call(load)
 
     @overload
     def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]
@@ -168,7 +187,6 @@ class Engine:
                 for future in pending:
                     future.cancel()
 
-    @without_autocast()
     def warmup(self, progress: Progress = lambda done, total: None) -> None:
         """Do once what the first texts would wait for.
 
@@ -177,20 +195,23 @@ class Engine:
         small batch is run, for thread pools and first-touched memory.
         """
         if self.request is not None and self.runner.device.type == "cuda":
-            from slant.runtime.graphs import graph_shapes
-            from slant.runtime.warmup import compile_kernels
-
-            quantized = self.tier is not None and self.tier.quantized and self.request.recipe is not None
-            compile_kernels(self.request, quantized=quantized, progress=progress)
-            if isinstance(self.runner, Runner):
-                self.runner.record(graph_shapes(self.request.max_tokens - self.request.prefix_tokens))
+            self._thread.report(self._prepare, progress)
         self._score(self.prompt.encode(["warm-up"]))
 
-    @without_autocast()
+    def _prepare(self, progress: Progress) -> None:
+        from slant.runtime.graphs import graph_shapes
+        from slant.runtime.warmup import compile_kernels
+
+        assert self.request is not None
+        quantized = self.tier is not None and self.tier.quantized and self.request.recipe is not None
+        compile_kernels(self.request, quantized=quantized, progress=progress)
+        if isinstance(self.runner, Runner):
+            self.runner.record(graph_shapes(self.request.max_tokens - self.request.prefix_tokens))
+
     def _score(self, encoded: list[EncodedText], progress: Progress = lambda texts, tokens: None) -> list[Score]:
         good = [row for row, text in enumerate(encoded) if text.error is None]
         scores = [Score.failed(text.error or "", len(self.labels)) for text in encoded]
-        for answers in self.runner.run([encoded[row].ids for row in good]):
+        for answers in self._thread.iterate(self.runner.run([encoded[row].ids for row in good])):
             rows = [good[index] for index in answers.rows]
             for row, logits, probabilities in zip(rows, answers.logits, answers.probabilities, strict=True):
                 scores[row] = self._answer(encoded[row], logits, probabilities)

@@ -17,7 +17,7 @@ from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
 from slant.runtime.memory import MemoryRequest
-from slant.runtime.resolved import ResolvedOptions, choose_device, resolve_options
+from slant.runtime.resolved import ResolvedOptions, choose_device, resolve_options, use_threads
 from slant.tensor_files import EMBEDDING
 
 
@@ -36,8 +36,7 @@ class Classifier:
 
         Raises SlantError: CheckpointError if the checkpoint does not fit, PromptError if the prompt does not.
         """
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        use_threads(options.threads)
         source = open_model(model, options.weights, choose_device(options.device))
         resolved = resolve(source, options)
         prompt = Prompt.load(

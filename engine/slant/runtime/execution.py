@@ -7,7 +7,6 @@ memory, and only who reads them waits, for that batch alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,13 +21,6 @@ from slant_kernels.digit_head import digit_head
 
 HeadOutput = tuple[Tensor, Tensor]
 """Logits and probabilities on the device, fp32 ``[B, n]``."""
-
-
-@contextmanager
-def without_autocast() -> Iterator[None]:
-    """Within it the caller's autocast does not apply: it would round where the model does not, and change scores."""
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,8 @@ class Answers:
 
     def __init__(self, batch: StaticBatch, answers: HeadOutput) -> None:
         self.rows, self.computed_tokens = batch.rows, batch.ids.numel()
-        self._logits, self._probabilities = map(to_host, answers)
+        # Views of the memory on the host, taken here: the caller's own modes of torch do not reach them.
+        self._logits, self._probabilities = (to_host(x).numpy() for x in answers)
         self._done = torch.cuda.Event() if answers[0].is_cuda else None
         if self._done is not None:
             self._done.record(torch.cuda.current_stream(answers[0].device))
@@ -66,10 +59,10 @@ class Answers:
     def probabilities(self) -> NDArray[np.float32]:
         return self._read(self._probabilities)
 
-    def _read(self, x: Tensor) -> NDArray[np.float32]:
+    def _read(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._done is not None:
             self._done.synchronize()
-        return x[: len(self.rows)].numpy()
+        return x[: len(self.rows)]
 
 
 class Executor(Protocol):

@@ -81,6 +81,13 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
     )
 
 
+def use_threads(threads: int | None) -> int:
+    """The number of CPU threads to compute with; torch's, which is set for the whole process if one is given."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
 def choose_device(name: str) -> torch.device:
     """The torch device for "auto" or a torch name; raises SlantError if there is none such."""
     if name == "auto":
@@ -91,6 +98,10 @@ def choose_device(name: str) -> torch.device:
         raise SlantError(f"{name!r} is no device; use auto, cpu or cuda.") from None
     if device.type not in TOKEN_BUDGETS:
         raise SlantError(f"slant runs on cpu and cuda, not on {device.type}.")
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise SlantError(
+            'a forked process cannot use a GPU that its parent used; start it with the method "spawn" instead.'
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SlantError("no CUDA device is available; use the device cpu.")
     return device
