@@ -206,7 +206,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
         ("in.csv --model m --window 0", "Invalid value for '--window'"),
         ("in.csv --model m --text-column body", "no column 'body'; its columns are: text, id"),
         ("absent.csv --model m", "absent.csv cannot be read: No such file"),
-        (". --model m --format csv", "Is a directory"),
+        (". --model m --format csv", "is a folder"),
         ("in.csv --model m --output in.csv", "the input itself"),
         ("in.csv --model m --output old.csv", "exists"),
         ("in.csv --model m --output absent/out.csv", "does not exist"),

@@ -47,7 +47,7 @@ def files(tmp_path):
     """Inputs of all kinds, by the names that the cases use."""
     (tmp_path / "in.csv").write_text("text,label\none,0\ntwo,1\n")
     (tmp_path / "latin.csv").write_bytes(b"text,label\ncaf\xe9,0\n")
-    (tmp_path / "in.tsv").write_text("text\tlabel\none\t0\n")
+    (tmp_path / "in.dat").write_text("text\tlabel\none\t0\n")
     (tmp_path / "answers.csv").write_text("text,label\none,0\n")
     short = shutil.copytree(FOLDER, tmp_path / "short")
     config = json.loads((short / "config.json").read_text())
@@ -79,10 +79,10 @@ CASES = [
     *(
         (command, [{"MODEL": "demo", "in.csv": table}.get(word, word) for word in line])
         for command, line in RUNS.items()
-        for table in ("latin.csv", "in.tsv")
+        for table in ("latin.csv", "in.dat")
         if "in.csv" in line
     ),
-    ("score", ["in.csv", "--model", "demo", "--output", "out.tsv"]),
+    ("score", ["in.csv", "--model", "demo", "--output", "out.dat"]),
     ("score", ["in.csv", "--model", "demo", "--output", "exists.csv"]),
     ("score", ["answers.csv", "--model", "demo", "--output", "out.csv"]),
     ("score", ["in.csv", "--model", "demo", "--text-column", "body"]),
@@ -91,7 +91,7 @@ CASES = [
     ("score", ["in.csv", "--model", "demo", "--max-flip-rate", "0"]),
     ("score", ["in.csv", "--model", "demo", "--rescore-unstable", "demo"]),
     ("score", ["in.csv", "--model", "hqq8", "--weights", "hqq4"]),
-    ("evaluate", ["in.csv", "--labels-column", "label", "--predictions", "in.tsv"]),
+    ("evaluate", ["in.csv", "--labels-column", "label", "--predictions", "in.dat"]),
     ("evaluate", ["in.csv", "--labels-column", "gold"]),
     ("evaluate", ["in.csv", "--model", "demo", "--labels-column", "label", "--memory", "1KB"]),
     ("drift", ["demo", "--texts", "in.csv", "--memory", "1KB"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 from rich.console import Console
 from webpage import stands_alone
 
@@ -63,11 +64,14 @@ def rows_of(probabilities, prefix="", label=True):
 def table_of(path, rows):
     """Write rows as a table; a missing cell is empty."""
     names = list(dict.fromkeys(key for row in rows for key in row))
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), path)
-    elif path.suffix == ".csv":
+    if path.suffix in (".parquet", ".arrow", ".feather"):
+        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+        (pq.write_table if path.suffix == ".parquet" else feather.write_feather)(table, path)
+    elif path.suffix in (".csv", ".tsv", ".tab"):
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([names, *([row.get(name) for name in names] for row in rows)])
+            csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t").writerows(
+                [names, *([row.get(name) for name in names] for row in rows)]
+            )
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

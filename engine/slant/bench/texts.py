@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slant.demo import passages
 from slant.errors import SlantError
@@ -99,11 +100,11 @@ def own(prompt: Prompt, texts: Sequence[object]) -> Workload:
     return Workload(f"{len(good)} inputs", "input", good)
 
 
-def read(source: str | Path, *, text_column: str, input_format: str | None, encoding: str, rows: int) -> list[object]:
-    """The readable texts of the first ``rows`` rows of a table; raises TableError."""
+def read(source: str | Path, *, rows: int, **reading: Any) -> list[object]:
+    """The readable texts of a table's first ``rows`` rows; ``reading`` is for ``open_table``. Raises TableError."""
     from slant.tables.read import open_table
 
-    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=rows) as table:
+    with open_table(source, window=rows, **reading) as table:
         for chunk in table.chunks:
             return [text for text, error in zip(chunk.texts, chunk.errors, strict=True) if error is None]
     return []

@@ -7,6 +7,7 @@ inside the commands, so that ``slant --help`` answers at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,12 +24,14 @@ from slant.cli.drift import drift
 from slant.cli.evaluate import evaluate
 from slant.cli.finetune import finetune
 from slant.cli.inspect import inspect
-from slant.cli.output import say
+from slant.cli.output import Notes, say
 from slant.cli.quantize import quantize
 from slant.cli.score import score
 from slant.errors import SlantError
 
 FAILURE, INTERRUPTED, NO_READER, TERMINATED = 2, 130, 141, 143
+
+logging.getLogger("slant").addHandler(Notes())  # what was found out about an input, one line each
 
 app = typer.Typer(
     name="slant",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from slant.cli.options import InputFormat, MaxTokens, Truncation, checkpoint_path, load_options, takes
+from slant.cli.options import Delimiter, InputFormat, MaxTokens, Truncation, checkpoint_path, load_options, takes
 from slant.errors import SlantError
 from slant.options import LoadOptions
 from slant.training.recipe import TrainingRecipe
@@ -74,6 +74,7 @@ def finetune(
     ] = None,
     input_format: InputFormat = None,
     encoding: Annotated[str, typer.Option(help="Of CSV and JSON Lines, for example latin-1.")] = "utf-8",
+    delimiter: Delimiter = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Drop and count rows that are unreadable or have an unknown label.")
     ] = False,
@@ -96,7 +97,7 @@ def finetune(
     text_columns = _for_each(data, text_column or ["text"], "--text-column")
     labels_columns = _for_each(data, labels_column or ["label"], "--labels-column")
     tables = [
-        TrainingTable(path, text, label, group_column, input_format, encoding)
+        TrainingTable(path, text, label, group_column, input_format, encoding, delimiter)
         for path, text, label in zip(data, text_columns, labels_columns, strict=True)
     ]
     with Progress() as progress:

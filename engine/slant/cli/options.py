@@ -23,7 +23,7 @@ from slant.options import LoadOptions
 Command = Callable[..., None]
 Model = Annotated[str, typer.Argument(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")]
 InputFormat = Annotated[
-    Literal["csv", "jsonl", "parquet", "lines"] | None,
+    Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "lines"] | None,
     typer.Option("--input-format", "--format", help="Default: by the file's ending; lines for stdin."),
 ]
 Labels = Annotated[Path | None, typer.Option(help="A JSON file that maps each answer to its name, in class order.")]
@@ -33,6 +33,10 @@ MaxTokens = Annotated[
 Truncation = Annotated[
     Literal["head", "middle", "error"],
     typer.Option(help="Of a longer text keep its head, or its head and tail, or make it an error."),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(metavar="CHAR", help="Between the fields of CSV, or tab. Default: what the header shows."),
 ]
 JsonOutput = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write figures as JSON.")]
 HtmlOutput = Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page with plots.")]
@@ -77,6 +81,7 @@ def reading(
     text_column: Annotated[str, typer.Option(help="The column or key that holds the text.")] = "text",
     input_format: InputFormat = None,
     encoding: Annotated[str, typer.Option(help="Of CSV, JSON Lines and lines, for example latin-1.")] = "utf-8",
+    delimiter: Delimiter = None,
 ) -> dict[str, Any]:
     """The options that read a table, by the names of ``LabelledTexts.read``."""
     return locals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 def say(message: str) -> None:
     """Print a message as one line on stderr."""
     print("slant:", " ".join(message.split()), file=sys.stderr)
+
+
+class Notes(logging.Handler):
+    """Says what the package logs as one line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def terminal() -> Console:

@@ -25,7 +25,8 @@ def score(
     *,
     table: dict[str, Any],
     output_format: Annotated[
-        Literal["csv", "jsonl", "parquet"] | None, typer.Option(help="Default: the file's ending; jsonl for stdout.")
+        Literal["csv", "tsv", "jsonl", "parquet"] | None,
+        typer.Option(help="Default: the file's ending; jsonl for stdout."),
     ] = None,
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
@@ -39,7 +40,8 @@ def score(
 
     Added to each row: label, label_name, expected, p0, p1 ..., margin, tokens, truncated and error. A row that cannot
     be read or scored keeps its place, with an error and no score. The format of a file follows from its ending: .csv,
-    .jsonl, .ndjson, .parquet or .txt (one text a line). OUT appears when it is complete, or not at all.
+    .tsv, .jsonl, .json, .parquet, .arrow or .txt (one text a line); a packed one ends with .gz, .zst, .bz2 or .lz4
+    too. OUT appears when it is complete, or not at all.
     """
     from slant.cli.output import say
     from slant.cli.progress import Progress

@@ -19,7 +19,7 @@ from slant.errors import TableError
 from slant.evaluation.formatting import beginning
 from slant.prompt.prompt import DEFAULT_LABELS
 from slant.tables.labelled import NO_LABEL, LabelledTexts, find_label, spelled, spellings
-from slant.tables.read import ENDINGS
+from slant.tables.read import ENDINGS, PACKED
 
 Values = tuple[object, ...]
 
@@ -99,12 +99,12 @@ def locate(
     if not path.is_file():
         if spec in table.columns and spec != gold:
             return Answered(spec, (), table.columns[spec], None, table.errors), 0
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in {*ENDINGS, *PACKED}:
             raise TableError(f"{spec} does not exist.")
         return Answered.find(table, f"{table.source}, {spec}" if spec else table.source, spec, gold), 0
     if source.is_file() and path.samefile(source):
         return Answered.find(table, spec, prefix, gold), 0
-    other, more = LabelledTexts.read(spec, text_column=None, encoding=encoding, keep=None), 0
+    other, more = LabelledTexts.read(spec, text_column=None, encoding=encoding, keep=None, option=None), 0
     behind = [name[:-2] for name in other.columns if name.endswith("p0") and f"{name[:-2]}p1" in other.columns]
     if not Answered.find(other, spec, prefix).probabilities and behind:
         # Else a copied gold label would be evaluated against itself.

@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from slant.errors import TableError
 from slant.scores import Score
-from slant.tables.read import STANDARD, format_of, open_table
+from slant.tables.parquet_format import check_schema
+from slant.tables.read import STANDARD, open_table
 from slant.tables.rows import Chunk, as_text
-from slant.tables.write import check_target, open_writer
+from slant.tables.write import check_target, open_writer, written_format
 
 
 @runtime_checkable
@@ -68,6 +69,7 @@ def score_table(
     input_format: str | None = None,
     output_format: str | None = None,
     encoding: str = "utf-8",
+    delimiter: str | None = None,
     prefix: str = "",
     window: int = 1024,
     force: bool = False,
@@ -77,9 +79,11 @@ def score_table(
 
     engine: an Engine, or a function that loads one; it is called when the tables are known to be fine.
     source, target: paths; ``-`` is stdin and stdout. A target file appears when it is complete, or not at all.
-    input_format: csv, jsonl, parquet or lines (one text a line); by default the file's ending, for stdin lines.
-    output_format: csv, jsonl or parquet; by default the file's ending, for stdout jsonl.
-    encoding: of a csv, jsonl or lines input.
+    input_format: csv, tsv, jsonl, json, parquet, arrow or lines (one text a line); by default the file's ending, for
+    stdin lines.
+    output_format: csv, tsv, jsonl or parquet; by default the file's ending, for stdout jsonl.
+    encoding: of an input that is text; a byte order mark in it is believed instead.
+    delimiter: between the fields of a csv or tsv input; by default what its header shows.
     prefix: put before the names of the added columns: label, label_name, expected, p0 ..., margin, stable (if the
     model is certified), tokens, truncated and error. They are null in a row with an error, and ``error`` is null in
     the others.
@@ -91,13 +95,15 @@ def score_table(
     and SlantError from loading the engine.
     """
     check_target(target, source, force=force)
-    writes = format_of(target, output_format, "jsonl", "--output-format")
-    if writes == "lines":
-        raise TableError("lines hold no scores; write csv, jsonl or parquet.")
+    writes = written_format(target, output_format)
     if window < 1:
         raise TableError(f"the window must hold at least one row, not {window}.")
-    with open_table(source, input_format, text_column=text_column, encoding=encoding, window=window) as table:
+    with open_table(
+        source, input_format, text_column=text_column, encoding=encoding, delimiter=delimiter, window=window
+    ) as table:
         names = table.schema.names
+        if writes == "parquet":
+            check_schema(table.schema)
         _added_columns(names, 2, prefix, certified=False)  # what every model adds, before one is loaded
         scorer = engine if isinstance(engine, Scorer) else engine()
         certified = scorer.stable_margin is not None

@@ -1,39 +1,114 @@
 """CSV. All cells stay strings, so that "007" and "1e5" come out as they went in.
 
 It is read by the standard library's parser: pyarrow's drops a row of the wrong width without saying where it was, and
-gives up at a quote that never closes.
+gives up at a quote that never closes. What separates the fields is decided by the header alone.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 import re
+import shlex
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 
 from slant.errors import TableError
-from slant.tables.rows import Record, Row, as_text, check_columns, unreadable
+from slant.tables.columns import missing, near_name, tell_apart
+from slant.tables.rows import Record, Row, as_text, unreadable
 
 RECORD_LIMIT = 16 << 20  # characters a quoted field may span before its quote counts as never closed
-QUOTED = re.compile(r'[",\r\n]|^\s|\s$')  # csv.writer leaves a lone \r bare, which readers take for a row's end
+QUOTED = re.compile(r'[",\t\r\n]|^\s|\s$')  # csv.writer leaves a lone \r bare, which readers take for a row's end
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+EXCEL = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*')  # a first line that Excel understands
+
+log = logging.getLogger(__name__)
 
 
-def read_csv(lines: Iterator[str], name: str, column: str | None) -> tuple[list[str], Iterator[Record]]:
-    """The header, and the records; raises TableError for a header that cannot be used."""
-    records = _records(lines)
+def read_csv(
+    lines: Iterator[str], name: str, column: str | None, needed: Collection[str], usual: str, delimiter: str | None
+) -> tuple[list[str], Iterator[Record]]:
+    """The header, and the records; raises TableError for a header that cannot be used.
+
+    delimiter: of the fields; None for what the header shows, which is ``usual`` unless only another one gives it the
+    column of texts.
+    """
+    csv.field_size_limit(RECORD_LIMIT)  # the parser knows only one limit for the whole process
+    number, line = _first(lines, 0)
+    given = None if delimiter is None else check_delimiter(delimiter)
+    if found := EXCEL.fullmatch(line):
+        given = given or found[1]
+        number, line = _first(lines, number)
+    separator = given or _separator(line, column, usual)
+    records = _records(chain([line], lines), number, separator)
     _, header, error = next(records, (0, [], None))
     if not header:
         raise TableError(f"{name} is empty.")
     if error:
         raise TableError(f"{name}: the header cannot be read. {error}")
-    check_columns(name, header, column)
-    return header, (_row(*record, header, column) for record in records)
+    if separator != usual and given is None:
+        log.warning("%s is separated by %s, as its header shows (else give --delimiter).", name, SEPARATORS[separator])
+    if given and column is not None and column not in header:
+        other = _separator(line, column, given)
+        if column in (_split(line, other) or ()):
+            raise TableError(
+                f"{name} has no column {column!r} if {given!r} separates its fields; with --delimiter "
+                f"{shlex.quote(other) if other.isprintable() else 'tab'} it has."
+            )
+    columns = tell_apart(name, header, needed)
+    if column is not None and column not in columns:
+        raise missing(name, column, columns, "--text-column")
+    return columns, (_row(*record, columns, column) for record in records)
 
 
-def csv_line(cells: Iterable[object]) -> str:
+def csv_line(cells: Iterable[object], delimiter: str = ",") -> str:
     """A row, ended by a newline. Null is an empty cell; quotes are where a cell needs them."""
     texts = (as_text(cell) or "" for cell in cells)
-    return ",".join('"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in texts) + "\n"
+    quoted = ('"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text for text in texts)
+    return delimiter.join(quoted) + "\n"
+
+
+def check_delimiter(given: str) -> str:
+    """The character that is meant; raises TableError if it cannot separate fields."""
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(given, given)
+    if len(delimiter) != 1 or delimiter in '"\r\n\0' or delimiter.isalnum():
+        raise TableError(f"the delimiter is {given!r}; give one character that is no letter, digit or quote, or tab.")
+    return delimiter
+
+
+def _first(lines: Iterator[str], number: int) -> tuple[int, str]:
+    """Number and content of the next line that is not empty; content is empty at the end."""
+    for line in lines:
+        number += 1
+        if line.strip("\r\n"):
+            return number, line
+    return number, ""
+
+
+def _separator(line: str, column: str | None, usual: str) -> str:
+    """What separates the fields of the header, whose first line is ``line``.
+
+    The usual one wherever it gives the column; else one that does. If none does, the one that shows most of what the
+    header has, for a message, or for a table of which no column of texts is read.
+    """
+    split = {separator: _split(line, separator) for separator in (usual, *SEPARATORS)}
+    whole = split[usual]
+    if whole is None:
+        return usual
+    if column is not None:
+        for has in (lambda fields: column in fields, lambda fields: near_name(column, fields) is not None):
+            if found := next((separator for separator, fields in split.items() if fields and has(fields)), None):
+                return found
+    return max(split, key=lambda separator: len(split[separator] or ())) if len(whole) < 2 else usual
+
+
+def _split(line: str, separator: str) -> list[str] | None:
+    """The fields of a line: none if it is wrongly quoted so, None if a quoted field goes on in the next line."""
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        return None if "unexpected end" in str(error) else []
 
 
 def _row(number: int, fields: list[str], error: str | None, header: list[str], column: str | None) -> Record:
@@ -47,8 +122,11 @@ def _row(number: int, fields: list[str], error: str | None, header: list[str], c
     return row, row[column] if column is not None else None, None
 
 
-def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str], str | None]]:
-    """Line number, fields and error of each record. Reading goes on after a line with broken quotes."""
+def _records(lines: Iterator[str], number: int, separator: str) -> Iterator[tuple[int, list[str], str | None]]:
+    """Line number, fields and error of each record. Reading goes on after a line with broken quotes.
+
+    number: that of the first line.
+    """
     waiting: deque[str] = deque()  # lines that a broken record had swallowed
     taken: list[str] = []  # lines of the record being read
 
@@ -57,9 +135,7 @@ def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str], str | None]
             taken.append(line)
             yield line
 
-    csv.field_size_limit(RECORD_LIMIT)  # the parser knows only one limit for the whole process
-    reader = csv.reader(feed(), strict=True)
-    number = 1
+    reader = csv.reader(feed(), delimiter=separator, strict=True)
     while True:
         number += len(taken)
         taken.clear()
@@ -72,7 +148,7 @@ def _records(lines: Iterator[str]) -> Iterator[tuple[int, list[str], str | None]
             reason = "a quote opens and never closes" if never_closed else f"broken quotes: {error}"
             waiting.extendleft(reversed(taken[1:]))
             del taken[1:]
-            reader = csv.reader(feed(), strict=True)
+            reader = csv.reader(feed(), delimiter=separator, strict=True)
             yield number, [taken[0]], f"Line {number}: {reason}."
         else:
             if fields:  # an empty line is no record

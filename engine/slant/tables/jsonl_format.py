@@ -12,19 +12,32 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from slant.errors import TableError
-from slant.tables.rows import Record, Row, as_text, check_columns, unreadable
+from slant.tables.columns import missing
+from slant.tables.rows import Record, Row, as_text, unreadable
 
 
 def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int) -> tuple[list[str], Iterator[Record]]:
     """The keys of the first ``window`` rows, and all records. Raises TableError if they hold no object, or no text."""
-    records = (_record(line, number, column) for number, line in enumerate(lines, 1))
+    filled = ((number, line) for number, line in enumerate(lines, 1) if line.strip(" \t\r\n"))
+    begin = next(filled, None)
+    if begin is None:
+        raise TableError(f"{name} is empty.")
+    if begin[1].strip() in ("[", "{"):
+        raise TableError(f"{name} is JSON of many lines, not JSON Lines; name it .json, or give --input-format json.")
+    records = (record(line, f"Line {number}", column) for number, line in chain([begin], filled))
     first = list(islice(records, window))
+    return columns_of(first, f"{name} is not JSON Lines", name, column), chain(first, records)
+
+
+def columns_of(first: list[Record], otherwise: str, name: str, column: str | None) -> list[str]:
+    """The keys of the first rows. Raises TableError, which begins with ``otherwise``, if none is an object."""
     rows = (row for row, _, error in first if not error or row.keys() != {column})  # not of unreadable lines
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key == as_text(key)]
     if not columns:
-        raise TableError(f"{name} is not JSON Lines. {first[0][2]}")
-    check_columns(name, columns, column)
-    return columns, chain(first, records)
+        raise TableError(f"{otherwise}. {first[0][2] if first else 'It is empty.'}")
+    if column is not None and column not in columns:
+        raise missing(name, column, columns, "--text-column")
+    return columns
 
 
 def json_line(row: Row) -> str:
@@ -32,18 +45,23 @@ def json_line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _record(line: str, number: int, column: str | None) -> Record:
+def record(text: str, label: str, column: str | None) -> Record:
+    """The object in a text; ``label`` names its place in errors."""
     try:
-        row = _DECODER.decode(line)
+        return checked(DECODER.decode(text), label, column, text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        return unreadable(line, column, f"Line {number} is not JSON: {reason}.")
+        return unreadable(text, column, f"{label} is not JSON: {reason}.")
+
+
+def checked(row: object, label: str, column: str | None, text: str | None = None) -> Record:
+    """A decoded value as a row; ``text`` is what it was, by default its JSON."""
     if not isinstance(row, dict):
-        return unreadable(line, column, f"Line {number} is not a JSON object.")
+        return unreadable(as_text(row) or "null" if text is None else text, column, f"{label} is not a JSON object.")
     if bad := [key for key in row if key != as_text(key)]:
-        return row, None, f"Line {number} has a key that is not valid Unicode: {', '.join(map(repr, bad))}."
+        return row, None, f"{label} has a key that is not valid Unicode: {', '.join(map(repr, bad))}."
     if column is not None and column not in row:
-        return row, None, f"Line {number} has no {column!r}."
+        return row, None, f"{label} has no {column!r}."
     return row, row[column] if column is not None else None, None
 
 
@@ -55,7 +73,7 @@ def _object(pairs: list[tuple[str, object]]) -> Row:
     return row
 
 
-_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_constant=lambda _: None,
     parse_float=lambda digits: number if math.isfinite(number := float(digits)) else None,

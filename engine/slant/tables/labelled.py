@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slant.errors import TableError
 from slant.scores import Score, Scores
+from slant.tables.columns import missing
 from slant.tables.read import open_table
 
 if TYPE_CHECKING:
@@ -44,15 +45,28 @@ class LabelledTexts:
         labels_column: str | None = None,
         input_format: str | None = None,
         encoding: str = "utf-8",
+        delimiter: str | None = None,
         keep: Sequence[str] | None = (),
+        option: str | None = "--input-format",
     ) -> LabelledTexts:
-        """Read a CSV, JSON Lines, Parquet or lines table, and of its columns the labels and ``keep`` (None: all).
+        """Read a table, and of its columns the labels and ``keep`` (None: all); the other arguments are those of
+        ``open_table``.
 
         text_column: None to read no texts. Raises TableError if the table, or the column of labels, cannot be read.
         """
         texts: list[object] = []
         errors: list[str | None] = []
-        with open_table(source, input_format, text_column=text_column, encoding=encoding, window=WINDOW) as table:
+        needed = {name for name in (labels_column, *(keep or ())) if name}
+        with open_table(
+            source,
+            input_format,
+            text_column=text_column,
+            encoding=encoding,
+            delimiter=delimiter,
+            window=WINDOW,
+            needed=needed,
+            option=option,
+        ) as table:
             names = table.schema.names
             columns: dict[str, list[object]] = {
                 name: [] for name in names if keep is None or name in keep or name == labels_column
@@ -69,8 +83,7 @@ class LabelledTexts:
     def column(self, name: str, purpose: str) -> tuple[object, ...]:
         """The column, or a TableError that says what it was needed for."""
         if name not in self.columns:
-            listed = ", ".join(self.names)
-            raise TableError(f"{self.source} has no column {name!r} {purpose}; its columns are: {listed}.")
+            raise missing(self.source, name, self.names, purpose=f" {purpose}")
         return self.columns[name]
 
     def gold(self, answers: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -10,55 +10,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slant.errors import TableError
-from slant.tables.rows import Chunk, InputTable, as_text, check_columns
+from slant.tables.arrow_format import DAMAGED, batch_table, reason
+from slant.tables.rows import Chunk, InputTable, as_text
 
 ROW_GROUP = 64 << 20  # bytes of Arrow data gathered for one row group
 
 
-def read_parquet(stream: IO[bytes], name: str, column: str | None, window: int) -> InputTable:
-    """The table in an open file. Raises TableError if it cannot be read or its text column holds no text."""
+def read_parquet(
+    stream: IO[bytes], start: bytes, name: str, column: str | None, window: int, needed: Collection[str]
+) -> InputTable:
+    """The table in an open file, which begins with ``start``. Raises TableError if it cannot be read."""
     if not stream.seekable():
-        raise TableError(f"{name}: Parquet is read from its end, so it cannot come through a pipe; give a file's name.")
+        raise TableError(
+            f"{name}: Parquet is read from its end, so it cannot come through a pipe or packed; give a file's name."
+        )
+    if start.startswith(b"PARE"):
+        raise TableError(f"{name} is an encrypted Parquet file; write it without encryption.")
+    if start and not start.startswith(b"PAR1"):
+        raise TableError(
+            f"{name} is not a readable Parquet file: it begins with {start[:20]!r}; name it as what it is, or give "
+            "--input-format."
+        )
     try:
         # By default the whole file is read ahead, and without a buffer size a row group's whole columns.
         file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{name} is not a readable Parquet file: {error}") from error
-    schema = file.schema_arrow
-    check_columns(name, schema.names, column)
-    if column is not None:
-        kind = schema.field(column).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise TableError(f"{name}: the column {column!r} holds {kind}, not text.")
-
-    def chunks() -> Iterator[Chunk]:
-        end = 0
-        try:
-            for batch in file.iter_batches(batch_size=window):
-                end += len(batch)
-                texts, errors = _texts(batch, column)
-                yield Chunk(batch, texts, errors, end)
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(f"{name} is damaged after row {end}: {error}") from error
-
-    return InputTable(schema, file.metadata.num_rows, chunks())
+        schema = file.schema_arrow
+        names = list(schema.names)
+    except DAMAGED as error:
+        raise TableError(f"{name} is not a readable Parquet file: {reason(error)}; get the file again.") from error
+    rows = file.metadata.num_rows
+    return batch_table(schema, names, lambda: file.iter_batches(batch_size=window), rows, name, column, needed)
 
 
-def _texts(batch: pa.RecordBatch, column: str | None) -> tuple[list[object], list[str | None]]:
-    errors: list[str | None] = [None] * len(batch)
-    if column is None:
-        return [None] * len(batch), errors
-    with suppress(UnicodeDecodeError):
-        return batch.column(column).to_pylist(), errors
-    texts: list[object] = []
-    for row, value in enumerate(batch.column(column).cast(pa.binary()).to_pylist()):
-        try:
-            texts.append(None if value is None else value.decode())
-        except UnicodeDecodeError:
-            texts.append(None)
-            errors[row] = "The text is not valid UTF-8."
-    return texts, errors
+def check_schema(schema: pa.Schema) -> None:
+    """Raise TableError for columns that Parquet has no type for."""
+    try:
+        pq.write_table(schema.empty_table(), pa.BufferOutputStream())
+    except DAMAGED as error:
+        raise TableError(f"Parquet cannot hold the input's columns: {reason(error)}; write jsonl or csv.") from error
 
 
 @contextmanager

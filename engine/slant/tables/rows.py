@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from slant.errors import TableError
-
 Row = dict[str, object]
 Record = tuple[Row, object, str | None]  # the row, its text, and what is wrong with it
 
@@ -59,15 +57,6 @@ class InputTable:
 def unreadable(line: str, column: str | None, error: str) -> Record:
     """The record of a line that cannot be taken apart: it is kept whole in the text column."""
     return {} if column is None else {column: line.rstrip("\r\n")}, None, error
-
-
-def check_columns(name: str, columns: list[str], column: str | None) -> None:
-    """Raise TableError if the table ``name`` lacks the text column, or has two columns of one name."""
-    listed = ", ".join(columns)
-    if column is not None and column not in columns:
-        raise TableError(f"{name} has no column {column!r}; its columns are: {listed}; choose one with --text-column.")
-    if len(set(columns)) < len(columns):
-        raise TableError(f"{name} has two columns of the same name: {listed}; rename one.")
 
 
 def plain(column: pa.Array) -> list[object]:

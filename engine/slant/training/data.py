@@ -41,6 +41,7 @@ class TrainingTable:
     group_column: str | None = None
     input_format: str | None = None
     encoding: str = "utf-8"
+    delimiter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ def _clean(
         labels_column=table.labels_column,
         input_format=table.input_format,
         encoding=table.encoding,
+        delimiter=table.delimiter,
         keep=(table.group_column or "",),
     )
     groups = read.column(table.group_column, "for the groups") if table.group_column else (None,) * len(read.texts)

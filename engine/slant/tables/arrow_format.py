@@ -1,0 +1,130 @@
+"""Arrow IPC files and streams, Feather included; and what Parquet and they share, Arrow record batches.
+
+Their columns keep their types. A batch is held at a time, as the file has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from typing import IO
+
+import pyarrow as pa
+
+from slant.errors import TableError
+from slant.tables.columns import missing, tell_apart
+from slant.tables.rows import Chunk, InputTable
+from slant.tables.signatures import ARROW
+
+# What pyarrow raises for a file it cannot make sense of; of a file that lies about sizes, too.
+DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError)
+
+
+def reason(error: BaseException) -> str:
+    """What pyarrow says, in one line without its end."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def read_arrow(
+    stream: IO[bytes], start: bytes, name: str, column: str | None, window: int, needed: Collection[str]
+) -> InputTable:
+    """The table in an open file, which begins with ``start``. Raises TableError if it cannot be read."""
+    if not ARROW.match(start):
+        raise TableError(f"{name} is not an Arrow or Feather file; name it as what it is, or give --input-format.")
+    if start.startswith(b"ARROW1") and not stream.seekable():
+        raise TableError(f"{name}: an Arrow file is read from its end; give its name, unpacked, or an Arrow stream.")
+    try:
+        opened = (pa.ipc.open_file if start.startswith(b"ARROW1") else pa.ipc.open_stream)(stream)
+        schema = opened.schema
+        names = list(schema.names)
+    except DAMAGED as error:
+        raise TableError(f"{name} is not a readable Arrow file: {reason(error)}; get the file again.") from error
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        whole = (
+            iter(opened)
+            if isinstance(opened, pa.RecordBatchReader)
+            else map(opened.get_batch, range(opened.num_record_batches))
+        )
+        for batch in whole:
+            batch.validate(full=True)  # offsets out of bounds would be read
+            for begin in range(0, len(batch), window):
+                yield batch.slice(begin, window)
+
+    return batch_table(schema, names, batches, None, name, column, needed)
+
+
+def batch_table(
+    schema: pa.Schema,
+    names: list[str],
+    batches: Callable[[], Iterable[pa.RecordBatch]],
+    total: int | None,
+    name: str,
+    column: str | None,
+    needed: Collection[str],
+) -> InputTable:
+    """A table of record batches with a name for each column. Raises TableError if its column of texts holds none."""
+    own = tell_apart(name, names, needed)
+    if column is not None and column not in own:
+        raise missing(name, column, own, "--text-column")
+    if own != names:
+        fields = [field.with_name(new) for field, new in zip(schema, own, strict=True)]
+        kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+        schema = pa.schema(fields, metadata=kept or None)  # pandas would look for the old names
+    place = None if column is None else own.index(column)
+    if place is not None and not _holds_text(schema.field(place).type):
+        raise TableError(
+            f"{name}: the column {column!r} holds {schema.field(place).type}, not text; choose another with "
+            "--text-column, or write it as strings."
+        )
+
+    def chunks() -> Iterator[Chunk]:
+        end = 0
+        try:
+            for batch in batches():
+                end += len(batch)
+                batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema) if own != names else batch
+                texts, errors = _texts(None if place is None else batch.column(place), len(batch))
+                yield Chunk(batch, texts, errors, end)
+        except DAMAGED as error:
+            raise TableError(f"{name} is damaged after row {end}: {reason(error)}; get the file again.") from error
+
+    return InputTable(schema, total, chunks())
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, whatever stores or labels them."""
+    while True:
+        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        else:
+            return kind
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    """Strings and bytes of any kind, and nothing at all: a column of missing texts."""
+    kind = _plain_type(kind)
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in (*tests, "fixed_size_binary"))
+
+
+def _texts(column: pa.Array | None, rows: int) -> tuple[list[object], list[str | None]]:
+    errors: list[str | None] = [None] * rows
+    if column is None:
+        return [None] * rows, errors
+    while isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    values = None
+    with suppress(UnicodeDecodeError):
+        values = column.to_pylist()
+    if values is None:
+        values = column.cast(pa.binary()).to_pylist()
+    for row, value in enumerate(values):
+        if isinstance(value, bytes):
+            try:
+                values[row] = value.decode()
+            except UnicodeDecodeError:
+                values[row], errors[row] = None, "The text is not valid UTF-8."
+    return values, errors
