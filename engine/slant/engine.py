@@ -222,5 +222,5 @@ class Engine:
     def _answer(self, text: EncodedText, logits: np.ndarray, probabilities: np.ndarray) -> Score:
         if not np.isfinite(logits).all():
             return Score.failed("the model answered with NaN or infinity; check the checkpoint.", len(self.labels))
-        counts = {"tokens": len(text.ids), "dropped": text.tokens_dropped}
+        counts = {"tokens": len(text.ids), "dropped": text.tokens_dropped, "special_tokens": text.special_tokens}
         return Score.of(logits, probabilities, self.labels, **counts, stable_margin=self.stable_margin)

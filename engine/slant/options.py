@@ -14,6 +14,7 @@ from slant.errors import SlantError
 
 WEIGHTS = ("auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
+SPECIAL_TOKENS = ("text", "parse")
 MAX_TOKENS = 8192
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -31,6 +32,9 @@ class LoadOptions:
     max_tokens: the longest prompt in tokens; by default 8192, or what the model was built for if that is less.
     truncation: what happens to a longer prompt: "head" keeps the article's beginning, "middle" its beginning and end,
     "error" makes it that row's error.
+    special_tokens: what becomes of "<|im_end|>", "<think>" and their like in a text. "text" reads their characters, so
+    that no text can end itself and answer in the model's place; "parse" makes the special tokens of them, as the model
+    card's code does. Those of the template are special tokens in any case.
     token_budget: computed tokens a batch, padding included; the default suits the device.
     memory: what weights and batches may take on the device: bytes, a size like "4GB", or "auto": what a GPU has free,
     no limit on a CPU. The fastest tier of ``slant.runtime.memory`` that fits is taken; the libraries' own memory, some
@@ -50,6 +54,7 @@ class LoadOptions:
     labels: Mapping[str, str] | None = None
     max_tokens: int | None = None
     truncation: str = "head"
+    special_tokens: str = "text"
     token_budget: int | None = None
     memory: str | int | None = "auto"
     deterministic: bool = False
@@ -61,6 +66,8 @@ class LoadOptions:
             raise SlantError(f"the weights {self.weights!r} are unknown; use one of {', '.join(WEIGHTS)}.")
         if self.truncation not in TRUNCATIONS:
             raise SlantError(f"the truncation {self.truncation!r} is unknown; use one of {', '.join(TRUNCATIONS)}.")
+        if self.special_tokens not in SPECIAL_TOKENS:
+            raise SlantError(f"special_tokens is {self.special_tokens!r}; use one of {', '.join(SPECIAL_TOKENS)}.")
         for name in ("max_tokens", "token_budget", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -22,7 +22,8 @@ class Score:
     ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds the 99th percentile,
     over the texts of a certificate, of how far two labels' probabilities drifted apart: then the unquantized model most
     likely gives the same label. It is measured on those texts, not a promise; it is None where no certificate covers
-    the score. Scores are equal if all of this is, NaN being equal to NaN.
+    the score. ``special_tokens`` counts the special tokens that the text spells, such as "<|im_end|>", however they are
+    read. Scores are equal if all of this is, NaN being equal to NaN.
     """
 
     label: int
@@ -36,6 +37,7 @@ class Score:
     tokens_dropped: int
     error: str | None
     stable: bool | None = None
+    special_tokens: int = 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Score):
@@ -58,6 +60,7 @@ class Score:
         tokens: int,
         dropped: int,
         stable_margin: float | None = None,
+        special_tokens: int = 0,
     ) -> Score:
         """The row of a scored text: float32 ``[n]`` logits and their softmax, and the n labels' names.
 
@@ -80,6 +83,7 @@ class Score:
             dropped,
             None,
             stable,
+            special_tokens,
         )
 
 
@@ -87,9 +91,9 @@ class Scores(Sequence[Score]):
     """The answers for a list of texts: columns as arrays, rows by index or iteration.
 
     ``probabilities`` and ``logits`` are float32 ``[n, k]``, ``label`` int64 ``[n]``, ``expected`` and ``margin``
-    float32 ``[n]``, ``tokens`` and ``tokens_dropped`` int64 ``[n]``, ``truncated`` bool ``[n]``; ``label_name`` and
-    ``error`` are lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of the others. A
-    column is made once and then kept.
+    float32 ``[n]``, ``tokens``, ``tokens_dropped`` and ``special_tokens`` int64 ``[n]``, ``truncated`` bool ``[n]``;
+    ``label_name`` and ``error`` are lists. Rows with an error hold NaN and the label -1: ``ok`` is the boolean mask of
+    the others. A column is made once and then kept.
     """
 
     def __init__(self, rows: Sequence[Score], labels: Sequence[str]) -> None:
@@ -147,6 +151,10 @@ class Scores(Sequence[Score]):
     @cached_property
     def tokens_dropped(self) -> NDArray[np.int64]:
         return self._column("tokens_dropped", np.int64)
+
+    @cached_property
+    def special_tokens(self) -> NDArray[np.int64]:
+        return self._column("special_tokens", np.int64)
 
     @cached_property
     def label_name(self) -> list[str]:

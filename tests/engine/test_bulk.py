@@ -27,7 +27,8 @@ from slant.tables import parquet_format
 from slant.tables.bulk import Summary, score_table
 
 ANSWERS = [
-    "label", "label_name", "expected", "p0", "p1", "p2", "p3", "p4", "margin", "tokens", "truncated", "error",
+    "label", "label_name", "expected", "p0", "p1", "p2", "p3", "p4", "margin",
+    "tokens", "truncated", "special_tokens", "error",
 ]  # fmt: skip
 AWKWARD = [
     "plain",

@@ -175,7 +175,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
         f"--model m --weights fp32 --device cuda:1 --max-tokens 99 --truncation middle --threads 3 --max-flip-rate 0.5 "
         f"--template {table.with_name('template.txt')} --labels {table.with_name('labels.json')} "
         f"--text-column text --window 7 --format csv --encoding utf-8 --output-format csv --memory 4GB --deterministic "
-        f"--token-budget 99"
+        f"--token-budget 99 --special-tokens parse"
     )
     assert slant("score", table, *options.split())[0] == 0
     assert seen == {
@@ -185,6 +185,7 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
         "max_tokens": 99,
         "token_budget": 99,
         "truncation": "middle",
+        "special_tokens": "parse",
         "threads": 3,
         "memory": "4GB",
         "deterministic": True,

@@ -19,7 +19,7 @@ from slant.cli import app as cli
 from slant.cli.finetune import training_recipe
 from slant.cli.options import load_options
 from slant.demo import FOLDER
-from slant.options import TRUNCATIONS, WEIGHTS, LoadOptions
+from slant.options import SPECIAL_TOKENS, TRUNCATIONS, WEIGHTS, LoadOptions
 from slant.runtime.execution import Eager
 from slant.runtime.resolved import DTYPES, INT8
 from slant.training.recipe import PRECISIONS, SCHEDULES, TrainingRecipe
@@ -176,6 +176,7 @@ def test_choices_are_all_there_are():
     }
     assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, INT8, *NAMED)
     assert choices["truncation"] == TRUNCATIONS
+    assert choices["special_tokens"] == SPECIAL_TOKENS
     assert choices["schedule"] == SCHEDULES
     assert choices["precision"] == PRECISIONS
 

@@ -89,11 +89,13 @@ def reference(vocabulary: Vocabulary, folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def qwen(folder: Path) -> Prompt:
-    return Prompt.load(folder)
+    """It reads special tokens as transformers does; how texts are read by default is in tests/wild/test_texts.py."""
+    return Prompt.load(folder, special_tokens="parse")
 
 
 def limited(prompt: Prompt, max_tokens: int, truncation: str = "head") -> Prompt:
-    return Prompt(prompt.tokenizer, max_tokens=max_tokens, truncation=truncation)
+    own = {"max_tokens": max_tokens, "truncation": truncation, "special_tokens": prompt.special_tokens}
+    return Prompt(prompt.tokenizer, **own)
 
 
 PIECES = st.one_of(

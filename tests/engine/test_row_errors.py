@@ -15,7 +15,21 @@ from slant.errors import TableError
 from slant.tables.bulk import score_table
 
 ENDINGS = ["jsonl", "csv", "parquet"]
-ADDED = {"label", "label_name", "expected", "p0", "p1", "p2", "p3", "p4", "margin", "tokens", "truncated", "error"}
+ADDED = {
+    "label",
+    "label_name",
+    "expected",
+    "p0",
+    "p1",
+    "p2",
+    "p3",
+    "p4",
+    "margin",
+    "tokens",
+    "truncated",
+    "special_tokens",
+    "error",
+}
 
 
 def scored(source: Path, ending: str, engine: object = None, **options: object) -> list[dict]:

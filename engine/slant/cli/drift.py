@@ -16,7 +16,7 @@ BEYOND = 1  # the exit code of a drift beyond its budgets
 
 
 @takes(reading, into="table")
-@takes(load_options, *RUNNING, "truncation")
+@takes(load_options, *RUNNING, "truncation", "special_tokens")
 def drift(
     model: Model,
     texts: Annotated[

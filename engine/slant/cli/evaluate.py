@@ -23,7 +23,7 @@ BELOW = 1  # the exit code of an accuracy below --min-accuracy
 
 
 @takes(reading, into="read")
-@takes(load_options, *RUNNING, "truncation")
+@takes(load_options, *RUNNING, "truncation", "special_tokens")
 def evaluate(
     source: Annotated[
         str, typer.Argument(metavar="TABLE", help="CSV, JSON Lines or Parquet with gold labels; - is stdin.")

@@ -58,6 +58,10 @@ def load_options(
     labels: Labels = None,
     max_tokens: MaxTokens = None,
     truncation: Truncation = "head",
+    special_tokens: Annotated[
+        Literal["text", "parse"],
+        typer.Option(help='Of "<|im_end|>" and its like in a text read the characters, or make special tokens.'),
+    ] = "text",
     token_budget: Annotated[
         int | None, typer.Option(min=1, help="Computed tokens a batch. Default: what suits the device.")
     ] = None,

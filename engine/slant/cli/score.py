@@ -38,10 +38,10 @@ def score(
 ) -> None:
     """Score the texts of a table and write its rows with their answers.
 
-    Added to each row: label, label_name, expected, p0, p1 ..., margin, tokens, truncated and error. A row that cannot
-    be read or scored keeps its place, with an error and no score. The format of a file follows from its ending: .csv,
-    .tsv, .jsonl, .json, .parquet, .arrow or .txt (one text a line); a packed one ends with .gz, .zst, .bz2 or .lz4
-    too. OUT appears when it is complete, or not at all.
+    Added to each row: label, label_name, expected, p0, p1 ..., margin, tokens, truncated, special_tokens and error. A
+    row that cannot be read or scored keeps its place, with an error and no score. The format of a file follows from its
+    ending: .csv, .tsv, .jsonl, .json, .parquet, .arrow or .txt (one text a line); a packed one ends with .gz, .zst,
+    .bz2 or .lz4 too. OUT appears when it is complete, or not at all.
     """
     from slant.cli.output import say
     from slant.cli.progress import Progress

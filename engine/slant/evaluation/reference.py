@@ -18,7 +18,7 @@ from torch import Tensor
 from slant.errors import SlantError
 from slant.model.checkpoint import resolve
 from slant.model.registry import read_config
-from slant.prompt.prompt import Prompt
+from slant.prompt.prompt import EncodedText, Prompt
 from slant.scores import Score, Scores
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -55,12 +55,20 @@ class Reference:
         good = [row for row, text in enumerate(encoded) if text.error is None]
         for start in range(0, len(good), batch_size):
             batch = good[start : start + batch_size]
-            sequences = [self.tokenizer(self.prompt.render(texts[row])).input_ids for row in batch]
+            sequences = [self._ids(texts[row], encoded[row]) for row in batch]
             logits = last_logits(self.model, sequences, self.prompt.answer_ids)
             for row, ids, answer in zip(batch, sequences, logits, strict=True):
                 p, dropped = answer.softmax(-1).numpy(), encoded[row].tokens_dropped
-                rows[row] = Score.of(answer.numpy(), p, names, tokens=len(ids), dropped=dropped)
+                counts = {"tokens": len(ids), "dropped": dropped, "special_tokens": encoded[row].special_tokens}
+                rows[row] = Score.of(answer.numpy(), p, names, **counts)
         return Scores(rows, names)
+
+    def _ids(self, text: str, encoded: EncodedText) -> Sequence[int]:
+        """The tokens that transformers makes, but the prompt's own for a text with special tokens read as text."""
+        if encoded.special_tokens and self.prompt.special_tokens == "text":
+            return encoded.ids.tolist()
+        ids: list[int] = self.tokenizer(self.prompt.render(text)).input_ids
+        return ids
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Any:

@@ -6,8 +6,9 @@ joined. Truncation keeps to this: it looks for a cut of the article whose prompt
 fits. So a truncated row is, token for token, the row of a shorter text.
 
 Up to ``max_tokens``, which the model card does not have, the tokens are those of the card's own code,
-`tokenizer([template.format(article=text.strip())])`. A text that spells a special token, such as "<|endoftext|>",
-gets that token, as in transformers; one that cannot be encoded is an error of its row.
+`tokenizer([template.format(article=text.strip())])`, but for a text that spells a special token, such as
+"<|endoftext|>": it gets that token there, and here the tokens of its characters (``slant.prompt.special_tokens``). A
+text that cannot be encoded is an error of its row.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tokenizers import Encoding, Tokenizer
 
 from slant.errors import PromptError
 from slant.files import read_json
+from slant.prompt.special_tokens import SpecialTokens
 from slant.prompt.truncation import Cuts
 
 MARKER = "{article}"
@@ -40,12 +42,14 @@ BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20  # encodings take ~100 bytes a character
 class EncodedText:
     """The prompt of one text: ``ids`` int32 ``[tokens]``, and how many tokens truncation dropped (0 for none).
 
-    With an ``error``, a sentence for the reader of that row, ``ids`` is empty.
+    With an ``error``, a sentence for the reader of that row, ``ids`` is empty. ``special_tokens`` counts the added
+    tokens that the whole text spells, alone or together with the template around it.
     """
 
     ids: NDArray[np.int32]
     tokens_dropped: int
     error: str | None
+    special_tokens: int = 0
 
 
 class Prompt:
@@ -54,11 +58,14 @@ class Prompt:
     ``template`` holds "{article}" once; ``labels`` maps 2 to 16 answers to their names, in class order. ``max_tokens``
     bounds the whole prompt, and ``truncation`` says which tokens of a longer article go: "head" keeps its beginning,
     "middle" its beginning and end in equal parts, joined directly, and "error" makes it an error of its row.
+    ``special_tokens`` says what a text's spelling of an added token becomes: "text", the tokens of its characters, or
+    "parse", the added token, as in transformers. Those of the template are parsed in any case.
 
     ``answer_ids`` are the answers' token ids and ``label_names`` their names, both in class order. ``prefix_ids`` are
     the leading tokens shared by the prompts of nearly all articles, possibly none: check each text against them.
 
-    The tokenizer becomes the prompt's own: its truncation and padding are switched off here and must stay off.
+    The tokenizer becomes the prompt's own: its truncation and padding are switched off here and must stay off, and
+    it reads special tokens as this prompt wants, so that another may share it only if it reads them alike.
     Raises PromptError if the template, the labels, the tokenizer and ``max_tokens`` do not fit together, for example
     if an answer does not add exactly one token to a prompt.
     """
@@ -71,6 +78,7 @@ class Prompt:
         labels: Mapping[str, str] = DEFAULT_LABELS,
         max_tokens: int = 8192,
         truncation: str = "head",
+        special_tokens: str = "text",
     ) -> None:
         if (found := template.count(MARKER)) != 1:
             raise PromptError(f"The template must contain {MARKER} exactly once; it does {found} times.")
@@ -80,20 +88,28 @@ class Prompt:
             raise PromptError("The template and the labels must be Unicode text, and no answer may be empty.")
         if truncation not in ("head", "middle", "error"):
             raise PromptError(f'Truncation must be "head", "middle" or "error", not {truncation!r}.')
+        if special_tokens not in ("text", "parse"):
+            raise PromptError(f'special_tokens must be "text" or "parse", not {special_tokens!r}.')
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
+        self.special_tokens = special_tokens
+        self._special = SpecialTokens(tokenizer)
         self._before, _, self._after = template.partition(MARKER)
         self.template = template
         self.labels: Mapping[str, str] = dict(labels)
         self.label_names = tuple(labels.values())
         self.max_tokens = max_tokens
         self.truncation = truncation
+        self._template_special_tokens = self._special.count(self._before) + self._special.count(self._after)
         probes = [encoding.ids for encoding in self._encode(PROBES)]
-        self.prefix_ids = _shared(probes)
         self.answer_ids = tuple(self._answer_id(answer, probes) for answer in labels)
         if len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"The answers {list(labels)} must be different tokens; theirs are {self.answer_ids}.")
+        if special_tokens == "text":
+            self._before, self._after = self._special.read_as_text(self._before, self._after, PROBES)
+            probes = [self._special.ids(encoding.ids) for encoding in self._encode(PROBES)]
+        self.prefix_ids = _shared(probes)
         self._overhead = min(map(len, probes)) - 1
         if max_tokens <= self._overhead:
             raise PromptError(
@@ -110,6 +126,7 @@ class Prompt:
         labels: Mapping[str, str] | None = None,
         max_tokens: int = 8192,
         truncation: str = "head",
+        special_tokens: str = "text",
     ) -> Prompt:
         """The prompt of a checkpoint folder: its tokenizer.json and, if it is there, its slant.json.
 
@@ -121,7 +138,19 @@ class Prompt:
         found = _settings(Path(folder) / "slant.json")
         template = found[0] if template is None else template
         labels = found[1] if labels is None else labels
-        return cls(tokenizer, template=template, labels=labels, max_tokens=max_tokens, truncation=truncation)
+        return cls(
+            tokenizer,
+            template=template,
+            labels=labels,
+            max_tokens=max_tokens,
+            truncation=truncation,
+            special_tokens=special_tokens,
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the tokenizer knows."""
+        return self._special.vocabulary_size
 
     @property
     def template_sha256(self) -> str:
@@ -140,17 +169,19 @@ class Prompt:
         return rows
 
     def render(self, text: str) -> str:
-        """The prompt string of one text after truncation: its tokens are the text's ``ids``.
+        """The prompt string of one text after truncation: its tokens are the text's ``ids``, special ones apart.
 
-        Raises PromptError, with the row's error, if the text cannot be scored.
+        What the text spells of these is in the string as it is in the text, however it is read. Raises PromptError,
+        with the row's error, if the text cannot be scored.
         """
         article, error = _article(text)
         kept, row = ("", _failed(error)) if error else self._fit(article, self._encode([article])[0])
         if row.error is not None:
             raise PromptError(row.error)
-        return self._fill(kept)
+        return self.template.replace(MARKER, kept)
 
     def _fill(self, article: str) -> str:
+        """The prompt as the tokenizer takes it."""
         # not str.format: articles and templates contain braces
         return self._before + article + self._after
 
@@ -169,19 +200,20 @@ class Prompt:
     def _fit(self, article: str, encoding: Encoding) -> tuple[str, EncodedText]:
         """The article as far as its prompt fits, and its row; ``encoding`` is of the whole article's prompt."""
         tokens, limit = len(encoding), self.max_tokens
+        found = max(self._special.count(self.template.replace(MARKER, article)) - self._template_special_tokens, 0)
         if tokens <= limit:
-            return article, EncodedText(np.array(encoding.ids, dtype=np.int32), 0, None)
+            return article, EncodedText(np.array(self._special.ids(encoding.ids), dtype=np.int32), 0, None, found)
         if self.truncation == "error":
             return "", _failed(f"The prompt of this text has {tokens} tokens, over the limit of {limit}; shorten it.")
         kept, ids = self._truncate(article)
         if not kept:
             return "", _failed(f"Not one character of this text fits into {limit} tokens.")
-        return kept, EncodedText(np.array(ids, dtype=np.int32), tokens - len(ids), None)
+        return kept, EncodedText(np.array(ids, dtype=np.int32), tokens - len(ids), None, found)
 
     def _truncate(self, article: str) -> tuple[str, list[int]]:
         """The article cut to as many tokens as fit, and the ids of its prompt; both empty if none fit."""
         cuts = Cuts(self._spans, article, self.max_tokens - self._overhead, self.truncation)
-        return cuts.longest(lambda kept: self._encode([kept])[0].ids, self.max_tokens)
+        return cuts.longest(lambda kept: self._special.ids(self._encode([kept])[0].ids), self.max_tokens)
 
     def _spans(self, piece: str) -> list[tuple[int, int]]:
         """Where the tokens of the prompt of an article begin and end, in characters of the article."""
@@ -208,7 +240,7 @@ def _batches(texts: Iterable[object]) -> Iterator[list[object]]:
     chars = 0
     for text in texts:
         batch.append(text)
-        chars += len(text) if isinstance(text, str) else 0
+        chars += str.__len__(text) if isinstance(text, str) else 0
         if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:
             yield batch
             batch, chars = [], 0
@@ -229,7 +261,7 @@ def _article(text: object) -> tuple[str, str | None]:
 
 def _surrogate(text: str) -> str | None:
     try:
-        text.encode()
+        str.encode(text)  # not the method of a subclass
     except UnicodeEncodeError as error:
         return f"The text is not Unicode: character {error.start}, counted from 0, is a lone surrogate."
     return None

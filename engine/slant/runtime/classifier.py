@@ -45,6 +45,7 @@ class Classifier:
             labels=options.labels,
             max_tokens=resolved.max_tokens,
             truncation=resolved.truncation,
+            special_tokens=options.special_tokens,
         )
         check_vocabulary(source, prompt)
         return cls(source, prompt, answer_head(source, prompt, resolved.device), resolved)
@@ -71,6 +72,6 @@ def answer_head(source: Source, prompt: Prompt, device: torch.device) -> Head:
 
 def check_vocabulary(source: Source, prompt: Prompt) -> None:
     """Raise CheckpointError unless tokenizer and model belong together."""
-    known, rows = prompt.tokenizer.get_vocab_size(), source.tensors[EMBEDDING].shape[0]
+    known, rows = prompt.vocabulary_size, source.tensors[EMBEDDING].shape[0]
     if known > rows:
         raise CheckpointError(f"the tokenizer knows {known} tokens and the embedding {rows}: not of the same model.")

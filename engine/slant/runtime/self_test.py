@@ -23,7 +23,10 @@ class SelfTest:
         assert source.self_test is not None
         self._stored, self._arithmetic = parse(source.self_test), options.arithmetic()
         limit = token_limit(None, source.config.max_position_embeddings)
-        own = Prompt.load(source.folder, tokenizer=classifier.prompt.tokenizer, max_tokens=limit)
+        shared = classifier.prompt
+        own = Prompt.load(
+            source.folder, tokenizer=shared.tokenizer, max_tokens=limit, special_tokens=shared.special_tokens
+        )
         self._ids = [text.ids for text in own.encode(self._stored["texts"])]
         self._head = answer_head(source, own, options.device)
         self.tokens = max(map(len, self._ids))

@@ -85,8 +85,8 @@ def score_table(
     encoding: of an input that is text; a byte order mark in it is believed instead.
     delimiter: between the fields of a csv or tsv input; by default what its header shows.
     prefix: put before the names of the added columns: label, label_name, expected, p0 ..., margin, stable (if the
-    model is certified), tokens, truncated and error. They are null in a row with an error, and ``error`` is null in
-    the others.
+    model is certified), tokens, truncated, special_tokens and error. They are null in a row with an error, and
+    ``error`` is null in the others.
     window: rows scored at a time.
     force: replace an existing target.
     progress: called as batches are answered and as rows with an error are met.
@@ -127,7 +127,8 @@ def _added_columns(existing: list[str], labels: int, prefix: str, *, certified: 
     fields = [("label", pa.int64()), ("label_name", pa.string()), ("expected", pa.float32())]
     fields += [(f"p{i}", pa.float32()) for i in range(labels)]
     fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if certified else [])]
-    fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("error", pa.string())]
+    fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("special_tokens", pa.int64())]
+    fields += [("error", pa.string())]
     if clash := [prefix + name for name, _ in fields if prefix + name in existing]:
         raise TableError(f"the input already has a column {clash[0]!r}; name the added columns apart with --prefix.")
     return pa.schema([(prefix + name, kind) for name, kind in fields])
@@ -203,7 +204,8 @@ def _answer(score: Score, added: pa.Schema, certified: bool) -> list[object]:
         return [None] * (len(added) - 1) + [score.error]
     figures = map(_shortest, (np.float32(score.expected), *score.probabilities, np.float32(score.margin)))
     stable = [score.stable] if certified else []
-    return [score.label, score.label_name, *figures, *stable, score.tokens, score.truncated, None]
+    counts = (score.tokens, score.truncated, score.special_tokens)
+    return [score.label, score.label_name, *figures, *stable, *counts, None]
 
 
 def _shortest(value: np.float32) -> float | None:

@@ -62,6 +62,7 @@ def measure(
         "labels": prompt.labels,
         "max_tokens": resolved.max_tokens,
         "truncation": resolved.truncation,
+        "special_tokens": options.special_tokens,
     }
     their_prompt = Prompt.load(source, **rendering)
     both = zip(prompt.encode(texts.texts), their_prompt.encode(texts.texts), strict=True)
