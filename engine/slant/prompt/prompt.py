@@ -27,6 +27,7 @@ from tokenizers import Encoding, Tokenizer
 from slant.errors import PromptError
 from slant.files import read_json
 from slant.prompt.special_tokens import SpecialTokens
+from slant.prompt.tokenizer_class import check_class
 from slant.prompt.truncation import Cuts
 
 MARKER = "{article}"
@@ -134,7 +135,9 @@ class Prompt:
         slant.json may set {"template": str, "labels": {answer: name}}; arguments win over it, and what neither sets
         takes its default. Raises PromptError if a file is missing, damaged or has an unknown key.
         """
-        tokenizer = _tokenizer(Path(folder) / "tokenizer.json") if tokenizer is None else tokenizer
+        if tokenizer is None:
+            tokenizer = _tokenizer(Path(folder) / "tokenizer.json")
+            check_class(Path(folder), tokenizer)
         found = _settings(Path(folder) / "slant.json")
         template = found[0] if template is None else template
         labels = found[1] if labels is None else labels
