@@ -45,9 +45,9 @@ def check_class(folder: Path, tokenizer: Tokenizer) -> None:
         )
     if settings.get("add_prefix_space"):
         raise PromptError(f"{folder / 'tokenizer_config.json'} sets add_prefix_space, tokenizer.json not; {WAY_OUT}.")
-    plain = not (model.continuing_subword_prefix or model.end_of_word_suffix or model.unk_token)
-    plain = plain and not (model.fuse_unk or model.byte_fallback or model.ignore_merges)
-    if not plain or _state(tokenizer.normalizer) != {"type": "NFC"} or _pattern(tokenizer) != PATTERNS[name]:
+    # Unknown bytes and unreachable tokens are left out: a vocabulary of byte pairs has neither.
+    affixed = model.continuing_subword_prefix or model.end_of_word_suffix
+    if affixed or _state(tokenizer.normalizer) != {"type": "NFC"} or _pattern(tokenizer) != PATTERNS[name]:
         raise PromptError(
             f"{path} splits texts otherwise than {name}, which transformers uses for this folder; "
             f"{WAY_OUT} if the model was trained so."
