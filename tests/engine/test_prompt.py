@@ -79,9 +79,7 @@ def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> 
     special = [token for _, token in vocabulary.special]
     tokenizer = TikTokenConverter(str(ranks), pattern=vocabulary.pattern, extra_special_tokens=special).converted()
     tokenizer.normalizer = normalizers.NFC()
-    folder = tmp_path_factory.mktemp("qwen")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": vocabulary.reference.__name__}))
-    return save(tokenizer, folder)
+    return save(tokenizer, tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(scope="module")

@@ -56,10 +56,12 @@ def check_class(folder: Path, tokenizer: Tokenizer) -> None:
 
 def _class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The class that transformers' AutoTokenizer chooses: whatever a multimodal Qwen3.5 folder names, its own."""
-    named = settings.get("tokenizer_class") or config.get("tokenizer_class")
-    if not isinstance(named, str) or config.get("model_type") == "qwen3_5":
+    named, kind = settings.get("tokenizer_class") or config.get("tokenizer_class"), config.get("model_type")
+    if kind == "qwen3_5" or (kind and not isinstance(named, str)):
         return OWN
-    return named.removesuffix("Fast") if named != "PreTrainedTokenizerFast" else named
+    if not isinstance(named, str):
+        return GENERIC[0]  # a tokenizer without a model
+    return named.removesuffix("Fast") if named not in GENERIC else named
 
 
 def _pattern(tokenizer: Tokenizer) -> str | None:
