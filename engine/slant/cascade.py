@@ -11,6 +11,8 @@ from itertools import islice
 
 from slant.engine import Engine
 from slant.errors import SlantError
+from slant.inputs import texts_of
+from slant.options import check_function, whole_number
 from slant.scores import Score
 
 
@@ -39,7 +41,11 @@ class Cascade:
         progress: Callable[[int, int], None] = lambda texts, tokens: None,
     ) -> Iterator[Score]:
         """As ``Engine.stream``; a text that is scored twice counts once in ``progress``."""
-        texts = iter(texts)
+        window = whole_number("window", window)
+        check_function("progress", progress, "texts, tokens")
+        return self._stream(texts_of([texts] if isinstance(texts, str) else texts), window, progress)
+
+    def _stream(self, texts: Iterator[object], window: int, progress: Callable[[int, int], None]) -> Iterator[Score]:
         while chunk := list(islice(texts, window)):
             scores = list(self.first.stream(chunk, window=window, progress=progress))
             unstable = [row for row, score in enumerate(scores) if score.stable is False]

@@ -17,7 +17,9 @@ from typing import Any, NoReturn, overload
 import numpy as np
 
 from slant.artifact.coverage import Coverage, coverage
-from slant.options import LoadOptions
+from slant.errors import OptionError
+from slant.inputs import texts_of
+from slant.options import LoadOptions, check_function, check_model, short, whole_number
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
@@ -79,7 +81,9 @@ class Engine:
         An artifact's self-test is run before this returns. Raises SlantError if an option, the checkpoint or the prompt
         does not fit, if no memory tier does, or if the model is not certified as ``max_flip_rate`` asks.
         """
-        options = replace(options or LoadOptions(), **fields)
+        options = LoadOptions.of(options, fields)
+        check_model(model)
+        check_function("progress", progress, "done, total")
         thread = OwnThread(use_threads(options.threads))
         return thread.report(lambda report: cls._load(model, options, report, thread), progress)
 
@@ -120,7 +124,9 @@ class Engine:
         With the same options the scores are bit-identical to those of ``load``. progress: called with (batches through
         a block, that of all blocks), in each call and in the engine's thread.
         """
-        options = replace(options or LoadOptions(), **fields)
+        options = LoadOptions.of(options, fields)
+        check_model(model)
+        check_function("progress", progress, "done, total")
         thread = OwnThread(use_threads(options.threads))
 
         def load() -> Engine:
@@ -137,15 +143,16 @@ class Engine:
     def score(self, texts: str | Iterable[object]) -> Score | Scores:
         """Score one text, or any number of them at once.
 
-        In a list, what is wrong with one text becomes that row's ``error``. Raises ValueError for a single text that
-        cannot be scored.
+        Any ordered iterable of texts will do, such as a list, a generator, or a column of numpy, pandas, pyarrow or
+        datasets. What is wrong with one of them becomes that row's ``error``. Raises ValueError for a single text that
+        cannot be scored, and TypeError for what holds no texts in an order.
         """
         if isinstance(texts, str):
             (score,) = self._score(self.prompt.encode([texts]))
             if score.error:
                 raise ValueError(score.error)
             return score
-        return Scores(self._score(self.prompt.encode(list(texts))), self.labels)
+        return Scores(self._score(self.prompt.encode(list(texts_of(texts)))), self.labels)
 
     def stream(
         self,
@@ -162,15 +169,15 @@ class Engine:
         overlap: tokenize one window and compute another in threads of their own while the caller has a third; by
         default on a GPU, which waits otherwise. ``texts`` is read by the caller's thread in any case.
         """
-        if window < 1:
-            raise ValueError(f"the window must hold at least one text, not {window}.")
-        texts = iter(texts)
-        windows = iter(lambda: list(islice(texts, window)), [])
+        window = whole_number("window", window)
+        check_function("progress", progress, "texts, tokens")
+        if not isinstance(overlap, bool | None):
+            raise OptionError(f"overlap is {short(overlap)}; give True, False or None.")
+        rows = texts_of([texts] if isinstance(texts, str) else texts)
+        windows = iter(lambda: list(islice(rows, window)), [])
         if overlap or (overlap is None and self.runner.device.type == "cuda"):
-            yield from self._overlapped(windows, progress)
-        else:
-            for chunk in windows:
-                yield from self._score(self.prompt.encode(chunk), progress)
+            return self._overlapped(windows, progress)
+        return (score for chunk in windows for score in self._score(self.prompt.encode(chunk), progress))
 
     def _overlapped(self, windows: Iterator[list[object]], progress: Progress) -> Iterator[Score]:
         pending: deque[Future[list[Score]]] = deque()
@@ -194,6 +201,7 @@ class Engine:
         and graphs of small batches are captured: ``slant_kernels.cross.no_compilation`` holds from then on. Then one
         small batch is run, for thread pools and first-touched memory.
         """
+        check_function("progress", progress, "done, total")
         if self.request is not None and self.runner.device.type == "cuda":
             self._thread.report(self._prepare, progress)
         self._score(self.prompt.encode(["warm-up"]))

@@ -8,6 +8,10 @@ class SlantError(Exception):
     """
 
 
+class OptionError(SlantError, ValueError):
+    """An option has a value that it cannot have."""
+
+
 class CheckpointError(SlantError):
     """The checkpoint is missing, damaged, incomplete or of another architecture."""
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
+from difflib import get_close_matches
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any
 
-from slant.errors import SlantError
+from slant.errors import OptionError, SlantError
 
 WEIGHTS = ("auto", "bf16", "fp32", "int8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
 SPECIAL_TOKENS = ("text", "parse")
+CHOICES = {"weights": WEIGHTS, "truncation": TRUNCATIONS, "special_tokens": SPECIAL_TOKENS}
 MAX_TOKENS = 8192
+MOST = {"threads": 1024}  # a process may not be able to start more, and OpenMP then ends it
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -45,7 +52,7 @@ class LoadOptions:
     max_flip_rate: refuse a model without a certificate for what is loaded, or with one that measured a larger share of
     label flips.
 
-    Raises SlantError for a value that no model and no device allows.
+    Raises OptionError, a SlantError, for a value that no model and no device allows.
     """
 
     weights: str = "auto"
@@ -62,17 +69,74 @@ class LoadOptions:
     max_flip_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise SlantError(f"the weights {self.weights!r} are unknown; use one of {', '.join(WEIGHTS)}.")
-        if self.truncation not in TRUNCATIONS:
-            raise SlantError(f"the truncation {self.truncation!r} is unknown; use one of {', '.join(TRUNCATIONS)}.")
-        if self.special_tokens not in SPECIAL_TOKENS:
-            raise SlantError(f"special_tokens is {self.special_tokens!r}; use one of {', '.join(SPECIAL_TOKENS)}.")
-        for name in ("max_tokens", "token_budget", "threads"):
+        if type(self.device).__module__ == "torch":
+            object.__setattr__(self, "device", str(self.device))
+        for name, known in CHOICES.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise SlantError(f"{name} is {value!r}; give a whole number of at least 1.")
+            if not isinstance(value, str):
+                raise OptionError(f"{name} is {short(value)}; give a str, one of {', '.join(known)}.")
+            if value not in known:
+                verb = "is" if name == "truncation" else "are"
+                raise OptionError(f"the {name} {short(value)} {verb} unknown; use one of {', '.join(known)}.")
+        if not isinstance(self.device, str):
+            raise OptionError(f'device is {short(self.device)}; give a str such as "auto", "cpu" or "cuda:0".')
+        if not isinstance(self.template, str | None):
+            raise OptionError(f"template is {short(self.template)}; give the prompt itself, a str.")
+        if self.labels is not None and not (
+            isinstance(self.labels, Mapping)
+            and all(isinstance(text, str) for pair in self.labels.items() for text in pair)
+        ):
+            raise OptionError(f'labels is {short(self.labels)}; map answers to names, as in {{"0": "no", "1": "yes"}}.')
+        for name in ("max_tokens", "token_budget", "threads"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_number(name, value))
+        if type(self.deterministic).__name__ not in ("bool", "bool_"):  # the second is numpy's
+            raise OptionError(f"deterministic is {short(self.deterministic)}; give True or False.")
+        rate = self.max_flip_rate
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate <= 1):
+            raise OptionError(f"max_flip_rate is {short(rate)}; give a share of the labels, from 0 to 1.")
         memory_bytes(self.memory)
+
+    @classmethod
+    def of(cls, options: LoadOptions | None, fields: Mapping[str, Any]) -> LoadOptions:
+        """The options with some fields replaced; raises TypeError for what are no options, and for an unknown field."""
+        if not isinstance(options, cls | None):
+            raise TypeError(f"options is {short(options)}; give a LoadOptions, or its fields by name.")
+        known = [field.name for field in dataclass_fields(cls)]
+        for name in fields:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                advice = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}."
+                raise TypeError(f"there is no option {name!r}; {advice}")
+        return replace(options or cls(), **fields)
+
+
+def whole_number(name: str, value: object) -> int:
+    """The value of an option as an int, numpy's integers too; raises OptionError unless it is 1 or more, and sane."""
+    most = MOST.get(name, 2**31)
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if not 1 <= number <= most:
+        limit = f" and at most {most}" if number > most else ""
+        raise OptionError(f"{name} is {short(value)}; give a whole number of at least 1{limit}.")
+    return number
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError unless it can name a model: a str or a path."""
+    if not isinstance(model, str | PathLike) or not str(model).strip():
+        raise TypeError(f"model is {short(model)}; give the path of a folder, or a hub id.")
+
+
+def check_function(name: str, value: object, of: str) -> None:
+    """Raise TypeError unless the argument can be called; ``of`` says with what."""
+    if not callable(value):
+        raise TypeError(f"{name} is {short(value)}; give a function of ({of}), or leave it out.")
+
+
+def short(value: object) -> str:
+    """The value as an error message shows it."""
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def token_limit(max_tokens: int | None, positions: int) -> int:
@@ -89,8 +153,9 @@ def memory_bytes(memory: str | int | None) -> int | None:
     """
     if memory is None or memory == "auto":
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?I?B|)", str(memory).strip().upper())
-    unit = UNITS.get(found[2]) if found else None
-    if isinstance(memory, bool) or found is None or unit is None or not int(float(found[1]) * unit):
-        raise SlantError(f"memory is {memory!r}, which is no size; give auto, bytes, or one like 4GB or 900MB.")
-    return int(float(found[1]) * unit)
+    number = isinstance(memory, Real) and not isinstance(memory, bool)
+    found = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?) *([KMG]?I?B|)", str(memory).strip().upper())
+    unit = UNITS.get(found[2]) if found and (number or isinstance(memory, str)) else None
+    if found is None or unit is None or not (size := int(float(found[1]) * unit)):
+        raise OptionError(f"memory is {short(memory)}, which is no size; give auto, bytes, or one like 4GB or 900MB.")
+    return size

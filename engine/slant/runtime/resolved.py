@@ -104,6 +104,8 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SlantError("no CUDA device is available; use the device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SlantError(f"there is no {device}: the last of the CUDA devices is cuda:{torch.cuda.device_count() - 1}.")
     return device
 
 
