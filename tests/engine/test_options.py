@@ -24,7 +24,7 @@ CPU = LoadOptions(device="cpu", weights="fp32")
     [
         ({"weights": "hqq5"}, "the weights 'hqq5' are unknown"),
         ({"truncation": "tail"}, "the truncation 'tail' is unknown"),
-        ({"special_tokens": "keep"}, "special_tokens is 'keep'; use one of text, parse"),
+        ({"special_tokens": "keep"}, "the special_tokens 'keep' are unknown; use one of text, parse"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"max_tokens": 1.5}, r"max_tokens is 1\.5"),
         ({"token_budget": True}, "token_budget is True"),
