@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+JSON_BYTES = 16 << 20  # a file of settings is smaller; parsed, JSON can take thirty times its size
 NO_FOLDER_SYNC = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP}  # not offered here, or not to us
 
 
@@ -122,13 +123,16 @@ def read_text(path: str | Path, error: type[SlantError] = SlantError) -> str:
         ) from problem
 
 
-def read_json(path: str | Path, error: type[SlantError] = SlantError) -> Any:
+def read_json(path: str | Path, error: type[SlantError] = SlantError, unique: bool = True) -> Any:
     """The value in a JSON file that a person made, as ``read_text`` reads it.
 
-    Raises ``error`` for a file that is not JSON, or has a key twice.
+    Raises ``error`` for a file that is not JSON or too large, or, if they must be ``unique``, has a key twice.
     """
+    with suppress(OSError):
+        if (size := Path(path).stat().st_size) > JSON_BYTES:
+            raise error(f"{path} has {size} bytes, and at most {JSON_BYTES} are read; give the right file.")
     try:
-        return json.loads(read_text(path, error), object_pairs_hook=_unique)
+        return json.loads(read_text(path, error), object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as problem:
         raise error(f"{path} cannot be read as JSON: {problem}.") from problem
 

@@ -207,9 +207,9 @@ def test_damaged_config_is_named(folder, content):
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"layer_types": ["full_attention"] * 3}, "layer_types"),
-        ({"layer_types": ["mamba"] * 4}, "layer_types"),
+        ({"layer_types": ["sliding_attention"] * 4}, "layer_types"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.1}}, "rotated"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.1}}, "partial_rotary_factor"),
     ],
 )
 def test_config_that_is_not_computed_here_is_refused(folder, settings, word):

@@ -5,18 +5,21 @@ A new one is a folder and an entry of ``FAMILIES``. Nothing outside its folder k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from slant.errors import CheckpointError
+from slant.files import read_json
 from slant.model.block import Block
 from slant.model.config import ModelConfig
 from slant.model.qwen3_5 import blocks as qwen3_5_blocks
 from slant.model.qwen3_5 import memory as qwen3_5_memory
 from slant.model.qwen3_5.config import Qwen3_5Config
 from slant.model.weights import Weights
+from slant.validation import STRICT, shown, table
 
 
 class Family(NamedTuple):
@@ -43,19 +46,22 @@ def activation_bytes(config: ModelConfig, itemsize: int, rows: int, length: int,
     return family.activation_bytes(config, itemsize, rows, length, device_type)
 
 
+class _Named(BaseModel):
+    model_config = STRICT
+
+    model_type: str
+    architectures: list[str] | None = None
+
+
 def read_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` of a checkpoint folder.
+    """Read ``config.json`` of a checkpoint folder; of a key that is there twice the last counts, as in transformers.
 
     Raises CheckpointError if the file is missing or damaged, or describes a model that is not computed here.
     """
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; give the folder of a saved model or a hub id.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); save or download the model again.") from None
-    return parse_config(raw, str(path))
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give the folder of a saved model or a hub id.")
+    return parse_config(read_json(path, CheckpointError, unique=False), str(path))
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -63,13 +69,13 @@ def parse_config(raw: Mapping[str, Any], source: str = "config.json") -> ModelCo
 
     A file without ``architectures`` is told by its ``model_type``.
     """
-    if not isinstance(raw, Mapping):
-        raise CheckpointError(f"{source} is not a JSON object.")
-    kind = str(raw.get("model_type"))
-    known = [name for name, family in ARCHITECTURES.items() if kind in family.config.model_types]
-    names = raw.get("architectures") or known
-    family = ARCHITECTURES.get(names[0]) if names else None
-    if family is None or kind not in family.config.model_types:
-        named = f" with the architecture {names[0]}" if names else ""
-        raise CheckpointError(f"{source} describes a {kind!r} model{named}; slant computes {', '.join(ARCHITECTURES)}.")
+    named = table(_Named, raw, source, CheckpointError, "give the folder of a saved model")
+    known = [name for name, family in ARCHITECTURES.items() if named.model_type in family.config.model_types]
+    names = named.architectures or known
+    family = ARCHITECTURES.get(names[0]) if known else None
+    if family is None or named.model_type not in family.config.model_types:
+        raise CheckpointError(
+            f"{source} describes a model of the model_type {shown(named.model_type)} and the architectures "
+            f"{shown(named.architectures)}; slant computes {', '.join(ARCHITECTURES)}."
+        )
     return family.config.parse(raw, source)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from slant.errors import CheckpointError
 from slant.model.config import ModelConfig, Shapes
+from slant.model.qwen3_5.config_file import LayerType, Multimodal, Text
 from slant.tensor_files import EMBEDDING
+from slant.validation import table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LayerType = Literal["linear_attention", "full_attention"]
+ADVICE = "correct the file, or save the model again"
 SKIPPED = r"(visual|mtp)\."
 # By public reports the projections back into the residual stream suffer most from quantization.
 SENSITIVE = ("linear_attn.out_proj.weight", "self_attn.o_proj.weight")
@@ -32,25 +34,6 @@ QUANTIZABLE = (
 )
 # Small, and a gate's error is in every later state.
 NOT_INT8 = ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
-
-
-# The defaults of transformers' Qwen3_5TextConfig: it may leave out of a saved file what equals them.
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 248320,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32768,
-}
 
 
 @dataclass(frozen=True)
@@ -104,34 +87,48 @@ class Qwen3_5Config(ModelConfig):
 
         ``source`` names the file in errors. Raises CheckpointError if it describes a model that is not computed here.
         """
-        text = raw.get("text_config", raw)
-        architecture = (raw.get("architectures") or [list(cls.network_prefix)["text_config" not in raw]])[0]
-        for key, computed in {"hidden_act": "silu", "attention_bias": False}.items():
-            if text.get(key, computed) != computed:
-                raise CheckpointError(f"{source} sets {key} to {text[key]!r}; only {computed!r} is computed here.")
-        sizes = {key: text.get(key, default) for key, default in _DEFAULTS.items()}
-        for key, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, type(_DEFAULTS[key])) or size <= 0:
-                raise CheckpointError(f"{source} sets {key} to {size!r}; a positive number is needed.")
-        theta, rotary_dim = _rope(text, sizes["head_dim"], source)
-        config = cls(
-            architecture=architecture,
-            layer_types=_layer_types(text, sizes["num_hidden_layers"], source),
-            rope_theta=theta,
-            rotary_dim=rotary_dim,
-            # A multimodal file's own flag wins over that of its text part, as in transformers.
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-            **sizes,
-        )
+        # As transformers' AutoModelForCausalLM, which takes the text-only class whatever a text-only file names.
+        architecture = "Qwen3_5ForCausalLM"
+        if raw.get("model_type") == "qwen3_5":
+            file = table(Multimodal, raw, source, CheckpointError, ADVICE)
+            text, architecture = file.text_config, (file.architectures or [architecture])[0]
+        else:
+            text = table(Text, raw, source, CheckpointError, ADVICE)
+        tied = text.tie_word_embeddings
+        # The multimodal class asks the file's own flag, the text-only class that of the text part.
+        if architecture == "Qwen3_5ForConditionalGeneration" and "tie_word_embeddings" in raw:
+            tied = file.tie_word_embeddings
+        theta, share = text.rotary()
+        values: dict[str, Any] = {field.name: getattr(text, field.name, None) for field in fields(cls)}
+        computed = {
+            "architecture": architecture,
+            "layer_types": text.layers(),
+            "rope_theta": theta,
+            "rotary_dim": int(text.head_dim * share),
+            "tie_word_embeddings": tied,
+        }
+        config = cls(**values | computed)
+        if problem := next(config._problems(text.pad_token_id), None):
+            raise CheckpointError(f"{source}: {problem}; {ADVICE}.")
+        return config
+
+    def _problems(self, pad_token_id: int | None) -> Iterator[str]:
+        """Fields that contradict each other."""
+        if len(self.layer_types) != self.num_hidden_layers:
+            yield f"layer_types names {len(self.layer_types)} layers, and num_hidden_layers is {self.num_hidden_layers}"
+        if not self.rotary_dim or self.rotary_dim % 2:
+            yield (
+                f"partial_rotary_factor rotates {self.rotary_dim} dimensions of a head of {self.head_dim} (head_dim); "
+                "an even number is computed here"
+            )
         for heads, groups in (
             ("num_attention_heads", "num_key_value_heads"),
             ("linear_num_value_heads", "linear_num_key_heads"),
         ):
-            if sizes[heads] % sizes[groups]:
-                raise CheckpointError(
-                    f"{source}: {heads} ({sizes[heads]}) is not a multiple of {groups} ({sizes[groups]})."
-                )
-        return config
+            if getattr(self, heads) % getattr(self, groups):
+                yield f"{heads} ({getattr(self, heads)}) is not a multiple of {groups} ({getattr(self, groups)})"
+        if pad_token_id is not None and not -self.vocab_size <= pad_token_id < self.vocab_size:
+            yield f"pad_token_id is {pad_token_id}, outside of the vocab_size {self.vocab_size}"
 
     def shapes(self) -> Shapes:
         """Canonical names and shapes of the text model's tensors, without the head, in the order of the forward."""
@@ -222,28 +219,3 @@ class Qwen3_5Config(ModelConfig):
         from transformers import Qwen3_5TextModel
 
         return Qwen3_5TextModel(config)
-
-
-def _layer_types(text: Mapping[str, Any], layers: int, source: str) -> tuple[LayerType, ...]:
-    interval = text.get("full_attention_interval", 4)
-    default = ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(layers)]
-    types = tuple(text.get("layer_types") or default)
-    if len(types) != layers or not set(types) <= set(get_args(LayerType)):
-        raise CheckpointError(f"{source}: layer_types must name {layers} layers, each one of {get_args(LayerType)}.")
-    return types
-
-
-def _rope(text: Mapping[str, Any], head_dim: int, source: str) -> tuple[float, int]:
-    """Theta and the number of rotated dimensions, from ``rope_parameters`` or the older top-level keys."""
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "mrope"):  # text positions make mrope plain rotary
-        raise CheckpointError(f"{source} asks for {kind!r} rotary scaling; only plain rotary is computed here.")
-    theta = float(rope.get("rope_theta", text.get("rope_theta", 10000.0)))
-    factor = float(rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 0.25)))
-    rotary_dim = int(head_dim * factor)
-    if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
-        raise CheckpointError(
-            f"{source}: {rotary_dim} rotated dimensions of a head of {head_dim}; an even number is needed."
-        )
-    return theta, rotary_dim
