@@ -238,7 +238,7 @@ def test_a_multimodal_file_without_a_text_part(text: Any) -> None:
     assert not check_config(raw, tiny.MULTIMODAL)
 
 
-@pytest.mark.parametrize(("top", "nested"), itertools.product((True, False, "absent"), repeat=2))
+@pytest.mark.parametrize(("top", "nested"), list(itertools.product((True, False, "absent"), repeat=2)))
 @pytest.mark.parametrize("architecture", ["Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM", None])
 def test_the_tied_flag_is_that_of_the_class(architecture: str | None, top: Any, nested: Any) -> None:
     """The file has no head: where one of transformers' classes ties it and slant loads, that is the head."""

@@ -8,13 +8,13 @@ names and formats are never read, so what is said of them are hints.
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from slant import files
 from slant.artifact import MANIFEST
 from slant.errors import CheckpointError
 from slant.stand_ins import refuse_stand_in
@@ -77,10 +77,7 @@ def resolve(model: str | Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError naming the file if it is not one."""
     refuse_stand_in(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); save or download it again.") from None
+    content = files.read_json(path, CheckpointError, unique=False)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged (it holds no JSON object); save or download it again.")
     return content
@@ -137,16 +134,14 @@ def _sharded(folder: Path) -> WeightFiles:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is damaged (it has no weight_map of keys to files); download it again.")
-    files: dict[Path, set[str] | None] = {}
+    promised: dict[Path, set[str]] = {}
     for key, name in weight_map.items():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
             raise CheckpointError(f"{path} is damaged ({key} is in {name!r}, no safetensors file); download it again.")
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CheckpointError(f"{path} names {name}, a file outside of its folder; save the checkpoint again.")
-        promised = files.setdefault(folder / name, set())
-        assert promised is not None
-        promised.add(key)
-    return WeightFiles(dict(sorted(files.items())), index)
+        promised.setdefault(folder / name, set()).add(key)
+    return WeightFiles(dict(sorted(promised.items())), index)
 
 
 def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
