@@ -289,7 +289,7 @@ def test_other_numbers_of_labels(table: Path) -> None:
         ("in.csv", b'"text,id\n', "header cannot be read"),
         ("in.csv", b"text,label\n", "already has a column 'label'"),
         ("in.jsonl", b'{"body": 1}\n', "no column 'text'; its columns are: body"),
-        ("in.jsonl", b'[{"text": "a"}]', "not JSON Lines. Line 1 is not a JSON object"),
+        ("in.jsonl", b'[{"text": "a"}]', "not one object a line; name it .json, or give --input-format json"),
         ("in.jsonl", b"text,id\n1,2\n", "not JSON Lines"),
         ("in.jsonl", b'{"text": "a", "p4": 1}\n', "already has a column 'p4'"),
         ("in.parquet", b"", "not a readable Parquet file"),

@@ -19,6 +19,9 @@ from slant.tables.signatures import ARROW
 # What pyarrow raises for a file it cannot make sense of; of a file that lies about sizes, too.
 DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError)
 
+STRINGS = ("string", "large_string", "string_view")
+BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")  # which may be texts in UTF-8
+
 
 def reason(error: BaseException) -> str:
     """What pyarrow says, in one line without its end."""
@@ -72,11 +75,15 @@ def batch_table(
         kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
         schema = pa.schema(fields, metadata=kept or None)  # pandas would look for the old names
     place = None if column is None else own.index(column)
-    if place is not None and not _holds_text(schema.field(place).type):
+    kind = pa.null() if place is None else schema.field(place).type
+    if isinstance(kind, pa.BaseExtensionType) and _holds(kind.storage_type, *STRINGS):
+        kind = kind.storage_type
+    if not _holds(kind, *STRINGS, *BYTES, "null"):
         raise TableError(
-            f"{name}: the column {column!r} holds {schema.field(place).type}, not text; choose another with "
-            "--text-column, or write it as strings."
+            f"{name}: the column {column!r} holds {kind}, not text; choose another with --text-column, or write it as "
+            "strings."
         )
+    decoded = column if _holds(kind, *BYTES) else None
 
     def chunks() -> Iterator[Chunk]:
         end = 0
@@ -85,37 +92,25 @@ def batch_table(
                 end += len(batch)
                 batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema) if own != names else batch
                 texts, errors = _texts(None if place is None else batch.column(place), len(batch))
-                yield Chunk(batch, texts, errors, end)
+                yield Chunk(batch, texts, errors, end, decoded)
         except DAMAGED as error:
             raise TableError(f"{name} is damaged after row {end}: {reason(error)}; get the file again.") from error
 
     return InputTable(schema, total, chunks())
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, whatever stores or labels them."""
-    while True:
-        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-            kind = kind.value_type
-        elif isinstance(kind, pa.BaseExtensionType):
-            kind = kind.storage_type
-        else:
-            return kind
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    """Strings and bytes of any kind, and nothing at all: a column of missing texts."""
-    kind = _plain_type(kind)
-    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
-    return any(getattr(pa.types, f"is_{test}")(kind) for test in (*tests, "fixed_size_binary"))
+def _holds(kind: pa.DataType, *names: str) -> bool:
+    """Whether the values, however they are stored, are of one of these types."""
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
 
 
 def _texts(column: pa.Array | None, rows: int) -> tuple[list[object], list[str | None]]:
     errors: list[str | None] = [None] * rows
     if column is None:
         return [None] * rows, errors
-    while isinstance(column.type, pa.BaseExtensionType):
-        column = column.storage
+    column = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
     values = None
     with suppress(UnicodeDecodeError):
         values = column.to_pylist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from slant.errors import TableError
@@ -49,20 +50,18 @@ def tell_apart(source: str, columns: Sequence[str], needed: Collection[str]) -> 
     for name in needed:
         if columns.count(name) > 1:
             raise TableError(f"{source} has two columns of the same name, {name!r}; rename one.")
-    found, seen, taken = list[str](), dict[str, int](), set(columns)
+    found, seen, taken = list[str](), Counter[str](), set(columns)
     for place, name in enumerate(columns, 1):
-        number = seen.get(name, 0)
+        seen[name] += 1
         own = name
-        if number or not name:
-            own = name or f"column_{place}"
-            while own in taken:
+        if not name or seen[name] > 1:
+            begin, number = (name, seen[name]) if name else ("column", place)
+            while (own := f"{begin}_{number}") in taken:
                 number += 1
-                own = f"{name}_{number + 1}" if name else f"column_{place}_{number + 1}"
-        seen[name] = max(number, 1) if name else 0
-        taken.add(own)
+            taken.add(own)
         found.append(own)
     changed = [
         f"column {i} is {new!r}" for i, (old, new) in enumerate(zip(columns, found, strict=True), 1) if old != new
     ]
-    log.warning("%s has empty or repeated column names: now %s.", source, listed(changed))
+    log.warning("%s has empty or repeated column names; %s now.", source, listed(changed))
     return found

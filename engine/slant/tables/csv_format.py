@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import shlex
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
@@ -52,9 +51,9 @@ def read_csv(
     if given and column is not None and column not in header:
         other = _separator(line, column, given)
         if column in (_split(line, other) or ()):
+            shown = "tab" if other == "\t" else repr(other)
             raise TableError(
-                f"{name} has no column {column!r} if {given!r} separates its fields; with --delimiter "
-                f"{shlex.quote(other) if other.isprintable() else 'tab'} it has."
+                f"{name} has no column {column!r} if {given!r} separates its fields; with --delimiter {shown} it has."
             )
     columns = tell_apart(name, header, needed)
     if column is not None and column not in columns:

@@ -19,7 +19,7 @@ from slant.tables.stream import LINE_LIMIT, Text
 BLOCK = 1 << 20  # characters
 SPACE = re.compile(r"[ \t\r\n]*")
 LOOSE = json.JSONDecoder(parse_int=str)  # takes what DECODER refuses, to find its end
-CUT = 16  # characters: an error so near the end may be that of a word, a number or an escape cut in two
+CUT = 16  # characters: an error so near the end or a value that ends there, may be that of a word cut in two
 
 
 def read_json(text: Text, name: str, column: str | None, window: int) -> tuple[list[str], Iterator[Record]]:
@@ -116,9 +116,10 @@ class _Values:
             except ValueError as error:  # a key that is there twice, a number of thousands of digits
                 value, end = LOOSE.raw_decode(self._held, self._at)
                 found = unreadable(self._held[self._at : end], column, f"Row {number} is not JSON: {error}.")
-            if end == len(self._held) and self._more():
-                continue  # a number may go on
-            self._at = end
+            size = end - self._at
+            if end > len(self._held) - CUT and self._more():
+                continue
+            self._at += size
             return found
 
     def error(self, reason: str, number: int) -> TableError:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from itertools import chain, islice
 
 from slant.errors import TableError
 from slant.tables.columns import missing
 from slant.tables.rows import Record, Row, as_text, unreadable
+
+WHOLE = re.compile(r"\s*(\{\s*|\[\s*(\{.*)?)", re.DOTALL)  # how an array of objects begins, or an object of many lines
 
 
 def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int) -> tuple[list[str], Iterator[Record]]:
@@ -22,8 +25,8 @@ def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int)
     begin = next(filled, None)
     if begin is None:
         raise TableError(f"{name} is empty.")
-    if begin[1].strip() in ("[", "{"):
-        raise TableError(f"{name} is JSON of many lines, not JSON Lines; name it .json, or give --input-format json.")
+    if WHOLE.fullmatch(begin[1]):
+        raise TableError(f"{name} is JSON, but not one object a line; name it .json, or give --input-format json.")
     records = (record(line, f"Line {number}", column) for number, line in chain([begin], filled))
     first = list(islice(records, window))
     return columns_of(first, f"{name} is not JSON Lines", name, column), chain(first, records)

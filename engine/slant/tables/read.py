@@ -38,10 +38,16 @@ ENDINGS = {
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}  # of text formats, after their own ending
 
 
-def format_of(path: str | Path, given: str | None, default: str, option: str | None = None) -> str:
+def format_of(
+    path: str | Path,
+    given: str | None,
+    default: str,
+    option: str | None = None,
+    formats: Collection[str] = tuple(ENDINGS.values()),
+) -> str:
     """The format given, else by the ending of ``path``, else (stdin, stdout) the default.
 
-    Raises TableError, which names the ``option`` that gives it, where there is one.
+    Raises TableError, which names the endings of the ``formats`` that fit, and the ``option``, if there is one.
     """
     if given:
         return given
@@ -53,9 +59,8 @@ def format_of(path: str | Path, given: str | None, default: str, option: str | N
     if ending not in ENDINGS:
         before = f" before {plain.suffix!r}" if packed else ""
         advice = f", or give {option}" if option else ""
-        raise TableError(
-            f"{path}: the ending {ending!r}{before} is none of {', '.join(ENDINGS)}; rename the file{advice}."
-        )
+        known = ", ".join(ending for ending, format in ENDINGS.items() if format in formats)
+        raise TableError(f"{path}: the ending {ending!r}{before} is none of {known}; rename the file{advice}.")
     return ENDINGS[ending]
 
 

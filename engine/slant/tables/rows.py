@@ -23,17 +23,23 @@ Record = tuple[Row, object, str | None]  # the row, its text, and what is wrong 
 class Chunk:
     """Consecutive rows. One with an error could not be read, and its text is None.
 
-    ``end`` is how much of ``InputTable.total`` is read with the chunk.
+    ``end`` is how much of ``InputTable.total`` is read with the chunk. ``decoded`` names a column of bytes that holds
+    the texts: they are written as text, not in base 64.
     """
 
     rows: list[Row] | pa.RecordBatch
     texts: list[object]
     errors: list[str | None]
     end: int
+    decoded: str | None = None
 
     def column(self, name: str) -> list[object]:
         """A column's values as JSON has them; None where a row lacks it."""
         if isinstance(self.rows, pa.RecordBatch):
+            if name == self.decoded:
+                return [
+                    value and value.decode(errors="backslashreplace") for value in self.rows.column(name).to_pylist()
+                ]
             return plain(self.rows.column(name))
         return [row.get(name) for row in self.rows]
 
@@ -68,10 +74,10 @@ def plain(column: pa.Array) -> list[object]:
     printed = pa.types.is_temporal(kind)  # nanoseconds too, which Python's own times cannot hold
     try:
         values = (column.cast(pa.string()) if printed else column).to_pylist()
-    except (ValueError, OverflowError):  # pyarrow's own errors are ValueErrors too
+    except (ValueError, OverflowError, NotImplementedError):  # pyarrow's own errors are among these
         if len(column) != 1:
             return [value for row in range(len(column)) for value in plain(column.slice(row, 1))]
-        with suppress(ValueError, OverflowError):
+        with suppress(ValueError, OverflowError, NotImplementedError):
             return [_plain(column.to_pylist()[0])]
         if printed or pa.types.is_nested(kind):
             return [column.to_string(skip_new_lines=True)]

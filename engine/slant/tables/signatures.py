@@ -27,7 +27,10 @@ _SIGNATURES = {
     rb"\x80[\x02-\x05][\x00-\xff]": ("a Python pickle", "load it where it was made, and write it with to_parquet"),
     rb"\x89HDF\r\n": ("an HDF5 file", "write the table with pandas' to_parquet"),
     rb"Obj\x01": ("an Avro file", "convert it to JSON Lines, for example with fastavro"),
-    rb"ORC[^\t\n\r -~]": ("an ORC file", "read it with pyarrow.orc and write it with pyarrow.parquet"),
+    rb"ORC([\0-\x1f][\0-\x08\x0e-\x1f]|[\x7f-\xff])": (
+        "an ORC file",
+        "read it with pyarrow.orc and write it with pyarrow.parquet",
+    ),
     rb"FEA1[^\t\n\r -~]": ("a Feather file of version 1", "write it again with pyarrow.feather.write_feather"),
     rb"\x93NUMPY": ("a NumPy array", "write its texts as a table"),
     rb"RDX[23]\n|RDA[23]\n": ("an R data file", "write the table with R's write.csv"),

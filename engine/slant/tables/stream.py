@@ -44,7 +44,9 @@ class Source:
         try:
             return self.stream.peek(SIZE)[:SIZE]  # type: ignore[attr-defined]
         except OSError as error:
-            raise TableError(f"{self.name} cannot be read: {error.strerror or error}.") from error
+            raise TableError(
+                f"{self.name} cannot be read: {error.strerror or f'{error}; get the file again'}."
+            ) from error
 
     def position(self) -> int:
         """Bytes read so far, 0 for a pipe."""
@@ -129,9 +131,9 @@ class Text(Iterator[str]):
             where = f" (byte 0x{bad.hex()}"
             if self._source.total is not None and self._source.codec is None:
                 where += f" at offset {self._source.stream.tell() - len(error.object) + error.start}"
-            with_suggested = bad.decode(SUGGESTED, "replace")
-            where += f", {with_suggested!r} in {SUGGESTED})" if with_suggested.isalpha() else ")"
-            advice = f": {SUGGESTED if with_suggested.isprintable() else 'latin-1'}, utf-16"
+            letter = bad.decode(SUGGESTED, "ignore")
+            where += f", {letter!r} in {SUGGESTED})" if letter.isalpha() else ")"
+            advice = f": {SUGGESTED if letter else 'latin-1'}, utf-16"
         return TableError(
             f"{self._source.name}: line {number} is not {self._encoding.removesuffix('-sig')}{where}; convert it to "
             f"UTF-8, or name its encoding with --encoding{advice}."

@@ -30,7 +30,7 @@ WRITTEN = ("csv", "tsv", "jsonl", "parquet")
 
 def written_format(target: str | Path, given: str | None) -> str:
     """The format to write; by default the file's ending, for stdout jsonl. Raises TableError for one only read."""
-    format = format_of(target, given, "jsonl", "--output-format")
+    format = format_of(target, given, "jsonl", "--output-format", WRITTEN)
     if format == "lines":
         raise TableError("lines hold no scores; write csv, jsonl or parquet.")
     if format not in WRITTEN:
