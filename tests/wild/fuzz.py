@@ -24,13 +24,16 @@ from random import Random
 from tempfile import TemporaryDirectory, TemporaryFile
 
 TARGETS = {
-    "config": "fuzz_targets:config",
-    "safetensors": "fuzz_targets:safetensors",
-    "manifest": "fuzz_targets:Manifest",
-    "tokenizer": "fuzz_targets:TokenizerFile",
+    "config": "fuzz_models:config",
+    "safetensors": "fuzz_models:safetensors",
+    "manifest": "fuzz_models:Manifest",
+    "tokenizer": "fuzz_models:TokenizerFile",
+    "csv": "fuzz_tables:csv_table",
+    "json": "fuzz_tables:json_table",
+    "parquet": "fuzz_tables:parquet_table",
     "broken": "fuzz_broken:broken",
 }
-TESTS = str(Path(__file__).parents[1])
+IMPORTS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "engine")]
 ADDRESS_SPACE = 1 << 30
 CASE_SECONDS = 30
 FAILED = "failed"
@@ -44,7 +47,7 @@ def run(
     failures: dict[str, str] = {}
     end = time.monotonic() + seconds
     last = None if cases is None else first + cases
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, *sys.path)))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (*IMPORTS, *sys.path)))}
     while time.monotonic() < end and (last is None or first < last):
         options = {"first": first, "patience": patience, "minutes": (end - time.monotonic()) / 60}
         options |= {} if last is None else {"cases": last - first}
