@@ -1,5 +1,7 @@
 """Errors whose message is one clear sentence for a person, with what to do next."""
 
+from __future__ import annotations
+
 
 class SlantError(Exception):
     """A problem with a file, a model or an option: the whole call cannot go on.
@@ -26,3 +28,9 @@ class TableError(SlantError):
 
 class RecipeError(SlantError):
     """A quantization recipe is damaged, or does not fit the model."""
+
+
+def reason(error: object, limit: int = 300) -> str:
+    """What another library says of a problem, for the middle of a sentence: one line, without its full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if len(text) <= limit else text[: limit - 4] + " ...").removesuffix(".")

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from slant.errors import CheckpointError
+from slant.errors import CheckpointError, reason
 from slant.stand_ins import stand_in
 
 ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
@@ -92,6 +92,6 @@ def _reason(path: Path, error: Exception) -> str:
             return what
     except FileNotFoundError:
         return "does not exist, though the index names it; download the shard again."
-    except OSError as reason:
-        return f"cannot be read: {reason.strerror or reason}; check its permissions."
-    return f"is truncated or damaged ({error}); download it again."
+    except OSError as problem:
+        return f"cannot be read: {problem.strerror or problem}; check its permissions."
+    return f"is truncated or damaged ({reason(error)}); download it again."

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from slant.errors import PromptError
+from slant.errors import PromptError, reason
 from slant.files import read_json
 from slant.prompt.special_tokens import SpecialTokens
 from slant.prompt.tokenizer_class import check_class
@@ -234,8 +234,10 @@ def _tokenizer(path: Path) -> Tokenizer:
         )
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises Exception itself for whatever is wrong with the file
-        raise PromptError(f"{path} is damaged, download or save it again: {error}") from error
+    except BaseException as error:  # tokenizers raises Exception itself, and a panic in it is not even that
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise PromptError(f"{path} is damaged ({reason(error)}); download it, or save it again.") from error
 
 
 def _batches(texts: Iterable[object]) -> Iterator[list[object]]:
