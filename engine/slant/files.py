@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -89,6 +89,11 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
+
+
+def first_with(folders: Sequence[Path], name: str) -> Path:
+    """The file of that name in the first folder that has it; where it would be in the last if none does."""
+    return next((folder / name for folder in folders if (folder / name).exists()), folders[-1] / name)
 
 
 def sha256(path: Path) -> str:

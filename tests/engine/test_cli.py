@@ -90,7 +90,7 @@ for command in typer.main.get_command(app.app).commands:
 print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.count("Usage: -c ") + done.stdout.count("Usage: slant ") == 9
+    assert done.stdout.count("Usage: -c ") + done.stdout.count("Usage: slant ") == 10
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "slant.cli.bench" in loaded
     assert not loaded & {"torch", "numpy", "pyarrow", "transformers", "slant.engine", "slant.bench"}

@@ -72,7 +72,7 @@ class Artifact(Generic[Config]):
 
         Raises CheckpointError naming the first file or tensor that is wrong.
         """
-        self.folder = folder
+        self.folder, self.folders = folder, (folder,)
         self.manifest = Manifest.read(folder)
         self.recipe = self.manifest.recipe
         self._verify_files()

@@ -24,6 +24,7 @@ from slant.cli.drift import drift
 from slant.cli.evaluate import evaluate
 from slant.cli.finetune import finetune
 from slant.cli.inspect import inspect
+from slant.cli.merge import merge
 from slant.cli.output import Notes, say
 from slant.cli.quantize import quantize
 from slant.cli.score import score
@@ -55,7 +56,7 @@ def options(
         raise typer.Exit
 
 
-for command in (score, demo, inspect, bench, drift, evaluate, finetune, quantize):
+for command in (score, demo, inspect, bench, drift, evaluate, finetune, merge, quantize):
     app.command()(command)
 app.command("compile")(compile_ahead)
 

@@ -55,11 +55,11 @@ def bench(
     from slant.bench.card import terminal
     from slant.bench.measure import measure
     from slant.bench.texts import read
-    from slant.model.checkpoint import resolve
+    from slant.model.adapter import model_folders
     from slant.model.registry import read_config
 
-    folder = resolve(checkpoint_path(model))
-    limit = token_limit(options.max_tokens, read_config(folder).max_position_embeddings)
+    folder, *base = model_folders(checkpoint_path(model))
+    limit = token_limit(options.max_tokens, read_config((base or [folder])[0]).max_position_embeddings)
     for length in tokens or ():
         if length > limit:
             raise SlantError(f"--lengths {length} is over --max-tokens {limit}; give --max-tokens {length} too.")

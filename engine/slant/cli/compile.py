@@ -61,15 +61,15 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     from slant.artifact import MANIFEST
     from slant.artifact.manifest import Manifest
     from slant.artifact.recipe import NAMED
-    from slant.model.checkpoint import resolve
+    from slant.model.adapter import model_folders
     from slant.model.registry import read_config
     from slant.options import token_limit
     from slant.prompt.prompt import Prompt
     from slant.runtime.memory import MemoryRequest
     from slant.runtime.resolved import TOKEN_BUDGETS, ResolvedOptions
 
-    folder = resolve(model)
-    config = read_config(folder)
+    folders = model_folders(model)
+    folder, config = folders[0], read_config(folders[-1])
     recipe = config.recipe(NAMED[options.weights]) if options.weights in NAMED else None
     if (folder / MANIFEST).exists():
         own = Manifest.read(folder).recipe
@@ -86,7 +86,7 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
         truncation=options.truncation,
         token_budget=options.token_budget or TOKEN_BUDGETS["cuda"],
     )
-    prompt = Prompt.load(folder, template=options.template, labels=options.labels, max_tokens=resolved.max_tokens)
+    prompt = Prompt.load(folders, template=options.template, labels=options.labels, max_tokens=resolved.max_tokens)
     return MemoryRequest.of(config, recipe, prompt, resolved)
 
 

@@ -129,10 +129,10 @@ def evaluate(
 
 def labels_of(models: Sequence[str], options: LoadOptions) -> Mapping[str, str] | None:
     """Answers and names of the models' prompts, which must agree; without a model those of the options, if any."""
-    from slant.model.checkpoint import resolve
+    from slant.model.adapter import model_folders
     from slant.prompt.prompt import Prompt
 
-    folders = [resolve(checkpoint_path(model)) for model in models]
+    folders = [model_folders(checkpoint_path(model)) for model in models]
     found = [Prompt.load(folder, template=options.template, labels=options.labels).labels for folder in folders]
     if any(dict(one) != dict(found[0]) for one in found):
         raise SlantError(f"{models[0]} and {models[1]} have different labels: {found[0]} and {found[1]}.")

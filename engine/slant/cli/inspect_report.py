@@ -29,7 +29,7 @@ def report(model: str | Path, options: LoadOptions) -> RenderableType:
     """Everything ``slant inspect`` prints; raises SlantError if the checkpoint could not be used."""
     checkpoint = open_model(model)
     limit = resolve(checkpoint, options).max_tokens
-    prompt = Prompt.load(checkpoint.folder, template=options.template, labels=options.labels, max_tokens=limit)
+    prompt = Prompt.load(checkpoint.folders, template=options.template, labels=options.labels, max_tokens=limit)
     check_vocabulary(checkpoint, prompt)
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
     certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]
@@ -41,7 +41,7 @@ def architecture(checkpoint: Source) -> Table:
     """The model's shape, from its configuration."""
     c = checkpoint.config
     rows = {
-        "folder": str(checkpoint.folder),
+        "folder": ", an adapter of ".join(map(str, checkpoint.folders)),
         "architecture": c.architecture,
         **c.description(),
         "vocabulary": f"{c.vocab_size}, head {'its own' if checkpoint.head == HEAD else 'tied to the embedding'}",

@@ -60,16 +60,16 @@ def quantize(
     from slant.artifact.recipe import Grid, Recipe
     from slant.artifact.writer import check_target
     from slant.cli.progress import Progress
-    from slant.model.checkpoint import resolve
-    from slant.model.registry import read_config
+    from slant.model.source import open_checkpoint
     from slant.quantize.job import quantize_checkpoint
 
     model = checkpoint_path(source)
     if target_bytes is None and max_kl is None:
         if calibration is not None:
             raise SlantError("--calibration goes with --target-bytes or --max-kl.")
-        config = read_config(resolve(model))
-        uniform = config.recipe(4 if bits is None else bits, 64 if group_size is None else group_size)
+        uniform = open_checkpoint(model).config.recipe(
+            4 if bits is None else bits, 64 if group_size is None else group_size
+        )
         rules = Recipe.read(recipe) if recipe else uniform
     else:
         if bits is not None or recipe is not None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from slant.errors import SlantError
-from slant.model.checkpoint import resolve
+from slant.files import first_with
+from slant.model.adapter import model_folders
 from slant.model.registry import read_config
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.scores import Score, Scores
@@ -43,9 +44,13 @@ class Reference:
         """
         from transformers import AutoTokenizer
 
-        folder = resolve(model)
-        network, tokenizer = load_model(folder, DTYPES[weights], device), AutoTokenizer.from_pretrained(folder)
-        return cls(network, tokenizer, prompt or Prompt.load(folder))
+        folders = model_folders(model)
+        *adapters, base = folders
+        network = load_model(base, DTYPES[weights], device)
+        for adapter in adapters:
+            network.load_adapter(str(adapter))
+        tokenizer = AutoTokenizer.from_pretrained(first_with(folders, "tokenizer.json").parent)
+        return cls(network, tokenizer, prompt or Prompt.load(folders))
 
     def score(self, texts: Iterable[str], *, batch_size: int = 8) -> Scores:
         """Score texts in their order, ``batch_size`` at a time; a bad text becomes that row's error."""

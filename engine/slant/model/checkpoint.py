@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slant import tensor_files
 from slant.errors import CheckpointError
-from slant.model.folder import is_adapter, resolve, weight_files
+from slant.model.folder import CONFIG, is_adapter, resolve, weight_files
 from slant.model.names import name_tensors, prefix_notes
 from slant.model.registry import read_config
 from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, headers
@@ -28,10 +28,10 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         """Open a local folder. Raises CheckpointError naming the first thing that is wrong with it."""
-        self.folder = folder
+        self.folder, self.folders = folder, (folder,)
         if is_adapter(folder):
             raise CheckpointError(
-                f"{folder} is an adapter without the weights of its base: merge the two (peft's merge_and_unload)."
+                f"{folder} is an adapter, without the weights of its base; merge it first: slant merge {folder} OUT."
             )
         self.weights = weight_files(folder)
         self.config = read_config(folder)
@@ -47,6 +47,11 @@ class Checkpoint:
     def open(cls, model: str | Path) -> Checkpoint:
         """Open a folder, or download a hub id such as ``owner/name`` into the Hugging Face cache first."""
         return cls(resolve(model))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the tensors depend on."""
+        return (self.folder / CONFIG, *self.weights.files)
 
     def read(self, name: str) -> Tensor:
         """One tensor as it is in the file (CPU, the file's dtype)."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slant import files
 from slant.artifact import MANIFEST
 from slant.errors import CheckpointError
+from slant.files import read_json
 from slant.stand_ins import refuse_stand_in
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -51,8 +51,8 @@ class WeightFiles:
     notes: tuple[str, ...] = ()
 
 
-def resolve(model: str | Path) -> Path:
-    """The local folder of a model: itself, or the downloaded snapshot of a hub id."""
+def resolve(model: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model: itself, or the downloaded snapshot of a hub id, of its newest revision if None."""
     name = str(model).strip()
     path = Path(name).expanduser()
     try:
@@ -71,13 +71,13 @@ def resolve(model: str | Path) -> Path:
     hub_id = name.rstrip("/")
     if not _HUB_ID.fullmatch(hub_id):
         raise CheckpointError(f"{name[:200]!r} is neither a folder nor a hub id such as owner/name.")
-    return _checked(_snapshot(hub_id))
+    return _checked(_snapshot(hub_id, revision))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError naming the file if it is not one."""
     refuse_stand_in(path)
-    content = files.read_json(path, CheckpointError, unique=False)
+    content = read_json(path, CheckpointError, unique=False)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged (it holds no JSON object); save or download it again.")
     return content
@@ -109,7 +109,7 @@ def weight_files(folder: Path) -> WeightFiles:
     if not (folder / CONFIG).is_file():
         refuse_stand_in(folder / CONFIG)
         raise CheckpointError(f"{folder / CONFIG} does not exist; {_way_out(folder)}")
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     _refuse_quantized(folder / CONFIG, config)
     named = config.get("transformers_weights", WEIGHTS)
     if named not in (WEIGHTS, INDEX):
@@ -130,7 +130,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 def _sharded(folder: Path) -> WeightFiles:
     path = folder / INDEX
-    index = read_json(path)
+    index = read_object(path)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is damaged (it has no weight_map of keys to files); download it again.")
@@ -186,11 +186,11 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _snapshot(hub_id: str) -> Path:
+def _snapshot(hub_id: str, revision: str | None) -> Path:
     """The snapshot in the Hugging Face cache, downloaded as far as it is not there yet."""
     from huggingface_hub import snapshot_download
 
-    wanted: dict[str, Any] = {"allow_patterns": ["*.json", "*.safetensors", "*.txt"]}
+    wanted: dict[str, Any] = {"allow_patterns": ["*.json", "*.safetensors", "*.txt"], "revision": revision}
     try:
         try:
             return Path(snapshot_download(hub_id, **wanted))

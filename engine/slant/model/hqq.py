@@ -22,6 +22,7 @@ from torch import Tensor
 from slant.artifact.recipe import Recipe
 from slant.errors import CheckpointError, RecipeError
 from slant.model.checkpoint import Checkpoint
+from slant.model.merged import MergedCheckpoint
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, pack
 
 PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements
@@ -35,10 +36,11 @@ class QuantizedCheckpoint:
     Gives the same numbers as the artifact that ``quantize_checkpoint`` writes from it on the same device.
     """
 
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint | MergedCheckpoint, recipe: Recipe, device: torch.device) -> None:
         recipe.check(checkpoint.tensors, checkpoint.config.quantizable)
         self.checkpoint, self.recipe, self.device = checkpoint, recipe, device
-        self.folder, self.config, self.tensors = checkpoint.folder, checkpoint.config, checkpoint.tensors
+        self.folder, self.folders = checkpoint.folder, checkpoint.folders
+        self.config, self.tensors = checkpoint.config, checkpoint.tensors
         self.head, self.skipped, self.notes = checkpoint.head, checkpoint.skipped, checkpoint.notes
         self.rows, self.head_rows = checkpoint.rows, checkpoint.head_rows
         self.certificate = self.self_test = None  # they are of an artifact's files

@@ -11,18 +11,22 @@ from torch import Tensor
 
 from slant.artifact import MANIFEST
 from slant.artifact.recipe import NAMED, Recipe
-from slant.errors import SlantError
-from slant.model.checkpoint import Checkpoint, resolve
+from slant.errors import CheckpointError, SlantError
+from slant.model.adapter import Adapter, model_folders, no_base
+from slant.model.checkpoint import Checkpoint
 from slant.model.config import ModelConfig
+from slant.model.merged import MergedCheckpoint
 from slant.model.registry import read_config
 from slant.model.weights import Tensors
 
 if TYPE_CHECKING:
     from slant.artifact.reader import Artifact
 
+Dense = Checkpoint | MergedCheckpoint
+
 
 class Source(Tensors, Protocol):
-    """What a classifier is made of: its tensors, and ``folder`` with the tokenizer.
+    """What a classifier is made of: its tensors, and the ``folders`` of tokenizer and prompt; ``folder`` is the first.
 
     ``recipe`` says which matrices are quantized. ``certificate`` and ``self_test`` are the JSON objects that an
     artifact stores. Each of the three may be None.
@@ -30,6 +34,8 @@ class Source(Tensors, Protocol):
 
     @property
     def folder(self) -> Path: ...
+    @property
+    def folders(self) -> tuple[Path, ...]: ...
     @property
     def head(self) -> str: ...
     @property
@@ -51,18 +57,42 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
     For ``weights`` "hqq8" to "hqq2" the matrices of a checkpoint are quantized on ``device`` (the CPU if None) as they
     are read; an artifact has its own recipe and refuses another.
     """
-    folder = resolve(model)
-    if (folder / MANIFEST).exists():
-        artifact = open_artifact(folder)
+    folders = model_folders(model)
+    if (folders[0] / MANIFEST).exists():
+        artifact = open_artifact(folders[0])
         if weights in NAMED and artifact.recipe != artifact.config.recipe(NAMED[weights]):
             raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; leave weights at auto.")
         return artifact
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_folders(folders)
     if weights in NAMED:
         from slant.model.hqq import QuantizedCheckpoint
 
         return QuantizedCheckpoint(checkpoint, checkpoint.config.recipe(NAMED[weights]), device or torch.device("cpu"))
     return checkpoint
+
+
+def open_checkpoint(model: str | Path, base: str | Path | None = None) -> Dense:
+    """Open what is not quantized: a checkpoint, or an adapter merged with its base, which ``base`` replaces.
+
+    Raises CheckpointError for an artifact.
+    """
+    folders = model_folders(model, base)
+    if any((folder / MANIFEST).exists() for folder in folders):
+        raise CheckpointError(f"{model} is quantized already; give the checkpoint that it was made from.")
+    return open_folders(folders)
+
+
+def open_folders(folders: tuple[Path, ...]) -> Dense:
+    """A checkpoint's folder, or an adapter's and that of its base."""
+    if len(folders) == 1:
+        return Checkpoint(folders[0])
+    folder, base = folders
+    adapter = Adapter(folder)
+    try:
+        checkpoint = Checkpoint(base)
+    except CheckpointError as error:
+        raise no_base(folder, base, error) from None
+    return MergedCheckpoint(adapter, checkpoint)
 
 
 def open_artifact(folder: str | Path) -> Artifact[ModelConfig]:

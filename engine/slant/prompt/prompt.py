@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from slant.errors import PromptError, reason
-from slant.files import read_json
+from slant.files import first_with, read_json
 from slant.prompt.special_tokens import SpecialTokens
 from slant.prompt.tokenizer_class import check_class
 from slant.prompt.truncation import Cuts
@@ -120,7 +120,7 @@ class Prompt:
     @classmethod
     def load(
         cls,
-        folder: Path,
+        folders: Path | Sequence[Path],
         *,
         tokenizer: Tokenizer | None = None,
         template: str | None = None,
@@ -131,14 +131,17 @@ class Prompt:
     ) -> Prompt:
         """The prompt of a checkpoint folder: its tokenizer.json and, if it is there, its slant.json.
 
+        folders: several are looked through in their order for each file: an adapter's comes before its base's.
         tokenizer: the one of the folder, where it is loaded already.
         slant.json may set {"template": str, "labels": {answer: name}}; arguments win over it, and what neither sets
         takes its default. Raises PromptError if a file is missing, damaged or has an unknown key.
         """
+        given = (Path(folders),) if isinstance(folders, str | Path) else tuple(folders)
         if tokenizer is None:
-            tokenizer = _tokenizer(Path(folder) / "tokenizer.json")
-            check_class(Path(folder), tokenizer)
-        found = _settings(Path(folder) / "slant.json")
+            path = first_with(given, "tokenizer.json")
+            tokenizer = _tokenizer(path)
+            check_class(path.parent, tokenizer)
+        found = _settings(first_with(given, "slant.json"))
         template = found[0] if template is None else template
         labels = found[1] if labels is None else labels
         return cls(

@@ -17,17 +17,16 @@ import torch
 from torch import Tensor
 
 from slant import __version__
-from slant.artifact import MANIFEST, self_test
+from slant.artifact import self_test
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, stored
 from slant.engine import Engine
-from slant.errors import CheckpointError
-from slant.files import sha256, write_whole
-from slant.model.checkpoint import Checkpoint, resolve
+from slant.files import first_with, sha256, write_whole
+from slant.model.folder import CONFIG
 from slant.model.hqq import QuantizedCheckpoint, solver
-from slant.model.source import open_artifact
+from slant.model.source import Dense, open_artifact, open_checkpoint
 from slant.options import LoadOptions, token_limit
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary
@@ -57,14 +56,11 @@ def quantize_checkpoint(
     where = choose_device(options.device)
     target = Path(destination)
     check_target(target, force)
-    folder = resolve(source)
-    if (folder / MANIFEST).exists():
-        raise CheckpointError(f"{source} is quantized already; give the checkpoint that it was made from.")
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(source)
     shapes = checkpoint.config.shapes()
     recipe.check(shapes, checkpoint.config.quantizable)
     limit = token_limit(None, checkpoint.config.max_position_embeddings)
-    prompt = Prompt.load(folder, template=options.template, labels=options.labels, max_tokens=limit)
+    prompt = Prompt.load(checkpoint.folders, template=options.template, labels=options.labels, max_tokens=limit)
     check_vocabulary(checkpoint, prompt)
     plan = Manifest(
         recipe=recipe,
@@ -74,7 +70,7 @@ def quantize_checkpoint(
             "hqq": version("hqq"),
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
         },
-        source=_hashed(folder, checkpoint),
+        source=_hashed(checkpoint),
         answers=prompt.answer_ids if checkpoint.head == HEAD else None,
         files={},
     )
@@ -98,9 +94,11 @@ def quantize_checkpoint(
         done += len(names)
     settings = {"template": prompt.template, "labels": prompt.labels}
     texts = {"slant.json": (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()}
-    for name in ("config.json", "tokenizer.json", *OPTIONAL_FILES):
-        if (folder / name).exists():
-            texts[name] = (folder / name).read_bytes()
+    for name in (CONFIG, "tokenizer.json", *OPTIONAL_FILES):
+        # The base's own configuration: an adapter's folder may have another.
+        path = checkpoint.files[0] if name == CONFIG else first_with(checkpoint.folders, name)
+        if path.exists():
+            texts[name] = path.read_bytes()
     written = {name: FileInfo(*write_whole(partial / name, content)) for name, content in texts.items()}
     made = {shard: journal.files[shard] for shard in shards}
     replace(plan, files=made | dict(sorted(written.items()))).write(partial)
@@ -113,10 +111,10 @@ def quantize_checkpoint(
     return target
 
 
-def _hashed(folder: Path, checkpoint: Checkpoint) -> dict[str, FileInfo]:
+def _hashed(checkpoint: Dense) -> dict[str, FileInfo]:
     """Sizes and hashes of the source's files."""
-    weights = sorted({info.file for info in checkpoint.tensors.values()})
-    paths = [folder / "config.json", folder / "tokenizer.json", *weights]
+    config, *weights = checkpoint.files
+    paths = [config, first_with(checkpoint.folders, "tokenizer.json"), *weights]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = list(pool.map(sha256, paths))
     return {path.name: FileInfo(path.stat().st_size, digest) for path, digest in zip(paths, digests, strict=True)}

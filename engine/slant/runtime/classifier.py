@@ -40,7 +40,7 @@ class Classifier:
         source = open_model(model, options.weights, choose_device(options.device))
         resolved = resolve(source, options)
         prompt = Prompt.load(
-            source.folder,
+            source.folders,
             template=options.template,
             labels=options.labels,
             max_tokens=resolved.max_tokens,

@@ -21,7 +21,8 @@ from slant.evaluation.drift.budgets import Budgets
 from slant.evaluation.drift.figures import RowDrift, drift_between
 from slant.evaluation.drift.report import DriftReport
 from slant.evaluation.reference import Reference
-from slant.model.checkpoint import resolve
+from slant.model.adapter import model_folders
+from slant.model.folder import resolve
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.resolved import DTYPES, choose_device
@@ -51,7 +52,7 @@ def measure(
     """
     if reference_model is None and (resolve(model) / MANIFEST).exists():
         raise SlantError(f"{model} is quantized; name the checkpoint it was made of with --reference-model.")
-    source = resolve(model if reference_model is None else reference_model)
+    source = model if reference_model is None else reference_model
     if reference not in DTYPES or method not in METHODS:
         raise SlantError(f"there is no reference {reference!r} by the method {method!r}.")
     engine = Engine.load(model, options, progress=partial(progress, "loading the model"))
@@ -64,7 +65,7 @@ def measure(
         "truncation": resolved.truncation,
         "special_tokens": options.special_tokens,
     }
-    their_prompt = Prompt.load(source, **rendering)
+    their_prompt = Prompt.load(model_folders(source), **rendering)
     both = zip(prompt.encode(texts.texts), their_prompt.encode(texts.texts), strict=True)
     for row, (one, other) in enumerate(both, 1):
         if not np.array_equal(one.ids, other.ids):

@@ -1,0 +1,117 @@
+"""A base checkpoint with a LoRA adapter, seen as one checkpoint: its tensors are merged as they are read.
+
+Numbers are those of the adapter attached by transformers. A matrix W is read as W + scaling * B A in fp32, so that it
+is rounded once, to what it is computed in. The embedding and a head tied to it are adapted apart, as in the attached
+adapter and unlike in peft's ``merge_and_unload`` (huggingface/peft#2018).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from slant import tensor_files
+from slant.errors import CheckpointError
+from slant.model.adapter import Adapter, LowRank
+from slant.model.checkpoint import Checkpoint
+from slant.model.names import canonical
+from slant.model.rewrite import rewrite
+from slant.tensor_files import EMBEDDING, HEAD, TensorInfo, headers
+
+
+class MergedCheckpoint:
+    """To a model it is what a checkpoint is. ``folder`` is the adapter's."""
+
+    def __init__(self, adapter: Adapter, base: Checkpoint) -> None:
+        """Raises CheckpointError if the adapter has a tensor that the base has no place for."""
+        self.adapter, self.base = adapter, base
+        self.folder, self.folders = adapter.folder, (adapter.folder, base.folder)
+        self.config, self.skipped = base.config, base.skipped
+        tied = HEAD not in base.tensors
+        changed = adapter.low_rank.keys() | adapter.saved.keys()
+        self.head = EMBEDDING if tied and not changed & {HEAD, EMBEDDING} else HEAD
+        self.tensors = {name: self._stored(name, tied) for name in {**base.tensors, self.head: None}}
+        self._check()
+        self.notes = (*base.notes, *self._notes())
+        self.recipe = self.certificate = self.self_test = None  # an artifact has them
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the tensors depend on."""
+        return (*self.base.files, self.folder / "adapter_config.json", self.adapter.file)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor (CPU): fp32 if the adapter adds to it, else as it is in its file."""
+        tensor, added = tensor_files.read(self.tensors[name]), self.adapter.low_rank.get(name)
+        return tensor if added is None else added.added_to(tensor)
+
+    def quantized(self, name: str) -> None:
+        """None: every tensor is dense."""
+
+    def rows(self, name: str, ids: Sequence[int]) -> Tensor:
+        """Rows ``ids`` of a matrix, ``[len(ids), columns]``, as ``read`` has them; no other row is read."""
+        rows, added = tensor_files.rows(self.tensors[name], ids), self.adapter.low_rank.get(name)
+        return rows if added is None else added.added_to(rows, list(ids))
+
+    def head_rows(self, ids: Sequence[int]) -> Tensor:
+        """Rows ``ids`` of the language-model head, or of the embedding it is tied to."""
+        return self.rows(self.head, ids)
+
+    def save(self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Write the merged tensors as a checkpoint, each in the base's dtype, with tokenizer and prompt.
+
+        What the adapter adds to vision tensors is merged too. Raises CheckpointError for a part that the base lacks.
+        """
+        adapter = self.adapter
+        stored = {canonical(key) for key in headers(self.base.weights.files)} | {self.head}
+        parts: dict[str, LowRank | TensorInfo] = {**adapter.low_rank, **adapter.saved}
+        if missing := sorted(parts.keys() - stored):
+            raise CheckpointError(f"{self.base.folder} has no {missing[0]}, which {adapter.file} changes.")
+
+        def changed(name: str, tensor: Tensor) -> Tensor:
+            if name in parts and parts[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{adapter.file} is for a {name} of the shape {list(parts[name].shape)}, "
+                    f"and {self.base.folder} has {list(tensor.shape)}."
+                )
+            if name in self.tensors:
+                return self.read(name).to(tensor.dtype)
+            if name in adapter.saved:
+                tensor = tensor_files.read(adapter.saved[name]).to(tensor.dtype)
+            return adapter.low_rank[name].added_to(tensor).to(tensor.dtype) if name in adapter.low_rank else tensor
+
+        rewrite(self.base, folder, changed, texts=self.folders, own_head=self.head == HEAD, progress=progress)
+
+    def _stored(self, name: str, tied: bool) -> TensorInfo:
+        """Where the tensor is that the adapter may add to."""
+        one = EMBEDDING if tied and name == HEAD else name
+        other = HEAD if tied and name == EMBEDDING else one
+        again = self.adapter.bases
+        return self.adapter.saved.get(name) or again.get(name) or again.get(other) or self.base.tensors[one]
+
+    def _check(self) -> None:
+        adapter, shapes = self.adapter, self.config.shapes()
+        shapes[HEAD] = shapes[EMBEDDING]
+        found = [(name, info, info.shape) for name, info in (*adapter.saved.items(), *adapter.bases.items())]
+        for name, info, shape in [*found, *((name, low.b, low.shape) for name, low in adapter.low_rank.items())]:
+            if re.match(self.config.skipped, name):
+                continue
+            if name not in shapes:
+                raise CheckpointError(
+                    f"{info.file} has a tensor {info.key}, for which {self.base.folder} has no place: "
+                    "it is an adapter of another model."
+                )
+            if shape != shapes[name]:
+                raise CheckpointError(
+                    f"{info.key} in {info.file} is for the shape {list(shape)}, but {name} of {self.base.folder} has "
+                    f"{list(shapes[name])}: it is an adapter of another model, or of another vocabulary."
+                )
+
+    def _notes(self) -> Iterator[str]:
+        ours = [name for name in self.adapter.low_rank | self.adapter.saved if name in self.tensors]
+        yield f"an adapter of {self.base.folder}: {len(ours)} tensors are merged or replaced as they are read."
+        if others := len(self.adapter.low_rank | self.adapter.saved) - len(ours):
+            yield f"{others} tensors of the adapter are for vision and multi-token prediction and are skipped."
