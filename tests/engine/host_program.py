@@ -7,9 +7,12 @@ import json
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from hashlib import sha256
 
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,6 +49,14 @@ def setting(switch, value, usual):
     return within
 
 
+@contextmanager
+def threads():
+    """Another number, but not where the engine is loaded."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 SETTINGS = {
     "none": nullcontext,
     "default dtype bfloat16": setting(torch.set_default_dtype, torch.bfloat16, torch.float32),
@@ -62,6 +73,21 @@ SETTINGS = {
     "dispatch mode": Dispatches,
     "deterministic algorithms": setting(torch.use_deterministic_algorithms, True, False),
 }
+# Of the whole process; they choose how fp32 matrices are multiplied, and how one query attends.
+ARITHMETIC = {
+    "matrices in bfloat16": setting(torch.set_float32_matmul_precision, "medium", "highest"),
+    "matrices in tf32": setting(torch.set_float32_matmul_precision, "high", "highest"),
+    "oneDNN in bfloat16": setting(partial(setattr, torch.backends.mkldnn.matmul, "fp32_precision"), "bf16", "none"),
+    "all in tf32": setting(partial(setattr, torch.backends, "fp32_precision"), "tf32", "none"),
+    "oneDNN off": lambda: torch.backends.mkldnn.flags(enabled=False),
+    "no flash attention": lambda: sdpa_kernel(SDPBackend.MATH),
+    "denormals flushed": setting(torch.set_flush_denormal, True, False),
+    "default tensor type": setting(torch.set_default_tensor_type, torch.DoubleTensor, torch.FloatTensor),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+    "fake tensors": FakeTensorMode,
+    "CPU threads": threads,
+}
+SETTINGS |= ARITHMETIC
 WAYS = {
     "fp32": {"weights": "fp32"},
     "bf16": {"weights": "bf16"},
@@ -95,9 +121,10 @@ def main(names):
     usual = {way: load(way) for way in ways}
     for name in names:
         found = {}
-        for way in ways:
+        for way in ("fp32", "offloaded") if name in ARITHMETIC else ways:
             with SETTINGS[name]():
                 found[f"score: {way}"] = attempt(digest, usual[way])
+                torch.set_num_threads(1)
                 engine = attempt(load, way)
                 found[f"load and score: {way}"] = engine if isinstance(engine, str) else attempt(digest, engine)
         print(json.dumps({name: found}), flush=True)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from slant.errors import SlantError
+from slant.runtime.settings import own_settings
 
 T = TypeVar("T")
 Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
@@ -137,7 +138,7 @@ def _work(tasks: Tasks, turn: Any, threads: int, ready: threading.Event) -> None
     torch.set_flush_denormal(False)  # a thread begins with the setting of the one that started it
     ready.set()
     while (task := tasks.get()) is not None:
-        with turn:
+        with turn, own_settings():
             _run(*task)
         del task  # it holds texts, answers, perhaps the engine
 
