@@ -33,7 +33,6 @@ def read_csv(
     delimiter: of the fields; None for what the header shows, which is ``usual`` unless only another one gives it the
     column of texts.
     """
-    csv.field_size_limit(RECORD_LIMIT)  # the parser knows only one limit for the whole process
     number, line = _first(lines, 0)
     given = None if delimiter is None else check_delimiter(delimiter)
     if found := EXCEL.fullmatch(line):
@@ -138,8 +137,12 @@ def _records(lines: Iterator[str], number: int, separator: str) -> Iterator[tupl
     while True:
         number += len(taken)
         taken.clear()
+        programs = csv.field_size_limit(RECORD_LIMIT)  # the parser knows only one limit for the whole process
         try:
-            fields = next(reader)
+            try:
+                fields = next(reader)
+            finally:
+                csv.field_size_limit(programs)
         except StopIteration:
             return
         except csv.Error as error:
