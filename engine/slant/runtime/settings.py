@@ -27,7 +27,8 @@ def _precision(of: Any) -> Setting:
 
 
 SETTINGS = (
-    _precision(torch.backends.mkldnn.matmul),  # "bf16" or "tf32" round fp32 matrices: set_float32_matmul_precision
+    # set_float32_matmul_precision: "bf16" or "tf32" would round fp32 matrices
+    _precision(torch.backends.mkldnn.matmul),  # type: ignore[attr-defined]
     _precision(torch.backends.cuda.matmul),
     Setting(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, (True,)),
     Setting(torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp, (True,)),
