@@ -82,12 +82,12 @@ def scored(source: Path, target: Path, **options: object) -> list[dict[str, obje
     return picked
 
 
-def read_back(path: Path) -> list[dict[str, object]]:
-    """A table that slant wrote, as another program would read it."""
+def read_back(path: Path, columns: tuple[str, ...] = ("text",)) -> list[dict[str, object]]:
+    """These and the added columns of a table that slant wrote, as another program would read it."""
     content = path.read_bytes()
     if path.suffix == ".parquet":
         table = pq.read_table(path)
-        names = [f for f in table.column_names if f == "text" or f.startswith(PREFIX)]
+        names = [f for f in table.column_names if f in columns or f.startswith(PREFIX)]
         columns = [[_text(value) for value in table.column(name).combine_chunks().to_pylist()] for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     if path.suffix == ".gz":

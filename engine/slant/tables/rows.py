@@ -37,9 +37,8 @@ class Chunk:
         """A column's values as JSON has them; None where a row lacks it."""
         if isinstance(self.rows, pa.RecordBatch):
             if name == self.decoded:
-                return [
-                    value and value.decode(errors="backslashreplace") for value in self.rows.column(name).to_pylist()
-                ]
+                values = self.rows.column(name).to_pylist()
+                return [None if value is None else value.decode(errors="backslashreplace") for value in values]
             return plain(self.rows.column(name))
         return [row.get(name) for row in self.rows]
 

@@ -44,9 +44,9 @@ class Source:
         try:
             return self.stream.peek(SIZE)[:SIZE]  # type: ignore[attr-defined]
         except OSError as error:
-            raise TableError(
-                f"{self.name} cannot be read: {error.strerror or f'{error}; get the file again'}."
-            ) from error
+            self.close()
+            reason = error.strerror or f"{error}; get the file again"
+            raise TableError(f"{self.name} cannot be read: {reason}.") from error
 
     def position(self) -> int:
         """Bytes read so far, 0 for a pipe."""

@@ -152,7 +152,7 @@ def _plan(
     """All that the trained weights depend on, as JSON; files by their SHA-256."""
     weights = sorted({info.file for info in checkpoint.tensors.values()})
     files = [checkpoint.folder / "config.json", checkpoint.folder / "tokenizer.json", *weights]
-    read = "text_column", "labels_column", "group_column", "encoding"
+    read = "text_column", "labels_column", "group_column", "encoding", "delimiter"
     data = [
         {
             "file": Path(table.path).name,
