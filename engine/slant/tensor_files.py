@@ -50,6 +50,16 @@ def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:
         return torch.cat([part[row : row + 1] for row in ids])
 
 
+def same(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two stored matrices have the same values, in whatever dtype; a part of them is in memory at a time."""
+    with opened(one.file) as mine, opened(other.file) as theirs:
+        pair = mine.get_slice(one.key), theirs.get_slice(other.key)
+        parts = [(start, start + 4096) for start in range(0, one.shape[0], 4096)]
+        return one.shape == other.shape and all(
+            torch.equal(*(part[start:end].float() for part in pair)) for start, end in parts
+        )
+
+
 def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
     """What safetensors files hold, by key; ``files`` maps each to the keys promised to be in it, if any are."""
     found: dict[str, TensorInfo] = {}

@@ -90,6 +90,11 @@ def made(base, tmp_path_factory):
     return attach(base, tmp_path_factory.mktemp("adapter"))
 
 
+@pytest.fixture(scope="module")
+def saved(base, tmp_path_factory):
+    return attach(base, tmp_path_factory.mktemp("saved"), modules_to_save=["norm"])
+
+
 @pytest.fixture
 def adapter(made, tmp_path):
     return shutil.copytree(made, tmp_path / "adapter")
@@ -183,6 +188,80 @@ def test_multimodal_base_with_an_adapter_of_its_text_model(tmp_path):
     truth = oracle.answers(trained, base)
     np.testing.assert_allclose(oracle.ours(tmp_path / "adapter"), truth, atol=1e-4, rtol=0)
     assert any("vision" in note and "adapter" in note for note in open_checkpoint(tmp_path / "adapter").notes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layers_to_transform": [1]},
+        {"layers_to_transform": 2},
+        {"layers_to_transform": [0, 1, 2, 3], "layers_pattern": "layers"},
+        {"layers_to_transform": [0, 1, 2, 3], "layers_pattern": "blocks"},
+        {"layers_to_transform": []},
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["j"]},
+        {"target_modules": r".*up_proj"},
+        {"target_modules": r".*_proj"},
+        {"target_modules": "all-linear"},
+        {"target_modules": None},
+        {"exclude_modules": ["up_proj"]},
+        {"exclude_modules": r".*q_proj"},
+        {"exclude_modules": ["k_proj"]},
+        {"modules_to_save": None},
+        {"modules_to_save": []},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["norm", "mlp"]},
+        {"lora_alpha": 0},
+        {"lora_alpha": -3},
+        {"lora_alpha": 0.5},
+        {"use_rslora": True},
+        {"alpha_pattern": {"proj": 16}},
+        {"alpha_pattern": {".*proj": 16}},
+        {"alpha_pattern": {"q_proj": 16, "layers.3.self_attn.q_proj": 2}},
+        {"alpha_pattern": {r"^model\.layers\.3.*": 16}},
+        {"rank_pattern": {"q_proj": 4}},
+        {"task_type": "FEATURE_EXTRACTION"},
+        {"lora_dropout": 0.5, "inference_mode": False},
+        {"init_lora_weights": "orthogonal"},
+        {"loftq_config": {"loftq_bits": 4}, "corda_config": {"a": 1}},
+    ],
+)
+def test_changed_config_agrees_with_transformers_or_is_refused(base, saved, tmp_path, settings):
+    folder = shutil.copytree(saved, tmp_path / "adapter")
+    edit_config(folder, **settings)
+    try:
+        scores = oracle.ours(folder)
+    except SlantError:
+        assert str(folder) in refused(folder)
+        return
+    np.testing.assert_allclose(scores, oracle.theirs(folder, base), atol=1e-4, rtol=0)
+
+
+def test_base_that_peft_stored_again(base, tied, tmp_path):
+    """Below an adapter of the head: read in place of the base's; a tied one must be the embedding."""
+    key = "base_model.model.lm_head.base_layer.weight"
+    for folder, of in ((tmp_path / "untied", base), (tmp_path / "tied", tied)):
+        attach(of, folder, **SHAPES["head"])
+        before = oracle.ours(folder)
+        edit(folder, lambda tensors: tensors | {key: tensors[key] + 0.1})
+        if of == base:
+            np.testing.assert_allclose(oracle.ours(folder), oracle.theirs(folder, of), atol=1e-4, rtol=0)
+            assert np.abs(oracle.ours(folder) - before).max() > 0.01
+        else:
+            assert key in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["model.", "model.language_model."])
+def test_adapter_of_the_text_model_on_a_multimodal_base(tmp_path, name):
+    """Trained as Qwen3_5ForCausalLM, whose names lack language_model; or as the whole model."""
+    base = classifier.write(tmp_path / "base", "multimodal")
+    folder = attach(base, tmp_path / "adapter", target_modules=["q_proj", "up_proj"])
+    truth = oracle.ours(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    trained = oracle.answers(peft.PeftModel.from_pretrained(model, folder), base)
+    np.testing.assert_allclose(truth, trained, atol=1e-4, rtol=0)
+    rename(folder, lambda key: key.replace("base_model.model.model.", "base_model.model." + name))
+    np.testing.assert_array_equal(oracle.ours(folder), truth)
 
 
 # Where the base and the texts' files are

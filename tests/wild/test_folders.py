@@ -171,6 +171,25 @@ def test_weights_that_the_config_names(folder):
     assert "best.safetensors" in refused(folder)
 
 
+def test_what_a_training_leaves_beside_the_model(folder):
+    """transformers' Trainer and DeepSpeed, in checkpoint-500."""
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "zero_to_fp32.py", "latest"):
+        (folder / name).write_bytes(b"\x80\x02}q\x00.")
+    (folder / "trainer_state.json").write_text("{}")
+    (folder / "global_step500").mkdir()
+    oracle.agree(folder)
+
+
+def test_weights_of_deepspeed_that_were_not_gathered(folder):
+    """Its ZeRO-3 saves tensors without elements, and its state beside them."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({key: torch.empty(0) for key in tensors}, folder / "model.safetensors")
+    (folder / "global_step500").mkdir()
+    message = refused(folder)
+    assert "[0]" in message
+    assert "ZeRO" in message
+
+
 # What stands in for a file
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,10 +33,7 @@ _HARMLESS = {
     "auto_mapping",
     "corda_config",
     "eva_config",
-    "exclude_modules",
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
@@ -44,7 +41,6 @@ _HARMLESS = {
     "peft_version",
     "qalora_group_size",
     "runtime_config",
-    "target_modules",
     "task_type",
 }
 # Those that set the adapter alone; with pissa, olora, loftq and the like the base is another one too.
@@ -69,13 +65,17 @@ class AdapterConfig(BaseModel):
     bias: Annotated[str, only("none")] = "none"
     init_lora_weights: Annotated[bool | str | None, only(*_INITIAL)] = True
     modules_to_save: list[str] | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> AdapterConfig:
         """Raises CheckpointError naming the first field that is wrong, or that asks for what is not merged here."""
         path = folder / ADAPTER
         config = table(cls, read_object(path), str(path), CheckpointError, _PEFT.removesuffix("."))
-        for pattern in (*(config.rank_pattern or ()), *(config.alpha_pattern or ())):
+        for pattern in config._patterns():
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -85,12 +85,46 @@ class AdapterConfig(BaseModel):
                 raise CheckpointError(f"{path}: {field} is {shown(value)}, which slant does not merge; {_PEFT}")
         return config
 
+    def _patterns(self) -> Iterator[str]:
+        yield from (*(self.rank_pattern or ()), *(self.alpha_pattern or ()), *(self.modules_to_save or ()))
+        yield from _list(self.layers_pattern)
+        yield from (names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str))
+
+    def targets(self, module: str) -> bool:
+        """Whether peft puts an adapter on a module of this name. Of any other it ignores the factors in the file."""
+        saved = any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.modules_to_save or ())
+        if saved or _named(self.exclude_modules, module):
+            return False
+        if isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear":
+            return not module.endswith(("embed_tokens", "lm_head"))
+        whole = isinstance(self.target_modules, str) or module in (self.target_modules or ())
+        return _named(self.target_modules, module) and (whole or self._is_layer(module))
+
+    def _is_layer(self, module: str) -> bool:
+        if self.layers_to_transform in (None, []):
+            return True
+        for pattern in _list(self.layers_pattern) or [r"[^.]*"]:
+            if found := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
+                return int(found[1]) in _list(self.layers_to_transform)
+        return False
+
     def factors(self, module: str) -> tuple[int, float]:
         """Rank and scaling of the adapter of a module, by its full name in the base."""
         ranks, alphas = self.rank_pattern or {}, self.alpha_pattern or {}
         rank = ranks.get(_ending(ranks, module), self.r)
         alpha = alphas.get(_ending(alphas, module), self.lora_alpha)
         return rank, alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _named(names: list[str] | str | None, module: str) -> bool:
+    """Whether the end of a module's name is listed, or the whole of it matches."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(f".{module}".endswith(f".{name}") for name in names or ())
 
 
 def _ending(patterns: Iterable[str], module: str) -> str:
@@ -129,8 +163,7 @@ class Adapter:
     """An opened adapter, its tensors by canonical names.
 
     ``low_rank`` is what it adds to matrices, ``saved`` what takes the place of the base's tensors: modules that were
-    trained whole. ``bases`` are embeddings and heads that peft stored again without having trained them whole: they
-    take the place of both where the two are tied.
+    trained whole. ``bases`` are embeddings and heads that peft stored again without having trained them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -165,8 +198,13 @@ class Adapter:
         one = next(iter(parts.values()))
         if len(parts) < 2:
             raise CheckpointError(f"{one.file} has {one.key} and not the other factor; save the adapter again.")
-        # Patterns are made for the names of the model that was trained.
-        rank, scaling = self.config.factors(module.split("base_model.model.", 1)[-1])
+        full = module.split("base_model.model.", 1)[-1]  # its name in the model that was trained
+        if not self.config.targets(full):
+            raise CheckpointError(
+                f"{one.file} has {one.key}, but {self.folder / ADAPTER} does not target that module, so peft would "
+                "ignore it; save the adapter again."
+            )
+        rank, scaling = self.config.factors(full)
         a, b = parts["A"], parts["B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise CheckpointError(

@@ -81,7 +81,7 @@ class Checkpoint:
         for name, shape in expected.items():
             info = self.tensors[name]
             if info.shape != shape:
-                hint = " MLX stores it so; give the checkpoint of transformers." if _is_mlx(info.shape, shape) else ""
+                hint = _hint(info.shape, shape)
                 raise CheckpointError(
                     f"{info.key} in {info.file} has the shape {list(info.shape)}; "
                     f"config.json asks for {list(shape)}.{hint}"
@@ -100,6 +100,10 @@ class Checkpoint:
             yield f"{len(self.skipped)} vision and multi-token-prediction tensors are skipped."
 
 
-def _is_mlx(found: tuple[int, ...], asked: tuple[int, ...]) -> bool:
-    """Whether a convolution's weights have their channels last."""
-    return len(asked) == 3 and found == (asked[0], asked[2], asked[1])
+def _hint(found: tuple[int, ...], asked: tuple[int, ...]) -> str:
+    """Who stores a tensor of another shape, as a sentence."""
+    if 0 in found:
+        return " DeepSpeed's ZeRO-3 leaves it so; gather the weights (zero_to_fp32.py) and save them again."
+    if len(asked) == 3 and found == (asked[0], asked[2], asked[1]):
+        return " MLX stores it so; give the checkpoint of transformers."
+    return ""

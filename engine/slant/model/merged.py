@@ -33,7 +33,7 @@ class MergedCheckpoint:
         tied = HEAD not in base.tensors
         changed = adapter.low_rank.keys() | adapter.saved.keys()
         self.head = EMBEDDING if tied and not changed & {HEAD, EMBEDDING} else HEAD
-        self.tensors = {name: self._stored(name, tied) for name in {**base.tensors, self.head: None}}
+        self.tensors = {name: self._stored(name) for name in {**base.tensors, self.head: None}}
         self._check()
         self.notes = (*base.notes, *self._notes())
         self.recipe = self.certificate = self.self_test = None  # an artifact has them
@@ -85,12 +85,10 @@ class MergedCheckpoint:
 
         rewrite(self.base, folder, changed, texts=self.folders, own_head=self.head == HEAD, progress=progress)
 
-    def _stored(self, name: str, tied: bool) -> TensorInfo:
-        """Where the tensor is that the adapter may add to."""
-        one = EMBEDDING if tied and name == HEAD else name
-        other = HEAD if tied and name == EMBEDDING else one
-        again = self.adapter.bases
-        return self.adapter.saved.get(name) or again.get(name) or again.get(other) or self.base.tensors[one]
+    def _stored(self, name: str) -> TensorInfo:
+        """Where the tensor is that the adapter may add to; a head that is tied in the base is the embedding."""
+        own = self.adapter.saved.get(name) or self.adapter.bases.get(name)
+        return own or self.base.tensors[name if name in self.base.tensors else EMBEDDING]
 
     def _check(self) -> None:
         adapter, shapes = self.adapter, self.config.shapes()
@@ -109,6 +107,14 @@ class MergedCheckpoint:
                     f"{info.key} in {info.file} is for the shape {list(shape)}, but {name} of {self.base.folder} has "
                     f"{list(shapes[name])}: it is an adapter of another model, or of another vocabulary."
                 )
+
+        if HEAD not in self.base.tensors:
+            for info in adapter.bases.values():
+                if not tensor_files.same(info, self.base.tensors[EMBEDDING]):
+                    raise CheckpointError(
+                        f"{info.key} in {info.file} is another embedding than that of {self.base.folder}, to which the "
+                        "head is tied; merge the adapter with peft (merge_and_unload) and save the whole model."
+                    )
 
     def _notes(self) -> Iterator[str]:
         ours = [name for name in self.adapter.low_rank | self.adapter.saved if name in self.tensors]
