@@ -144,7 +144,8 @@ class Engine:
         """Score one text, or any number of them at once.
 
         Any ordered iterable of texts will do, such as a list, a generator, or a column of numpy, pandas, pyarrow or
-        datasets. What is wrong with one of them becomes that row's ``error``. Raises ValueError for a single text that
+        datasets. What is wrong with one of them becomes that row's ``error``, also if the model answers NaN to all of
+        them: ``model_failed`` tells that from a text at fault. Raises ValueError for a single text that
         cannot be scored, and TypeError for what holds no texts in an order.
         """
         if isinstance(texts, str):
@@ -229,6 +230,6 @@ class Engine:
 
     def _answer(self, text: EncodedText, logits: np.ndarray, probabilities: np.ndarray) -> Score:
         if not np.isfinite(logits).all():
-            return Score.failed("the model answered with NaN or infinity; check the checkpoint.", len(self.labels))
+            return Score.not_finite(len(self.labels))
         counts = {"tokens": len(text.ids), "dropped": text.tokens_dropped, "special_tokens": text.special_tokens}
         return Score.of(logits, probabilities, self.labels, **counts, stable_margin=self.stable_margin)

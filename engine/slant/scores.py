@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slant.errors import CheckpointError
 
 FAILED = -1  # the label of a row that has an error
 
@@ -18,12 +20,13 @@ class Score:
 
     ``logits`` and ``probabilities`` are float32 ``[n]`` over the n labels; ``margin`` is the largest probability minus
     the second; ``expected`` is the sum of i * p_i. ``tokens`` counts the prompt's tokens after truncation and
-    ``tokens_dropped`` those that truncation removed from the article. With an ``error``, ``label`` is -1,
-    ``label_name`` is empty and every figure is NaN. ``stable`` says whether the margin exceeds the 99th percentile,
-    over the texts of a certificate, of how far two labels' probabilities drifted apart: then the unquantized model most
-    likely gives the same label. It is measured on those texts, not a promise; it is None where no certificate covers
-    the score. ``special_tokens`` counts the special tokens that the text spells, such as "<|im_end|>", however they are
-    read. Scores are equal if all of this is, NaN being equal to NaN.
+    ``tokens_dropped`` those that truncation removed from the article. ``special_tokens`` counts the special tokens that
+    the text spells, such as "<|im_end|>", however they are read. With an ``error``, ``label`` is -1, ``label_name`` is
+    empty and every figure is NaN; with ``model_failed`` the text is not to blame, as the model answered with NaN or
+    infinity. ``stable`` says whether the margin exceeds the 99th percentile, over the texts of a certificate, of how
+    far two labels' probabilities drifted apart: then the unquantized model most likely gives the same label. It is
+    measured on those texts, not a promise; it is None where no certificate covers the score. Scores are equal if all of
+    this is, NaN being equal to NaN.
     """
 
     label: int
@@ -38,6 +41,7 @@ class Score:
     error: str | None
     stable: bool | None = None
     special_tokens: int = 0
+    model_failed: bool = False
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Score):
@@ -49,6 +53,12 @@ class Score:
         """The row of a text that could not be scored, for a model with ``labels`` labels."""
         nan = np.full(labels, np.nan, dtype=np.float32)
         return cls(FAILED, "", np.nan, np.nan, nan, nan, 0, False, 0, error)
+
+    @classmethod
+    def not_finite(cls, labels: int) -> Score:
+        """The row of a text that the model answered with NaN or infinity."""
+        error = "the model answered with NaN or infinity; check the checkpoint."
+        return replace(cls.failed(error, labels), model_failed=True)
 
     @classmethod
     def of(
@@ -167,6 +177,21 @@ class Scores(Sequence[Score]):
     @cached_property
     def ok(self) -> NDArray[np.bool_]:
         return np.array([row.error is None for row in self._rows], dtype=np.bool_)
+
+
+def require_an_answer(scores: Iterable[Score]) -> bool:
+    """Whether any text was answered; raises CheckpointError if the model failed and answered none."""
+    failed = 0
+    for score in scores:
+        if score.error is None:
+            return True
+        failed += score.model_failed
+    if failed:
+        raise CheckpointError(
+            f"the model answered every text so far ({failed:,}) with NaN or infinity, and the job ends here: load it "
+            "with the weights fp32, and if that is how it was loaded, get the checkpoint again."
+        )
+    return False
 
 
 def _fields(score: Score) -> tuple[object, ...]:

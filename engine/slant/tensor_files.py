@@ -38,16 +38,37 @@ class TensorInfo:
 
 
 def read(info: TensorInfo) -> Tensor:
-    """A tensor as it is in the file (CPU, the file's dtype)."""
+    """A tensor as it is in the file (CPU, the file's dtype). Raises CheckpointError if it holds NaN or infinity."""
     with opened(info.file) as file:
-        return file.get_tensor(info.key)
+        tensor: Tensor = file.get_tensor(info.key)
+    return finite(tensor, info)
 
 
 def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:
-    """Rows ``ids`` of a stored matrix; no other row is read."""
+    """Rows ``ids`` of a stored matrix; no other row is read. Raises CheckpointError as ``read`` does."""
     with opened(info.file) as file:
         part = file.get_slice(info.key)
-        return torch.cat([part[row : row + 1] for row in ids])
+        found = torch.cat([part[row : row + 1] for row in ids])
+    return finite(found, info, ids)
+
+
+def finite(
+    tensor: Tensor,
+    info: TensorInfo,
+    ids: Sequence[int] | None = None,
+    problem: str = "NaN or infinite",
+    advice: str = "download the checkpoint again, or take one from before its training diverged",
+) -> Tensor:
+    """The tensor, or a CheckpointError that names it if a value is NaN or infinite; ``ids``: of which rows it is."""
+    # A sum is the cheapest pass over a tensor. It is finite only if every term is, but may overflow though they are.
+    if tensor.is_meta or tensor.sum().isfinite() or tensor.isfinite().all():
+        return tensor
+    bad = (~tensor.isfinite()).nonzero()
+    first = bad[0].tolist()
+    if ids is not None:
+        first[0] = ids[first[0]]
+    which = f"{len(bad):,} of the {tensor.numel():,} values of {info.key} in {info.file}"
+    raise CheckpointError(f"{which} are {problem}, the first at {first}; {advice}.")
 
 
 def same(one: TensorInfo, other: TensorInfo) -> bool:

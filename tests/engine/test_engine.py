@@ -10,8 +10,6 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from slant import Engine
 from slant.demo import FOLDER, passages
@@ -218,16 +216,6 @@ def test_labels_of_the_checkpoint_folder(tmp_path, scores):
     two = Engine.load(folder, weights="fp32").score(TEXTS[:4])
     odds = scores.probabilities[:4][:, [4, 0]]
     np.testing.assert_allclose(two.probabilities, odds / odds.sum(1, keepdims=True), atol=1e-4)
-
-
-def test_nan_in_the_weights_is_an_error_of_the_row(tmp_path):
-    folder = shutil.copytree(FOLDER, tmp_path / "model")
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], torch.nan)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    scores = Engine.load(folder).score(TEXTS[:2])
-    assert not scores.ok.any()
-    assert "NaN" in scores.error[0]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from slant.artifact.manifest import Manifest
 from slant.artifact.recipe import Grid
 from slant.errors import CheckpointError, RecipeError
 from slant.files import sha256
-from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, headers, opened
+from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, finite, headers, opened
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, nbytes
 
 TEXT_FILES = ("config.json", "tokenizer.json", "slant.json")
@@ -108,6 +108,8 @@ class Artifact(Generic[Config]):
             return None
         with opened(info.file) as file:
             codes, scales, zeros = (file.get_tensor(f"{info.key}.{part}") for part in PARTS)
+        for part, values in zip(PARTS[1:], (scales, zeros), strict=True):
+            finite(values, replace(info, key=f"{info.key}.{part}"))
         return QuantizedMatrix(
             codes, scales, zeros, info.grid.bits, info.grid.group_size, (info.shape[0], info.shape[1])
         )

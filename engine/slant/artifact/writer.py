@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from slant.artifact import MANIFEST
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import PARTS
 from slant.artifact.shards import safetensors
-from slant.errors import CheckpointError
+from slant.errors import CheckpointError, SlantError
 from slant.files import remove_unfinished, sha256, sync_folder, write_whole
 from slant_kernels.quantized import QuantizedMatrix
 
@@ -96,6 +96,16 @@ def check_target(target: Path, force: bool) -> None:
         raise CheckpointError(f"{target} exists; name another destination, or replace it with force (--force).")
     if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists()):
         raise CheckpointError(f"{target} is no artifact and is not replaced; name another destination.")
+
+
+@contextmanager
+def removed_if_refused(partial: Path) -> Iterator[None]:
+    """The unfinished folder goes if the source turns out to be no good: nothing can resume it."""
+    try:
+        yield
+    except SlantError:
+        shutil.rmtree(partial)
+        raise
 
 
 def publish(partial: Path, target: Path) -> None:

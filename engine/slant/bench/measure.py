@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from slant.bench import roofline
@@ -25,6 +26,7 @@ from slant.prompt.prompt import EncodedText
 from slant.runtime.execution import Answers
 from slant.runtime.memory import layer_bytes
 from slant.runtime.resolved import choose_device
+from slant.scores import Score, require_an_answer
 
 LIMIT_SHARE = 0.125  # of a workload's seconds, for each kernel of a limit
 
@@ -171,7 +173,7 @@ class First:
 
 
 def first_call(engine: Engine, workload: Workload, watch: Watch) -> First:
-    """Call a workload for the first time; raises SlantError for a text that cannot be scored."""
+    """Call a workload for the first time; raises SlantError for a text that cannot be scored, or if none is."""
     assert engine.request is not None
     encoded: list[EncodedText] = []
     results: list[Answers] = []
@@ -180,6 +182,8 @@ def first_call(engine: Engine, workload: Workload, watch: Watch) -> First:
     if error is not None:
         raise SlantError(f"{workload.name}: {error}")
     run = watch(lambda: results.extend(engine.runner.run([text.ids for text in encoded])))
+    if not any(np.isfinite(result.logits).all(axis=1).any() for result in results):
+        require_an_answer(Score.not_finite(len(engine.labels)) for _ in encoded)
     prefix = engine.prompt.prefix_ids
     # As in the engine, a text that does not start with the prefix is computed whole.
     starts = [len(prefix) if tuple(text.ids[: len(prefix)]) == prefix else 0 for text in encoded]

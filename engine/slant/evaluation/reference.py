@@ -63,6 +63,9 @@ class Reference:
             sequences = [self._ids(texts[row], encoded[row]) for row in batch]
             logits = last_logits(self.model, sequences, self.prompt.answer_ids)
             for row, ids, answer in zip(batch, sequences, logits, strict=True):
+                if not answer.isfinite().all():
+                    rows[row] = Score.not_finite(len(names))
+                    continue
                 p, dropped = answer.softmax(-1).numpy(), encoded[row].tokens_dropped
                 counts = {"tokens": len(ids), "dropped": dropped, "special_tokens": encoded[row].special_tokens}
                 rows[row] = Score.of(answer.numpy(), p, names, **counts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slant.model.config import ModelConfig
-from slant.tensor_files import TensorInfo
+from slant.tensor_files import TensorInfo, finite
 from slant_kernels.int8 import int8_matrix
 from slant_kernels.linear import Weight
 from slant_kernels.merged import Part, Scratch, merge
@@ -68,7 +68,7 @@ class Weights:
         rows = [info.shape[0] for info in infos]
         merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
         for name, part in zip(names, merged.split(rows), strict=True):
-            part.copy_(self.source.read(name))
+            self._fitting(part.copy_(self.source.read(name)), name)
         return merged
 
     def on_host(self, name: str, owner: object) -> Tensor:
@@ -77,7 +77,7 @@ class Weights:
 
         rows, columns = self.source.tensors[name].shape
         memory = pages(rows * columns * self.dtype.itemsize)
-        matrix = memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name))
+        matrix = self._fitting(memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name)), name)
         if self.device.type == "cuda":
             lock(owner, [memory])
         return matrix
@@ -88,4 +88,11 @@ class Weights:
 
     def _part(self, name: str) -> Part:
         matrix = self.source.quantized(name)
-        return self.source.read(name) if matrix is None else matrix
+        return self._fitting(self.source.read(name).to(self.dtype), name) if matrix is None else matrix
+
+    def _fitting(self, cast: Tensor, name: str) -> Tensor:
+        """The tensor in the model's dtype; raises CheckpointError for values that are infinite in it only."""
+        info = self.source.tensors[name]
+        if info.dtype == "F32" and cast.dtype != torch.float32:
+            finite(cast, info, problem="too large for bfloat16", advice="load it with the weights fp32")
+        return cast

@@ -21,7 +21,7 @@ from slant.artifact import self_test
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
-from slant.artifact.writer import Journal, check_target, publish, stored
+from slant.artifact.writer import Journal, check_target, publish, removed_if_refused, stored
 from slant.engine import Engine
 from slant.files import first_with, sha256, write_whole
 from slant.model.folder import CONFIG
@@ -79,19 +79,20 @@ def quantize_checkpoint(
     view = QuantizedCheckpoint(checkpoint, recipe, where)
     shards = shard_tensors(shapes)
     done, total = 0, sum(map(len, shards.values()))
-    for shard, names in shards.items():
-        if shard not in journal.files:
-            tensors: dict[str, Tensor] = {}
-            for index, name in enumerate(names, start=1):
-                matrix = view.quantized(name)
-                tensors |= stored(name, checkpoint.read(name) if matrix is None else matrix)
-                progress(done + index, total)
-            if "norm.weight" in names and plan.answers is not None:
-                tensors[HEAD] = checkpoint.head_rows(plan.answers)
-            journal.write(shard, tensors)
-        else:
-            progress(done + len(names), total)
-        done += len(names)
+    with removed_if_refused(partial):
+        for shard, names in shards.items():
+            if shard not in journal.files:
+                tensors: dict[str, Tensor] = {}
+                for index, name in enumerate(names, start=1):
+                    matrix = view.quantized(name)
+                    tensors |= stored(name, checkpoint.read(name) if matrix is None else matrix)
+                    progress(done + index, total)
+                if "norm.weight" in names and plan.answers is not None:
+                    tensors[HEAD] = checkpoint.head_rows(plan.answers)
+                journal.write(shard, tensors)
+            else:
+                progress(done + len(names), total)
+            done += len(names)
     settings = {"template": prompt.template, "labels": prompt.labels}
     texts = {"slant.json": (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode()}
     for name in (CONFIG, "tokenizer.json", *OPTIONAL_FILES):
@@ -105,7 +106,8 @@ def quantize_checkpoint(
     del prompt  # its tokenizer may be the largest thing in memory, and the next line loads it again
     engine = Engine.offloaded(partial, weights="fp32", device=options.device)
     scores, asked = engine.score(self_test.TEXTS), engine.prompt
-    test = self_test.record(asked.template_sha256, asked.labels, scores.probabilities)
+    with removed_if_refused(partial):
+        test = self_test.record(asked.template_sha256, asked.labels, scores.probabilities)
     open_artifact(partial).annotate(self_test=test)
     publish(partial, target)
     return target

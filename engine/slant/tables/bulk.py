@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from slant.errors import TableError
-from slant.scores import Score
+from slant.scores import Score, require_an_answer
 from slant.tables.parquet_format import check_schema
 from slant.tables.read import STANDARD, open_table
 from slant.tables.rows import Chunk, as_text
@@ -112,7 +112,9 @@ def score_table(
         chunks = (_without_lost_values(chunk, known, set(added.names)) for chunk in table.chunks)
         with open_writer(target, writes, table.schema, added) as write:
             tally = _Tally(table.total, progress)
+            answered = False
             for chunk, scores in _scored(scorer, chunks, window, tally):
+                answered = answered or require_an_answer(scores)
                 write(chunk, [_answer(score, added, certified) for score in scores])
             return tally.summary
 

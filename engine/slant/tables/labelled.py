@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slant.errors import TableError
-from slant.scores import Score, Scores
+from slant.scores import Score, Scores, require_an_answer
 from slant.tables.columns import missing
 from slant.tables.read import open_table
 
@@ -118,7 +118,11 @@ class LabelledTexts:
         return self.with_errors(Scores(list(engine.stream(self.texts, window=window, progress=count)), engine.labels))
 
     def with_errors(self, scores: Scores) -> Scores:
-        """The scores, but with the reader's own words in the rows that could not be read."""
+        """The scores, but with the reader's own words in the rows that could not be read.
+
+        Raises CheckpointError if the model answered nothing but NaN or infinity.
+        """
+        require_an_answer(scores)
         pairs = zip(scores, self.errors, strict=True)
         return Scores([s if e is None else Score.failed(e, len(scores.labels)) for s, e in pairs], scores.labels)
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from slant.model.block import Part, State, at_last
 from slant.model.qwen3_5.config import Qwen3_5Config
 from slant.model.weights import Weights
+from slant.tensor_files import finite
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
 from slant_kernels.linear import Weight, linear
@@ -34,6 +36,9 @@ class DeltaNet(Part):
         self.conv_weight = weights.fp32(f"{name}.conv1d.weight").squeeze(1).T.contiguous()
         self.A_log = weights.fp32(f"{name}.A_log")
         self.dt_bias = weights.fp32(f"{name}.dt_bias")
+        # Minus the log of the decay at an input of zero. Where it is infinite, the decay between two positions is NaN.
+        decay = self.A_log.exp() * softplus(self.dt_bias)
+        finite(decay, weights.source.tensors[f"{name}.A_log"], problem="infinite as exp(A_log) softplus(dt_bias)")
         self.norm = weights.fp32(f"{name}.norm.weight")
         self.out = weights.matrix(f"{name}.out_proj.weight")
 
