@@ -216,6 +216,7 @@ def test_multimodal_base_with_an_adapter_of_its_text_model(tmp_path):
         {"lora_alpha": 0.5},
         {"use_rslora": True},
         {"alpha_pattern": {"proj": 16}},
+        {"alpha_pattern": {"q_pro": 16}},
         {"alpha_pattern": {".*proj": 16}},
         {"alpha_pattern": {"q_proj": 16, "layers.3.self_attn.q_proj": 2}},
         {"alpha_pattern": {r"^model\.layers\.3.*": 16}},
@@ -396,6 +397,13 @@ def test_adapter_of_other_layers(adapter):
 def test_adapter_of_another_width(adapter):
     edit(adapter, lambda tensors: {key: torch.cat([t, t], 1) if "lora_A" in key else t for key, t in tensors.items()})
     assert "[96]" in refused(adapter) or "96]" in refused(adapter)
+
+
+@pytest.mark.parametrize("part", "AB")
+def test_factors_of_two_ranks(adapter, part):
+    key = f"base_model.model.model.layers.0.mlp.up_proj.lora_{part}.weight"
+    edit(adapter, lambda tensors: tensors | {key: torch.ones(7, 48) if part == "A" else torch.ones(80, 7)})
+    assert f"{key} " in refused(adapter)
 
 
 def test_one_tensor_under_two_names(adapter):

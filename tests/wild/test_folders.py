@@ -18,6 +18,7 @@ from slant import Engine
 from slant.errors import CheckpointError, SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.model.folder import resolve
+from slant.model.source import open_model
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b\nsize 135\n"
 PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
@@ -73,13 +74,14 @@ def other_weights(folder, name):
 # What transformers reads
 
 
-def test_single_file_wins_over_shards_and_an_index(shards, single):
+def test_single_file_wins_over_shards_and_an_index(shards, single, caplog):
     """A merged model.safetensors saved into the folder of the base (as in neph0s/CoSER#3, an index left behind)."""
     shutil.copy(single / "model.safetensors", shards)
     other_weights(shards, "model.safetensors")
     assert np.abs(oracle.ours(shards) - oracle.ours(single)).max() > 0.1
     oracle.agree(shards)
     assert any("index.json" in note for note in Checkpoint.open(shards).notes)
+    assert "model.safetensors is read, as transformers does" in caplog.text
 
 
 def test_damaged_index_beside_the_single_file_is_not_read(folder):
@@ -168,7 +170,7 @@ def test_adapter_beside_whole_weights(folder):
 def test_weights_that_the_config_names(folder):
     edit_json(folder / "config.json", lambda config: config | {"transformers_weights": "best.safetensors"})
     shutil.copy(folder / "model.safetensors", folder / "best.safetensors")
-    assert "best.safetensors" in refused(folder)
+    assert "names the file best.safetensors (transformers_weights)" in refused(folder)
 
 
 def test_what_a_training_leaves_beside_the_model(folder):
@@ -200,7 +202,7 @@ def test_weights_of_deepspeed_that_were_not_gathered(folder):
         (LFS, "git lfs pull"),
         (PAGE, "web page"),
         ("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
-        ("", "empty"),
+        ("", "is empty;"),
         ("Entry not found", "Entry not found"),
         ("Invalid username or password.", "Invalid username"),
     ],
@@ -455,6 +457,32 @@ def test_partial_snapshot_offline(cached):
     message = refused("owner/name")
     assert "owner/name" in message
     assert "model.safetensors" in message
+
+
+def listed(repository, *names):
+    """Note in the cache that the hub has these files, as a download does."""
+    files = {name: {"size": 1, "blob_id": "b" * 40} for name in names}
+    (repository / "trees").mkdir()
+    (repository / "trees" / f"{'a' * 40}.json").write_text(json.dumps({"format_version": 1, "files": files}))
+
+
+def test_snapshot_that_lacks_what_is_not_read(cached, single):
+    """Kept in the cache by transformers, which reads fewer files than the hub has."""
+    listed(cached(*WHOLE), *WHOLE, "preprocessor_config.json", "consolidated.safetensors", "onnx/model.json")
+    np.testing.assert_array_equal(oracle.ours("owner/name"), oracle.ours(single))
+
+
+@pytest.mark.parametrize("name", ["slant.json", "tokenizer.json"])
+def test_snapshot_that_lacks_what_scores_depend_on(cached, name):
+    listed(cached(*(other for other in WHOLE if other != name)), *WHOLE)
+    message = refused("owner/name")
+    assert "owner/name" in message
+    assert name in message
+
+
+def test_snapshot_that_may_lack_a_prompt(cached):
+    cached("config.json", "model.safetensors", "tokenizer.json")
+    assert any("slant.json" in note for note in open_model("owner/name").notes)
 
 
 def test_blob_that_is_gone(cached):

@@ -107,6 +107,34 @@ def test_vision_adapters_are_merged_too(tmp_path):
         assert torch.equal(tensor, theirs[key]), key
 
 
+def test_vision_adapter_of_another_base(base, tmp_path):
+    multimodal = classifier.write(tmp_path / "base", "multimodal")
+    folder = attach(multimodal, tmp_path / "adapter", target_modules=["q_proj"])
+    key = "base_model.model.model.visual.blocks.0.attn.qkv.lora_{}.weight"
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors |= {key.format("A"): torch.ones(4, 9), key.format("B"): torch.ones(9, 4)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj", "qkv"]}))
+    with pytest.raises(SlantError, match=r"shape \[9, 9\]"):
+        merge_adapter(folder, tmp_path / "out")
+    with pytest.raises(SlantError, match=r"has no visual\.blocks"):
+        merge_adapter(folder, tmp_path / "out", base)
+    assert not (tmp_path / "out").exists()
+
+
+def test_index_of_a_head_that_was_tied(tied, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(tied, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    for name in ("tokenizer.json", "slant.json"):
+        shutil.copy(tied / name, tmp_path / "base")
+    merge_adapter(attach(tmp_path / "base", tmp_path / "adapter", **SHAPES["head"]), tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert "lm_head.weight" in index["weight_map"]
+    assert "total_size" not in index["metadata"]
+    oracle.agree(tmp_path / "out")
+
+
 def test_wrapped_names_of_the_base_are_not_written_again(base, adapter, tmp_path):
     wrapped = shutil.copytree(base, tmp_path / "base")
     tensors = load_file(wrapped / "model.safetensors")

@@ -123,9 +123,7 @@ def test_two_keys_of_one_tensor_are_both_named(folder):
 
 def test_unknown_prefix_is_named(folder):
     rename(folder, lambda key: "student." + key)
-    message = refused(folder)
-    assert "student." in message
-    assert "prefix" in message
+    assert "whose prefix student. slant does not know" in refused(folder)
 
 
 def test_one_layer_under_another_prefix_is_named(folder):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -118,9 +118,7 @@ def weight_files(folder: Path) -> WeightFiles:
             f"rename it to {WEIGHTS} and remove the key."
         )
     if (folder / WEIGHTS).is_file() and named == WEIGHTS:
-        unread = (folder / INDEX).exists()
-        note = f"{WEIGHTS} is read, as transformers does, and not the shards that {INDEX} names."
-        return WeightFiles({folder / WEIGHTS: None}, notes=(note,) if unread else ())
+        return WeightFiles({folder / WEIGHTS: None}, notes=tuple(_notes(folder)))
     if (folder / INDEX).is_file():
         return _sharded(folder)
     for name in (WEIGHTS, INDEX):
@@ -141,7 +139,16 @@ def _sharded(folder: Path) -> WeightFiles:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CheckpointError(f"{path} names {name}, a file outside of its folder; save the checkpoint again.")
         promised.setdefault(folder / name, set()).add(key)
-    return WeightFiles(dict(sorted(promised.items())), index)
+    return WeightFiles(dict(sorted(promised.items())), index, tuple(_notes(folder)))
+
+
+def _notes(folder: Path) -> Iterator[str]:
+    if (folder / WEIGHTS).is_file() and (folder / INDEX).exists():
+        yield f"{WEIGHTS} is read, as transformers does, and not the shards that {INDEX} names."
+    # Other programs keep in the cache what they read themselves; the listing is there if all files were asked for.
+    listing = folder.parent.parent / "trees" / f"{folder.name}.json"
+    if folder.parent.name == "snapshots" and not (folder / "slant.json").exists() and not listing.exists():
+        yield "the cached copy has no slant.json, and the hub was not asked for one: the default prompt is used."
 
 
 def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
@@ -195,6 +202,10 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
         try:
             return Path(snapshot_download(hub_id, **wanted))
         except OSError as error:
+            if hasattr(
+                error, "snapshot_path"
+            ):  # offline, of a partial copy: its weights may do, and name what they lack
+                return Path(snapshot_download(hub_id, allow_patterns=[*_SMALL, INDEX], revision=revision))
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             return Path(snapshot_download(hub_id, **wanted, local_files_only=True))  # a cache that is not ours to write

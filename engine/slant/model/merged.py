@@ -29,7 +29,7 @@ class MergedCheckpoint:
         """Raises CheckpointError if the adapter has a tensor that the base has no place for."""
         self.adapter, self.base = adapter, base
         self.folder, self.folders = adapter.folder, (adapter.folder, base.folder)
-        self.config, self.skipped = base.config, base.skipped
+        self.weights, self.config, self.skipped = base.weights, base.config, base.skipped
         tied = HEAD not in base.tensors
         changed = adapter.low_rank.keys() | adapter.saved.keys()
         self.head = EMBEDDING if tied and not changed & {HEAD, EMBEDDING} else HEAD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from slant.model.weights import Tensors
 if TYPE_CHECKING:
     from slant.artifact.reader import Artifact
 
+log = logging.getLogger(__name__)
 Dense = Checkpoint | MergedCheckpoint
 
 
@@ -83,10 +85,16 @@ def open_checkpoint(model: str | Path, base: str | Path | None = None) -> Dense:
 
 
 def open_folders(folders: tuple[Path, ...]) -> Dense:
-    """A checkpoint's folder, or an adapter's and that of its base."""
-    if len(folders) == 1:
-        return Checkpoint(folders[0])
-    folder, base = folders
+    """A checkpoint's folder, or an adapter's and that of its base. Logs which files were chosen."""
+    checkpoint = _open(*folders)
+    for note in checkpoint.weights.notes:
+        log.warning("%s: %s", folders[-1], note)
+    return checkpoint
+
+
+def _open(folder: Path, base: Path | None = None) -> Dense:
+    if base is None:
+        return Checkpoint(folder)
     adapter = Adapter(folder)
     try:
         checkpoint = Checkpoint(base)
