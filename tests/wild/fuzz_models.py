@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from damage import damaged_bytes
 from mutate import mutated
+from test_config import check_config
+from test_config import config as sound_config
 from tokenizers import Tokenizer
 
 import classifier
@@ -65,7 +68,20 @@ class Model:
 
 
 def config(folder: Path) -> Target:
-    return Model(folder, "config.json", _any_json)
+    """config.json of both kinds with damaged values, and one with damaged bytes."""
+    tempfile.tempdir = str(folder)
+    shapes = [SHAPE, tiny.MULTIMODAL]
+    assert all(check_config(sound_config(shape), shape) for shape in shapes)
+    (folder / "bytes").mkdir()
+    bytes_of_it = Model(folder / "bytes", "config.json", damaged_bytes)
+
+    def check(random: Random) -> str:
+        if random.random() < 0.2:
+            return bytes_of_it(random)
+        shape = random.choice(shapes)
+        return AS_REFERENCE if check_config(mutated(sound_config(shape), random), shape) else REFUSED
+
+    return check
 
 
 def safetensors(folder: Path) -> Target:
