@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from slant.errors import SlantError
@@ -19,6 +19,7 @@ T = TypeVar("T")
 Table = TypeVar("Table", bound=BaseModel)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 RECORD = ConfigDict(**STRICT, extra="forbid")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # In the words of JSON; pydantic's own are those of Python.
 _MUST = "Input should "
 _ALLOWED = {
@@ -37,11 +38,11 @@ _ALLOWED = {
 
 
 def only(*values: object) -> AfterValidator:
-    """For ``Annotated``: the field must be one of these, the way it is computed here."""
+    """For ``Annotated``: the field must be one of these, which are all that slant knows or computes."""
 
     def check(value: T) -> T:
         if value not in values:
-            raise ValueError(f"only {' or '.join(map(shown, values))} is computed here")
+            raise ValueError(f"slant takes only {' or '.join(map(shown, values))}")
         return value
 
     return AfterValidator(check)
@@ -90,6 +91,8 @@ def _sentence(source: str, problem: ErrorDetails) -> str:
         return f"{subject} is missing"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{subject} is unknown"
+    if kind == "json_invalid" or (kind == "value_error" and not place):
+        return f"{subject}: {message.removeprefix('Value error, ')}"
     said = f"{subject} is {shown(problem['input'])}"
     if kind == "value_error":
         return f"{said}, but {problem['ctx']['error']}"

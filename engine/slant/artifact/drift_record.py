@@ -1,4 +1,4 @@
-"""What a certificate stores of a measured drift: plain frozen records, read and written by ``records``.
+"""What a certificate stores of a measured drift: plain frozen records, read by ``slant.validation``.
 
 ``slant.evaluation`` computes them; they stand here so that an artifact is read without importing any of it.
 """
@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-Matrix = tuple[tuple[int, ...], ...]
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Matrix = tuple[tuple[Count, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,10 @@ class DriftFigures:
     the reference labels i and we label j.
     """
 
-    rows: int
-    flips: int
-    flip_rate: float
-    weighted_flip_rate: float
+    rows: Annotated[int, Field(ge=1)]
+    flips: Count
+    flip_rate: Share
+    weighted_flip_rate: Share
     delta: Tail
     kl: Tail
     expected: Tail
@@ -112,7 +117,7 @@ class Slice:
 class Failure:
     """A row (index from 0) that could not be compared: the error of the reference, of ours, or of both."""
 
-    row: int
+    row: Count
     reference: str | None
     ours: str | None
 

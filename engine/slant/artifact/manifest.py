@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from slant.artifact import MANIFEST
 from slant.artifact.recipe import Recipe
-from slant.errors import CheckpointError, RecipeError
+from slant.errors import CheckpointError
 from slant.files import write_whole
+from slant.validation import Sha256, record
 
 FORMAT, VERSION = "slant-artifact", 1
-_REQUIRED = ("format", "version", "recipe", "made", "source", "answers", "files")
-_OPTIONAL = {"certificate": "certificate", "probe": "self_test"}  # key in the file: field
-_MADE = {"slant", "torch", "hqq", "device"}
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+# A name is never a path: nothing outside the folder is opened.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Made = Annotated[dict[Literal["slant", "torch", "hqq", "device"], str], Field(min_length=4)]
 
 
 @dataclass(frozen=True)
 class FileInfo:
     """Size in bytes and SHA-256 of a file."""
 
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Manifest:
     """
 
     recipe: Recipe
-    made: Mapping[str, str]
-    source: Mapping[str, FileInfo]
+    made: Made
+    source: Mapping[FileName, FileInfo]
     answers: tuple[int, ...] | None
-    files: Mapping[str, FileInfo]
+    files: Mapping[FileName, FileInfo]
     certificate: Mapping[str, Any] | None = None
-    self_test: Mapping[str, Any] | None = None
+    self_test: Annotated[Mapping[str, Any] | None, Field(validation_alias="probe")] = None
 
     def json(self) -> dict[str, Any]:
         """The content of the file, without the hash of itself."""
@@ -62,7 +62,7 @@ class Manifest:
             "answers": self.answers and list(self.answers),
             "files": {name: vars(info) for name, info in self.files.items()},
         }
-        stored = {key: getattr(self, field) for key, field in _OPTIONAL.items()}
+        stored = {"certificate": self.certificate, "probe": self.self_test}
         return content | {key: value for key, value in stored.items() if value is not None}
 
     def write(self, folder: Path) -> None:
@@ -74,8 +74,8 @@ class Manifest:
         """Raises CheckpointError if the file is missing, was changed or is of another version."""
         path = folder / MANIFEST
         try:
-            content = path.read_bytes()
-            raw = json.loads(content, parse_constant=_refuse)
+            written = path.read_bytes()
+            raw = json.loads(written, parse_constant=_refuse)
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist; give the folder of an artifact.") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -88,39 +88,10 @@ class Manifest:
                 "update slant or quantize again."
             )
         raw.pop("sha256", None)
-        if _render(raw) != content:
+        if _render(raw) != written:
             raise CheckpointError(f"{path} was changed after it was written; get the artifact again.")
-        return cls._parse(raw, str(path))
-
-    @classmethod
-    def _parse(cls, raw: Mapping[str, Any], source: str) -> Manifest:
-        damaged = CheckpointError(f"{source} does not hold what version {VERSION} asks for; quantize again.")
-        if not set(_REQUIRED) <= raw.keys() <= {*_REQUIRED, *_OPTIONAL}:
-            raise damaged
-        objects = [raw[key] for key in ("made", "source", "files", *_OPTIONAL) if key in raw]
-        made, answers = raw["made"], raw["answers"]
-        if not all(isinstance(part, dict) for part in objects) or made.keys() != _MADE:
-            raise damaged
-        if not all(isinstance(value, str) for value in made.values()):
-            raise damaged
-        if answers is not None and not (isinstance(answers, list) and all(type(id) is int for id in answers)):
-            raise damaged
-        try:
-            recipe = Recipe.parse(raw["recipe"], source)
-            files = [{name: _file(name, info) for name, info in raw[key].items()} for key in ("source", "files")]
-        except (RecipeError, ValueError) as error:
-            raise CheckpointError(f"{error}".removesuffix(".") + "; quantize again.") from None
-        kept = answers if answers is None else tuple(answers)
-        return cls(recipe, made, files[0], kept, files[1], raw.get("certificate"), raw.get("probe"))
-
-
-def _file(name: str, raw: object) -> FileInfo:
-    # A name is never a path: nothing outside the folder is opened.
-    if _FILE.fullmatch(name) and isinstance(raw, dict) and raw.keys() == {"bytes", "sha256"}:
-        info = FileInfo(**raw)
-        if type(info.bytes) is int and isinstance(info.sha256, str) and _SHA256.fullmatch(info.sha256):
-            return info
-    raise ValueError(f"{name!r} is not described by a size and a hash.")
+        content = {key: value for key, value in raw.items() if key not in ("format", "version")}
+        return record(cls, content, str(path), CheckpointError, "quantize again")
 
 
 def _refuse(constant: str) -> None:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from slant.errors import RecipeError
 from slant.files import read_json
+from slant.validation import only, record
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
@@ -20,8 +21,8 @@ _LAYER = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)")
 class Grid:
     """The values a quantized weight can take: ``bits`` a code, one scale and zero for each ``group_size`` columns."""
 
-    bits: int
-    group_size: int = 64
+    bits: Annotated[int, only(*BITS)]
+    group_size: Annotated[int, only(*GROUP_SIZES)] = 64
 
     def __post_init__(self) -> None:
         for name, value, known in (("bits", self.bits, BITS), ("group_size", self.group_size, GROUP_SIZES)):
@@ -59,17 +60,7 @@ class Recipe:
     @classmethod
     def parse(cls, raw: object, source: str = "the recipe") -> Recipe:
         """From decoded JSON: {"rules": {name: {"bits": 4, "group_size": 64}, name: null}}, with no other key."""
-        if not isinstance(raw, Mapping) or raw.keys() != {"rules"} or not isinstance(raw["rules"], Mapping):
-            raise RecipeError(f'{source} must hold an object with the one key "rules", an object too.')
-        rules: dict[str, Grid | None] = {}
-        for key, rule in raw["rules"].items():
-            if rule is not None and (not isinstance(rule, Mapping) or rule.keys() != {"bits", "group_size"}):
-                raise RecipeError(f'{source}: the rule of {key} must be null or have the keys "bits" and "group_size".')
-            try:
-                rules[key] = rule if rule is None else Grid(**rule)
-            except RecipeError as error:
-                raise RecipeError(f"{source}: the rule of {key}: {error}") from None
-        return cls(rules)
+        return record(cls, raw, source, RecipeError, "correct the recipe")
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

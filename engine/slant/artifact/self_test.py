@@ -8,13 +8,15 @@ asked through the artifact's own prompt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
 
 from slant.artifact.arithmetic import Arithmetic
 from slant.errors import CheckpointError
+from slant.validation import RECORD, Sha256, table
 
 TEXTS = (
     "The council voted five to two on Tuesday to repair the bridge, and work begins in the spring.",
@@ -24,7 +26,24 @@ TEXTS = (
 )
 # |dp|: far above what rounding, or 8-bit activations, do to a classifier, far below what a broken one does.
 TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1}
-_KEYS = {"template_sha256", "answers", "texts", "probabilities"}
+
+
+class Stored(BaseModel):
+    """``probabilities``: a row for each of the ``texts``, with a column for each of the ``answers``."""
+
+    model_config = RECORD
+
+    template_sha256: Sha256
+    answers: list[str]
+    texts: Annotated[list[str], Field(min_length=1)]
+    probabilities: list[list[Annotated[float, Field(ge=0, le=1)]]]
+
+    @model_validator(mode="after")
+    def _shape(self) -> Stored:
+        rows, columns = len(self.texts), len(self.answers)
+        if [len(row) for row in self.probabilities] != [columns] * rows:
+            raise ValueError(f"probabilities are not {rows} rows of {columns}, as there are texts and answers")
+        return self
 
 
 def record(template_sha256: str, answers: Iterable[str], probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -58,17 +77,8 @@ def check(stored: Mapping[str, Any], probabilities: NDArray[np.float32], arithme
 
 def parse(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The stored object, checked for its form; raises CheckpointError."""
-    rows = raw.get("probabilities")
-    if (
-        raw.keys() != _KEYS
-        or not isinstance(raw["texts"], list)
-        or not all(isinstance(text, str) for text in raw["texts"])
-        or not isinstance(rows, list)
-        or len(rows) != len(raw["texts"])
-        or len({len(row) if isinstance(row, list) else -1 for row in rows}) != 1
-    ):
-        raise CheckpointError("the artifact's self-test is damaged; quantize again.")
-    return raw
+    stored = table(Stored, raw, "the artifact's self-test is damaged", CheckpointError, "quantize again")
+    return stored.model_dump()
 
 
 def _check_sound(probabilities: np.ndarray) -> None:

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic_core import to_jsonable_python
 
 from slant import __version__
 from slant.artifact import MANIFEST as QUANTIZED
-from slant.artifact.records import to_plain
 from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
 from slant.evaluation.evaluation import Evaluation, evaluate
@@ -131,7 +131,7 @@ def finetune(
         "files": files,
         "steps": steps,
         "losses": losses,
-        "validation": {"weights": computed_in, **to_plain(quality.sides[0].assessment)},
+        "validation": {"weights": computed_in, **to_jsonable_python(quality.sides[0].assessment)},
     }
     _write_json(work / "training.json", record)
     work.rename(target)

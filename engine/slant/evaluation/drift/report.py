@@ -8,13 +8,13 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_jsonable_python
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from slant.artifact import certificate as certificates
 from slant.artifact.certificate import Certificate
 from slant.artifact.drift_record import Drift, DriftFigures, GoldComparison
-from slant.artifact.records import to_plain
 from slant.evaluation import markup
 from slant.evaluation.charts import bars, scatter
 from slant.evaluation.drift.budgets import Budgets, Exceeded, exceeded
@@ -78,8 +78,8 @@ def as_json(report: DriftReport) -> dict[str, Any]:
     return {
         "model": report.model,
         "certificate": certificates.as_json(report.certificate),
-        "budgets": to_plain(report.budgets),
-        "exceeded": to_plain(report.exceeded),
+        "budgets": to_jsonable_python(report.budgets),
+        "exceeded": to_jsonable_python(report.exceeded),
         "worst": report.worst(),
     }
 
@@ -131,7 +131,7 @@ def sides(report: DriftReport) -> tuple[str, str]:
 
 def verdict(report: DriftReport) -> tuple[bool, str]:
     """Whether the drift is within its budgets, and a sentence."""
-    limits = [limit for name, limit in to_plain(report.budgets).items() if name != "max_lost"]
+    limits = [limit for name, limit in to_jsonable_python(report.budgets).items() if name != "max_lost"]
     if report.exceeded:
         return False, "Beyond the budgets: " + "; ".join(map(str, report.exceeded)) + "."
     return True, "Within the budgets." if any(limit is not None for limit in limits) else "No budgets were set."
