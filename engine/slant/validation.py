@@ -34,6 +34,7 @@ _ALLOWED = {
     "int_from_float": "be an integer",
     "float_type": "be a number",
     "string_type": "be a string",
+    "string_unicode": "be Unicode text, without lone surrogates",
 }
 
 
@@ -85,14 +86,16 @@ def _checked(read: Callable[[], T], source: str, error: type[SlantError], advice
 def _sentence(source: str, problem: ErrorDetails) -> str:
     kind, message = problem["type"], problem["msg"]
     places = (f"[{place}]" if isinstance(place, int) else f".{place}" for place in problem["loc"] if place != "record")
-    place = _short("".join(places).removeprefix("."))
+    place = _short("".join(places).removeprefix(".") or '""' * bool(problem["loc"]))
     subject = f"{source}: {place}" if place else source
     if kind == "missing":
         return f"{subject} is missing"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{subject} is unknown"
-    if kind == "json_invalid" or (kind == "value_error" and not place):
-        return f"{subject}: {message.removeprefix('Value error, ')}"
+    if kind == "json_invalid":  # JSON that Python wrote: only these two are not
+        return f"{subject} has a text with a lone surrogate, or is nested too deeply"
+    if kind == "value_error" and not place:
+        return f"{subject}: {problem['ctx']['error']}"
     said = f"{subject} is {shown(problem['input'])}"
     if kind == "value_error":
         return f"{said}, but {problem['ctx']['error']}"

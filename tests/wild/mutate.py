@@ -65,8 +65,8 @@ def _name(key: str, random: Random, keys: Sequence[str]) -> str:
 def _other(value: Any, random: Random, values: list[Any]) -> Any:
     near: list[Any] = [[value], {"value": value}, str(value), [value, value]]
     if isinstance(value, int | float):
-        near += [value * 2, value / 2, value + 1, value - 1, -value, bool(value)]
-        near += [value // 2, float(value)] if isinstance(value, int) and abs(value) < 2**63 else []
+        near += [value * 2, value + 1, value - 1, -value, bool(value)]
+        near += [value / 2, int(value / 2), float(value)] if abs(value) < 2**63 else []
     elif isinstance(value, str | list):
         near += [value[1:], value[::-1], value + value]
     pool: Sequence[Any] = random.choice((near, VALUES, values))

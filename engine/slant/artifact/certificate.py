@@ -11,7 +11,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic_core import to_jsonable_python
@@ -67,7 +67,7 @@ class Certificate:
     no text.
     """
 
-    format: Literal[1, 2]
+    format: Annotated[int, only(1, FORMAT)]
     date: Annotated[str, AfterValidator(_iso_8601)]
     weights: Name
     reference: Annotated[str, only("bf16", "fp32")]

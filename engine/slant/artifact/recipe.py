@@ -59,7 +59,10 @@ class Recipe:
 
     @classmethod
     def parse(cls, raw: object, source: str = "the recipe") -> Recipe:
-        """From decoded JSON: {"rules": {name: {"bits": 4, "group_size": 64}, name: null}}, with no other key."""
+        """From decoded JSON: {"rules": {name: {"bits": 4, "group_size": 64}, name: null}}, with no other key.
+
+        Without a ``group_size`` it is 64. Raises RecipeError naming the first field that is wrong.
+        """
         return record(cls, raw, source, RecipeError, "correct the recipe")
 
     @classmethod

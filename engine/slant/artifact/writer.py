@@ -12,21 +12,27 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from slant.artifact import MANIFEST
-from slant.artifact.manifest import FileInfo, Manifest
+from slant.artifact.manifest import FileInfo, FileName, Manifest
 from slant.artifact.reader import PARTS
 from slant.artifact.shards import safetensors
 from slant.errors import CheckpointError, SlantError
 from slant.files import remove_unfinished, sha256, sync_folder, write_whole
+from slant.validation import record
 from slant_kernels.quantized import QuantizedMatrix
 
 JOURNAL = ".journal"
-_NOTE = {"file", "bytes", "sha256"}
+
+
+@dataclass(frozen=True)
+class _Note(FileInfo):
+    file: FileName
 
 
 class Journal:
@@ -50,7 +56,7 @@ class Journal:
             lines = []
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)
-        noted = {line["file"]: FileInfo(line["bytes"], line["sha256"]) for line in lines[1:] if line.keys() == _NOTE}
+        noted = {note.file: FileInfo(note.bytes, note.sha256) for note in map(_note, lines[1:]) if note}
         self.files = {name: info for name, info in noted.items() if _is(folder / name, info)}
         content = [first, *({"file": name, **vars(info)} for name, info in self.files.items())]
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in content).encode())
@@ -67,12 +73,18 @@ class Journal:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The journal's lines up to the first damaged one: a stop may have torn the last."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         for line in path.read_bytes().split(b"\n"):
             found = json.loads(line)
             if not isinstance(found, dict):
                 return
             yield found
+
+
+def _note(line: dict[str, Any]) -> _Note | None:
+    with suppress(CheckpointError):  # a shard that is not noted is made again
+        return record(_Note, line, JOURNAL, CheckpointError, "quantize again")
+    return None
 
 
 def _is(path: Path, info: FileInfo) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
 from slant.errors import PromptError, reason
@@ -29,6 +30,7 @@ from slant.files import first_with, read_json
 from slant.prompt.special_tokens import SpecialTokens
 from slant.prompt.tokenizer_class import check_class
 from slant.prompt.truncation import Cuts
+from slant.validation import RECORD, table
 
 MARKER = "{article}"
 # bytes, not read_text: the prompt's line ends are part of what the model was trained on
@@ -285,15 +287,16 @@ def _shared(prompts: Sequence[list[int]]) -> tuple[int, ...]:
     return tuple(tokens[0] for tokens in same)
 
 
+class _Settings(BaseModel):
+    model_config = RECORD
+
+    template: str = DEFAULT_TEMPLATE
+    labels: dict[str, str] = dict(DEFAULT_LABELS)
+
+
 def _settings(path: Path) -> tuple[str, Mapping[str, str]]:
     """Template and labels of a slant.json, strictly; the defaults of what it, or the whole file, does not set."""
     if not path.exists():
         return DEFAULT_TEMPLATE, DEFAULT_LABELS
-    settings = read_json(path, PromptError)
-    if not isinstance(settings, dict) or not settings.keys() <= {"template", "labels"}:
-        raise PromptError(f'{path} must hold an object with no keys but "template" and "labels".')
-    template, labels = settings.get("template", DEFAULT_TEMPLATE), settings.get("labels", DEFAULT_LABELS)
-    names = labels.values() if isinstance(labels, Mapping) else [None]
-    if not all(isinstance(text, str) for text in (template, *names)):
-        raise PromptError(f'{path}: "template" must be a string, and "labels" map answers to names, both strings.')
-    return template, labels
+    found = table(_Settings, read_json(path, PromptError), str(path), PromptError, "correct the file")
+    return found.template, found.labels

@@ -30,7 +30,7 @@ from slant.engine import Engine
 from slant.errors import CheckpointError, SlantError
 from slant.evaluation.evaluation import Evaluation, evaluate
 from slant.evaluation.predictions import Predictions
-from slant.files import remove_unfinished, sha256, sync_folder, write_whole
+from slant.files import read_json, remove_unfinished, sha256, sync_folder, write_whole
 from slant.model.checkpoint import Checkpoint, resolve
 from slant.options import token_limit
 from slant.prompt.prompt import Prompt
@@ -193,8 +193,8 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / PLAN
     if path.exists():
-        begun = json.loads(path.read_bytes())
-        if different := [key for key in plan if plan[key] != begun.get(key)]:
+        begun = read_json(path, CheckpointError)
+        if different := [key for key in plan if not isinstance(begun, dict) or plan[key] != begun.get(key)]:
             raise CheckpointError(
                 f"{folder} was begun with another {' and '.join(different)}: resume with the same, or remove it."
             )
