@@ -1,5 +1,6 @@
 """Which files of a folder are the model: those that transformers reads, or a refusal naming what is there instead."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -190,6 +191,49 @@ def test_weights_of_deepspeed_that_were_not_gathered(folder):
     message = refused(folder)
     assert "[0]" in message
     assert "ZeRO" in message
+
+
+def _single(folder, single):
+    shutil.copy(single / "model.safetensors", folder)
+    other_weights(folder, "model.safetensors")
+
+
+MIXTURES = {
+    "another single file": _single,
+    "an empty single file": lambda folder, single: (folder / "model.safetensors").write_bytes(b""),
+    "a folder as single file": lambda folder, single: (folder / "model.safetensors").mkdir(),
+    "a consolidated file": lambda folder, single: shutil.copy(
+        single / "model.safetensors", folder / "consolidated.safetensors"
+    ),
+    "a damaged index": lambda folder, single: (folder / "model.safetensors.index.json").write_text("{"),
+    "no index": lambda folder, single: (folder / "model.safetensors.index.json").unlink(missing_ok=True),
+    "a lost shard": lambda folder, single: max(folder.glob("model-*.safetensors")).unlink(),
+    "a pickle": lambda folder, single: (folder / "pytorch_model.bin").write_bytes(b"PK"),
+    "an adapter's configuration": lambda folder, single: (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(single)})
+    ),
+    "a quantization of none": lambda folder, single: edit_json(
+        folder / "config.json", lambda config: config | {"quantization_config": None}
+    ),
+    "no architecture": lambda folder, single: edit_json(
+        folder / "config.json", lambda config: config | {"architectures": None}
+    ),
+}
+
+
+PAIRS = [pair for pair in itertools.combinations(MIXTURES, 2) if sum("single file" in name for name in pair) < 2]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=", ".join)
+def test_mixtures_agree_with_transformers_or_are_refused(shards, single, pair):
+    for name in pair:
+        MIXTURES[name](shards, single)
+    try:
+        scores = oracle.ours(shards)
+    except SlantError:
+        assert str(shards) in refused(shards)
+        return
+    np.testing.assert_allclose(scores, oracle.theirs(shards, single), atol=1e-4, rtol=0)
 
 
 # What stands in for a file

@@ -135,6 +135,18 @@ def test_index_of_a_head_that_was_tied(tied, tmp_path):
     oracle.agree(tmp_path / "out")
 
 
+def test_sum_beyond_the_dtype_it_is_stored_in(base, tmp_path):
+    """F16 ends at 65,504: scored, since it is merged in fp32, and not written as infinity."""
+    small = shutil.copytree(base, tmp_path / "base")
+    tensors = {key: tensor.half() for key, tensor in load_file(small / "model.safetensors").items()}
+    save_file(tensors, small / "model.safetensors")
+    folder = attach(small, tmp_path / "adapter", lora_alpha=8e6)
+    oracle.ours(folder)
+    with pytest.raises(SlantError, match=r"beyond torch\.float16"):
+        merge_adapter(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrapped_names_of_the_base_are_not_written_again(base, adapter, tmp_path):
     wrapped = shutil.copytree(base, tmp_path / "base")
     tensors = load_file(wrapped / "model.safetensors")
@@ -235,6 +247,21 @@ def test_quantize_and_inspect(adapter, base, tmp_path, capsys):
     code, said = command(capsys, "inspect", adapter)
     assert code == 0
     assert "an adapter of" in said
+
+
+def test_artifact_with_pointers(adapter, tmp_path, capsys):
+    assert command(capsys, "quantize", adapter, tmp_path / "small")[0] == 0
+    (tmp_path / "small" / "layers-00.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SlantError, match="git lfs pull"):
+        Engine.load(tmp_path / "small", device="cpu")
+
+
+def test_drift_of_an_adapter(adapter, tmp_path, capsys):
+    (tmp_path / "texts.csv").write_text("text\none\ntwo words\n")
+    texts = ("--texts", tmp_path / "texts.csv", "--weights", "hqq8", "--device", "cpu")
+    for reference in ("bf16", "fp32"):
+        code, said = command(capsys, "drift", adapter, *texts, "--reference", reference)
+        assert code == 0, said
 
 
 def test_other_adapter_does_not_go_on_with_an_unfinished_artifact(adapter, base, tmp_path, monkeypatch):

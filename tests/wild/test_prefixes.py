@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import classifier
@@ -13,8 +15,10 @@ import tiny
 from slant.errors import CheckpointError
 from slant.model.checkpoint import Checkpoint
 from slant.model.names import canonical
+from slant.model.registry import parse_config
 
 NETWORK = "model."
+NAMES = sorted(parse_config(tiny.text_config("grouped").to_dict()).shapes()) + ["lm_head.weight", "visual.patch.weight"]
 WRITTEN = {
     # transformers before 5.5.2, of Qwen3_5ForConditionalGeneration (huggingface/transformers#45216, #45357)
     "model.language_model.language_model.": lambda key: key.replace(NETWORK, "model.language_model.language_model.", 1),
@@ -157,6 +161,19 @@ def test_incomplete_checkpoint_lists_what_it_lacks(folder):
     edit(folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if ".layers.3." not in key})
     with pytest.raises(CheckpointError, match=r"lacks 11 of 56 tensors \(layers.3.input_layernorm.weight, "):
         Checkpoint.open(folder)
+
+
+WRAPPERS = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module"]
+OUTER = ["model", "language_model", "base_model", "pretrained_model", *WRAPPERS]
+
+
+@given(st.data())
+def test_wrappers_anywhere_leave_the_name(data):
+    name = data.draw(st.sampled_from(NAMES))
+    parts = data.draw(st.lists(st.sampled_from(OUTER), max_size=6))
+    for part in name.split("."):
+        parts += [*data.draw(st.lists(st.sampled_from(WRAPPERS), max_size=2)), part]
+    assert canonical(".".join(parts)) == name
 
 
 def test_every_name_of_the_model_is_its_own_canonical_name(plain):

@@ -30,6 +30,7 @@ from slant.artifact.manifest import Manifest
 from slant.artifact.recipe import Grid
 from slant.errors import CheckpointError, RecipeError
 from slant.files import sha256
+from slant.stand_ins import refuse_stand_in
 from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, finite, headers, opened
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, nbytes
 
@@ -151,6 +152,7 @@ class Artifact(Generic[Config]):
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing; get the artifact again.")
             if (size := path.stat().st_size) != info.bytes:
+                refuse_stand_in(path)
                 raise CheckpointError(f"{path} has {size} bytes instead of {info.bytes}; get the artifact again.")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             digests = pool.map(sha256, [self.folder / name for name in self.manifest.files])

@@ -66,22 +66,33 @@ class MergedCheckpoint:
         What the adapter adds to vision tensors is merged too. Raises CheckpointError for a part that the base lacks.
         """
         adapter = self.adapter
-        stored = {canonical(key) for key in headers(self.base.weights.files)} | {self.head}
-        parts: dict[str, LowRank | TensorInfo] = {**adapter.low_rank, **adapter.saved}
+        stored = {canonical(key) for key in headers(self.base.weights.files)} | {HEAD}
+        parts: dict[str, LowRank | TensorInfo] = {**adapter.low_rank, **adapter.saved, **adapter.bases}
         if missing := sorted(parts.keys() - stored):
             raise CheckpointError(f"{self.base.folder} has no {missing[0]}, which {adapter.file} changes.")
 
         def changed(name: str, tensor: Tensor) -> Tensor:
-            if name in parts and parts[name].shape != tensor.shape:
+            if name not in parts:
+                return tensor
+            new = merged(name, tensor).to(tensor.dtype)
+            if not new.isfinite().all():
+                raise CheckpointError(
+                    f"{name} of {self.base.folder} and {adapter.file} add up to values beyond {tensor.dtype}, in which "
+                    "it is stored: score the adapter itself, or save the base in F32 or BF16."
+                )
+            return new
+
+        def merged(name: str, tensor: Tensor) -> Tensor:
+            if parts[name].shape != tensor.shape:
                 raise CheckpointError(
                     f"{adapter.file} is for a {name} of the shape {list(parts[name].shape)}, "
                     f"and {self.base.folder} has {list(tensor.shape)}."
                 )
             if name in self.tensors:
-                return self.read(name).to(tensor.dtype)
+                return self.read(name)
             if name in adapter.saved:
-                tensor = tensor_files.read(adapter.saved[name]).to(tensor.dtype)
-            return adapter.low_rank[name].added_to(tensor).to(tensor.dtype) if name in adapter.low_rank else tensor
+                return tensor_files.read(adapter.saved[name])
+            return adapter.low_rank[name].added_to(tensor)
 
         rewrite(self.base, folder, changed, texts=self.folders, own_head=self.head == HEAD, progress=progress)
 
