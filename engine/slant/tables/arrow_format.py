@@ -111,15 +111,15 @@ def _texts(column: pa.Array | None, rows: int) -> tuple[list[object], list[str |
     if column is None:
         return [None] * rows, errors
     column = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
-    values = None
     with suppress(UnicodeDecodeError):
         values = column.to_pylist()
-    if values is None:
-        values = column.cast(pa.binary()).to_pylist()
-    for row, value in enumerate(values):
-        if isinstance(value, bytes):
-            try:
-                values[row] = value.decode()
-            except UnicodeDecodeError:
-                values[row], errors[row] = None, "The text is not valid UTF-8."
-    return values, errors
+        if not _holds(column.type, *BYTES):
+            return values, errors
+    texts: list[object] = []
+    for row, value in enumerate(column.cast(pa.binary()).to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            errors[row] = "The text is not valid UTF-8."
+    return texts, errors

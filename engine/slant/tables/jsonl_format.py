@@ -21,7 +21,7 @@ WHOLE = re.compile(r"\s*(\{\s*|\[\s*(\{.*)?)", re.DOTALL)  # how an array of obj
 
 def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int) -> tuple[list[str], Iterator[Record]]:
     """The keys of the first ``window`` rows, and all records. Raises TableError if they hold no object, or no text."""
-    filled = ((number, line) for number, line in enumerate(lines, 1) if line.strip(" \t\r\n"))
+    filled = _filled(lines)
     begin = next(filled, None)
     if begin is None:
         raise TableError(f"{name} is empty.")
@@ -30,6 +30,17 @@ def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int)
     records = (record(line, f"Line {number}", column) for number, line in chain([begin], filled))
     first = list(islice(records, window))
     return columns_of(first, f"{name} is not JSON Lines", name, column), chain(first, records)
+
+
+def _filled(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Number and content of the lines that are not blank; a carriage return, which no JSON value holds, ends one too."""
+    number = 0
+    for line in lines:
+        whole = line.find("\r", 0, len(line) - 2) < 0
+        for part in (line,) if whole else line.removesuffix("\n").removesuffix("\r").split("\r"):
+            number += 1
+            if part[:1] == "{" or part.strip(" \t\r\n"):
+                yield number, part
 
 
 def columns_of(first: list[Record], otherwise: str, name: str, column: str | None) -> list[str]:
@@ -61,7 +72,7 @@ def checked(row: object, label: str, column: str | None, text: str | None = None
     """A decoded value as a row; ``text`` is what it was, by default its JSON."""
     if not isinstance(row, dict):
         return unreadable(as_text(row) or "null" if text is None else text, column, f"{label} is not a JSON object.")
-    if bad := [key for key in row if key != as_text(key)]:
+    if bad := [key for key in row if not key.isascii() and key != as_text(key)]:
         return row, None, f"{label} has a key that is not valid Unicode: {', '.join(map(repr, bad))}."
     if column is not None and column not in row:
         return row, None, f"{label} has no {column!r}."

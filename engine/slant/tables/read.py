@@ -98,7 +98,7 @@ def open_table(
             if magic.match(start):
                 advice = f", or give {option} {other}" if option else ""
                 raise TableError(f"{name} is not {format} but {other}; name it .{other}{advice}.")
-        text = Text(opened, encoding, newline="\n" if format == "lines" else "")
+        text = Text(opened, encoding, newline="\n" if format in ("lines", "jsonl") else "")
         if format == "json":
             columns, records = read_json(text, name, text_column, window)
         elif format == "jsonl":

@@ -6,7 +6,7 @@ import codecs
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -90,7 +90,10 @@ class Text(Iterator[str]):
         return self._source.start.decode(self._encoding, "ignore").lstrip().startswith(character)
 
     def __next__(self) -> str:
-        line = self._read(self._text.readline, LINE_LIMIT)
+        try:
+            line = self._text.readline(LINE_LIMIT)
+        except (UnicodeError, OSError) as error:
+            raise self._unreadable(error) from error
         if not line:
             raise StopIteration
         self._number += 1
@@ -101,7 +104,10 @@ class Text(Iterator[str]):
 
     def block(self, size: int) -> str:
         """At most ``size`` characters, none at the end."""
-        block = self._read(self._text.read, size)
+        try:
+            block = self._text.read(size)
+        except (UnicodeError, OSError) as error:
+            raise self._unreadable(error) from error
         self._number += block.count("\n")
         return block
 
@@ -112,17 +118,10 @@ class Text(Iterator[str]):
             raise TableError(f"{self._source.name}: a value is longer than {LINE_LIMIT} characters; is it a table?")
         return rest
 
-    def _read(self, method: Callable[[int], str], size: int) -> str:
-        name = self._source.name
-        try:
-            return method(size)
-        except UnicodeError as error:
-            raise self._not_decoded(error) from error
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise TableError(f"{name} is damaged after line {self._number}: {reason}; get the file again.") from error
-
-    def _not_decoded(self, error: UnicodeError) -> TableError:
+    def _unreadable(self, error: Exception) -> TableError:
+        if isinstance(error, OSError):
+            reason, name = error.strerror or str(error), self._source.name
+            return TableError(f"{name} is damaged after line {self._number}: {reason}; get the file again.")
         number, where, advice = self._number + 1, f": {error}", ""
         if isinstance(error, UnicodeDecodeError):
             # The lines before the bad byte in this block of bytes were not given out yet.
