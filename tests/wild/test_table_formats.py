@@ -145,7 +145,7 @@ def scored_lines(source: Path) -> list[bytes]:
         (pd.DataFrame(ROWS).to_json(orient="values"), "not an array of JSON objects"),
         ('{"Text": "a"}', "did you mean --text-column Text"),
         ("{}", "not JSON that holds a table"),
-        ("text,id\na,1\n", "not JSON that holds a table. It is not JSON"),
+        ("text,id\na,1\n", "not JSON that holds a table. Row 1 is not JSON"),
         (" \n", "is empty"),
     ],
 )  # fmt: skip

@@ -38,7 +38,7 @@ def read_json(text: Text, name: str, column: str | None, window: int) -> tuple[l
     whole = "".join(chain(head, text.rest()))
     if not whole.strip():
         raise TableError(f"{name} is empty.")
-    one = record(whole, "It", column)
+    one = record(whole, "Row", 1, column)
     _refuse_other_shapes(one[0], name, column)
     columns = columns_of([one], f"{name} is not JSON that holds a table", name, column)
     return columns, iter([one])
@@ -105,7 +105,7 @@ class _Values:
         while True:
             try:
                 value, end = DECODER.raw_decode(self._held, self._at)
-                found = checked(value, f"Row {number}", column)
+                found = checked(value, "Row", number, column)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._held) - CUT
                 if cut and self._more():

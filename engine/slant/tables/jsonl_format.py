@@ -16,6 +16,7 @@ from slant.errors import TableError
 from slant.tables.columns import missing
 from slant.tables.rows import Record, Row, as_text, unreadable
 
+BLANK = " \t\r\n"
 WHOLE = re.compile(r"\s*(\{\s*|\[\s*(\{.*)?)", re.DOTALL)  # how an array of objects begins, or an object of many lines
 
 
@@ -27,19 +28,23 @@ def read_jsonl(lines: Iterator[str], name: str, column: str | None, window: int)
         raise TableError(f"{name} is empty.")
     if WHOLE.fullmatch(begin[1]):
         raise TableError(f"{name} is JSON, but not one object a line; name it .json, or give --input-format json.")
-    records = (record(line, f"Line {number}", column) for number, line in chain([begin], filled))
+    records = (record(line, "Line", number, column) for number, line in chain([begin], filled))
     first = list(islice(records, window))
     return columns_of(first, f"{name} is not JSON Lines", name, column), chain(first, records)
 
 
 def _filled(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
-    """Number and content of the lines that are not blank; a carriage return, which no JSON value holds, ends one too."""
+    """Number and content of the lines that are not blank; a carriage return ends one too: no JSON value holds it."""
     number = 0
     for line in lines:
-        whole = line.find("\r", 0, len(line) - 2) < 0
-        for part in (line,) if whole else line.removesuffix("\n").removesuffix("\r").split("\r"):
+        if line.find("\r", 0, -2) < 0:
             number += 1
-            if part[:1] == "{" or part.strip(" \t\r\n"):
+            if line[0] == "{" or line.strip(BLANK):
+                yield number, line
+            continue
+        for part in line.removesuffix("\n").removesuffix("\r").split("\r"):
+            number += 1
+            if part.strip(BLANK):
                 yield number, part
 
 
@@ -59,23 +64,24 @@ def json_line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def record(text: str, label: str, column: str | None) -> Record:
-    """The object in a text; ``label`` names its place in errors."""
+def record(text: str, what: str, number: int, column: str | None) -> Record:
+    """The object in a text; errors name its place, such as "Line" 7."""
     try:
-        return checked(DECODER.decode(text), label, column, text)
+        return checked(DECODER.decode(text), what, number, column, text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        return unreadable(text, column, f"{label} is not JSON: {reason}.")
+        return unreadable(text, column, f"{what} {number} is not JSON: {reason}.")
 
 
-def checked(row: object, label: str, column: str | None, text: str | None = None) -> Record:
+def checked(row: object, what: str, number: int, column: str | None, text: str | None = None) -> Record:
     """A decoded value as a row; ``text`` is what it was, by default its JSON."""
     if not isinstance(row, dict):
-        return unreadable(as_text(row) or "null" if text is None else text, column, f"{label} is not a JSON object.")
+        text = as_text(row) or "null" if text is None else text
+        return unreadable(text, column, f"{what} {number} is not a JSON object.")
     if bad := [key for key in row if not key.isascii() and key != as_text(key)]:
-        return row, None, f"{label} has a key that is not valid Unicode: {', '.join(map(repr, bad))}."
+        return row, None, f"{what} {number} has a key that is not valid Unicode: {', '.join(map(repr, bad))}."
     if column is not None and column not in row:
-        return row, None, f"{label} has no {column!r}."
+        return row, None, f"{what} {number} has no {column!r}."
     return row, row[column] if column is not None else None, None
 
 
