@@ -57,6 +57,7 @@ class RandomSource:
     """A source as ``slant.model.source.Source`` describes it. What a tensor holds depends on its name only."""
 
     folder, head, certificate, self_test = Path(), EMBEDDING, None, None
+    folders = (folder,)
     notes: tuple[str, ...] = ()
 
     def __init__(self, config: ModelConfig, device: torch.device, recipe: Recipe | None = None) -> None:

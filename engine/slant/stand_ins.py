@@ -34,6 +34,8 @@ def stand_in(path: Path) -> str | None:
         return "is a folder, not a file; remove it and download the file again."
     if path.is_symlink() and not path.exists():
         return "is a link to a file that is gone (a partial download, or a pruned cache); download it again."
+    if path.exists() and not path.is_file():
+        return "is no regular file; put the file itself there."
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
@@ -45,8 +47,11 @@ def stand_in(path: Path) -> str | None:
     known = next((what for start, what in _FORMATS.items() if head.startswith(start)), None)
     if known:
         return f"is {known}."
-    if len(head) < 200 and head.isascii() and head[:1].isalpha() and head.decode().isprintable():
-        return f"holds the words {head.decode().strip()!r}, which a server gave instead of the file; download it again."
+    # Neither JSON nor a safetensors file begins like this.
+    start = head[:80].decode("ascii", errors="replace").strip()
+    words = len(head) < 200 and head[:1].isalpha()
+    if start.isprintable() and start.isascii() and (words or path.suffix == ".safetensors"):
+        return f"holds the words {start!r}, which a server gave instead of the file; download it again."
     return None
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -279,6 +280,19 @@ def test_another_format_under_the_name(folder, start, word):
     assert word in refused(folder)
 
 
+def test_answer_of_a_server_in_place_of_weights(folder):
+    (folder / "model.safetensors").write_text('{"error":"Repository not found"}')
+    assert "Repository not found" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "slant.json"])
+def test_pipe_in_place_of_a_file(folder, name):
+    """Opening one waits for ever."""
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert f"{folder / name} is no regular file" in refused(folder)
+
+
 def test_links_to_nothing(shards):
     for path in (min(shards.glob("*.safetensors")), shards / "model.safetensors.index.json", shards / "config.json"):
         path.unlink()
@@ -443,6 +457,11 @@ def test_paths_as_people_type_them(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     for spelled in ("~/model", f"{folder}/", str(folder / ".." / "model"), f" {folder}"):
         assert Checkpoint.open(spelled).tensors
+
+
+def test_home_of_nobody():
+    with pytest.raises(CheckpointError, match="is no path here"):
+        resolve("~no-such-user-here/model")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -32,6 +32,8 @@ WRITTEN = {
     "base_model.model.": lambda key: "base_model.model." + key,
     "language_model.": lambda key: "language_model." + key,
     "model.lm_head": lambda key: "model." + key if key.startswith("lm_head") else key,
+    # older multimodal classes
+    "language_model.model.": lambda key: key.replace(NETWORK, "language_model.model.", 1),
     "module.": lambda key: "module." + key,  # DistributedDataParallel, DeepSpeed
     "_orig_mod.module.": lambda key: "_orig_mod.module." + key,
     "FSDP and activation checkpointing": lambda key: "_fsdp_wrapped_module." + key.replace(
@@ -43,7 +45,6 @@ WRITTEN = {
 USUAL = {
     "": lambda key: key.removeprefix(NETWORK),  # the text model saved alone
     "model.language_model.": lambda key: key.replace(NETWORK, "model.language_model.", 1),
-    "language_model.model.": lambda key: key.replace(NETWORK, "language_model.model.", 1),
 }
 
 

@@ -54,11 +54,14 @@ class WeightFiles:
 def resolve(model: str | Path, revision: str | None = None) -> Path:
     """The local folder of a model: itself, or the downloaded snapshot of a hub id, of its newest revision if None."""
     name = str(model).strip()
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         if name and path.is_dir():
             return _checked(path)
         exists = name and path.exists()
+    except RuntimeError as error:  # of expanduser
+        raise CheckpointError(f"{path} is no path here: {error}") from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}; check its permissions.") from None

@@ -24,7 +24,7 @@ ANYWHERE = {
     "_forward_module",
     "module",
 }
-USUAL = {"", "model.", "model.language_model.", "language_model.model."}
+USUAL = {"", "model.", "model.language_model."}
 UNMERGED = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module|token_adapter)\b")
 QUANTIZED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_shape|weight_zero_point|input_scale"
