@@ -163,7 +163,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"mamba_ssm_dtype": "bfloat16", "attn_output_gate": True, "mlp_only_layers": [0], "num_experts": 8},
     {"initializer_range": float("nan"), "attention_dropout": 1, "output_hidden_states": None},
     {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}, "num_labels": 3},
-    {"torch_dtype": "float16", "dtype": "nonsense", "transformers_version": None},
+    {"torch_dtype": "float16", "dtype": "nonsense", "transformers_version": 5},
     {"quantization_config": None, "per_layer_config": None, "vision_config": 5, "Hidden_Size": "x"},
 ]
 # fields, and values that they must not have
@@ -261,7 +261,7 @@ def test_what_is_left_out_has_the_default_of_transformers() -> None:
     """And all that its class declares is in the table, or known to be without effect."""
     for theirs, table in ((Qwen3_5TextConfig, Text), (Qwen3_5Config, Multimodal)):
         declared = {field.name: field.default for field in dataclasses.fields(theirs)}
-        assert declared.keys() - table.model_fields.keys() == {"dtype"}
+        assert declared.keys() - table.model_fields.keys() == {"dtype", "transformers_version"}
         for name in declared.keys() & parse_config(config()).__dict__.keys() - {"layer_types"}:
             assert table.model_fields[name].default == declared[name]
 

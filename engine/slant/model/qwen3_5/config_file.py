@@ -53,7 +53,6 @@ class Common(BaseModel):
     is_encoder_decoder: Annotated[bool, only(False)] = False
     return_dict: Annotated[bool, only(True)] = True
     output_hidden_states: bool | None = False
-    transformers_version: str | None = None
     chunk_size_feed_forward: int = 0
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
     num_labels: Annotated[int, Field(ge=0, le=1 << 20)] = 2
@@ -143,6 +142,11 @@ class Multimodal(Common):
 
     text_config: Text
     vision_config: dict[str, Any] | None = None
+    # Beside the text part they mean nothing, as in transformers, which asks for their types all the same.
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    layer_types: list[str] | None = None
+    mtp_layer_types: list[str] | None = None
     image_token_id: int = 248056
     video_token_id: int = 248057
     vision_start_token_id: int = 248053
