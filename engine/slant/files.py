@@ -53,8 +53,10 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         hidden.replace(final)
-    except BaseException:
+    except BaseException as error:
         hidden.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(hidden)):  # of a write, or of the hidden name
+            error.filename = str(path)
         raise
     sync_folder(final.parent)
 

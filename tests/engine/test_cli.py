@@ -296,7 +296,7 @@ def test_full_stdout(table: Path, output_format: str) -> None:
 def test_full_stdout_of_the_version() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*SLANT, "--version"], stdout=full, stderr=subprocess.PIPE, env=BUFFERED)
-    assert (done.returncode, line(done.stderr.decode())) == (2, "slant: No space left on device.\n")
+    assert (done.returncode, line(done.stderr.decode())) == (2, "slant: stdout: No space left on device.\n")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

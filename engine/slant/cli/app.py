@@ -1,15 +1,14 @@
 """The command ``slant``: its commands, its exit codes, and one line on stderr for a problem.
 
 Exit codes: 0 when the work is done, rows with errors included; 2 for a problem with a file, a model or an option; 130
-when interrupted, 141 when the reader of stdout left. Modules that are slow to import, torch above all, are imported
-inside the commands, so that ``slant --help`` answers at once.
+when interrupted, 129 or 143 after SIGHUP or SIGTERM, 141 when the reader of stdout left. Modules that are slow to
+import, torch above all, are imported inside the commands, so that ``slant --help`` answers at once.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
-import signal
 import sys
 import traceback
 from typing import Annotated
@@ -28,9 +27,11 @@ from slant.cli.merge import merge
 from slant.cli.output import Notes, say
 from slant.cli.quantize import quantize
 from slant.cli.score import score
+from slant.cli.start import Signals
+from slant.cli.start import main as main  # the console script of earlier versions
 from slant.errors import SlantError
 
-FAILURE, INTERRUPTED, NO_READER, TERMINATED = 2, 130, 141, 143
+FAILURE, INTERRUPTED, NO_READER = 2, 130, 141
 
 logging.getLogger("slant").addHandler(Notes())  # what was found out about an input, one line each
 
@@ -61,35 +62,25 @@ for command in (score, demo, inspect, bench, drift, evaluate, finetune, merge, q
 app.command("compile")(compile_ahead)
 
 
-def main() -> None:
-    """The console script: run ``sys.argv`` and exit with its code."""
-    # A terminated run ends like an interrupted one, so that it leaves no temporary file.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # The error was reported by run; the flush at exit must not report it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
-
-
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], signals: Signals | None = None) -> int:
     """Run the command line ``arguments`` and return the exit code."""
     try:
         code = _invoke([word for word in arguments if word != "--debug"])
         sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort):
-        say("interrupted.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        return NO_READER
-    except Exception as error:
+        return code
+    except BaseException as error:
+        stopped = signals is not None and signals.received is not None  # a library may have made it another error
+        if stopped or isinstance(error, KeyboardInterrupt | typer.Abort):
+            say("interrupted.")
+            return INTERRUPTED
+        if isinstance(error, BrokenPipeError):
+            return NO_READER
+        if not isinstance(error, Exception):
+            raise
         if "--debug" in arguments:
             traceback.print_exc()
         say(_sentence(error))
         return FAILURE
-    return code
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -108,6 +99,10 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if hasattr(error, "format_message"):  # typer's own, about the command line
         return f"{error.format_message().rstrip('.')}; see slant --help."
+    if isinstance(error, OSError) and error.filename in ("stdin", "stdout") and error.errno == errno.EBADF:
+        return f"{error.filename} is closed."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; see docs/memory.md for what needs less."
     return f"unexpected {type(error).__name__}: {error}; run it again with --debug to see where."

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 def say(message: str) -> None:
     """Print a message as one line on stderr."""
-    print("slant:", " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError):  # where stderr is full or its reader left, nobody can be told
+        print("slant:", " ".join(message.split()), file=sys.stderr, flush=True)
 
 
 class Notes(logging.Handler):

@@ -23,6 +23,7 @@ from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, removed_if_refused, stored
 from slant.engine import Engine
+from slant.errors import SlantError
 from slant.files import first_with, sha256, write_whole
 from slant.model.folder import CONFIG
 from slant.model.hqq import QuantizedCheckpoint, solver
@@ -32,6 +33,7 @@ from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary
 from slant.runtime.resolved import choose_device
 from slant.tensor_files import HEAD
+from slant_kernels.quantized import QuantizedMatrix
 
 
 def quantize_checkpoint(
@@ -84,7 +86,7 @@ def quantize_checkpoint(
             if shard not in journal.files:
                 tensors: dict[str, Tensor] = {}
                 for index, name in enumerate(names, start=1):
-                    matrix = view.quantized(name)
+                    matrix = _quantized(view, name, where)
                     tensors |= stored(name, checkpoint.read(name) if matrix is None else matrix)
                     progress(done + index, total)
                 if "norm.weight" in names and plan.answers is not None:
@@ -113,10 +115,20 @@ def quantize_checkpoint(
     return target
 
 
+def _quantized(view: QuantizedCheckpoint, name: str, device: torch.device) -> QuantizedMatrix | None:
+    try:
+        return view.quantized(name)
+    except torch.OutOfMemoryError:
+        raise SlantError(f"{name} does not fit the memory of {device} to be quantized; use the device cpu.") from None
+
+
 def _hashed(checkpoint: Dense) -> dict[str, FileInfo]:
     """Sizes and hashes of the source's files."""
     config, *weights = checkpoint.files
     paths = [config, first_with(checkpoint.folders, "tokenizer.json"), *weights]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         digests = list(pool.map(sha256, paths))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for gigabytes
     return {path.name: FileInfo(path.stat().st_size, digest) for path, digest in zip(paths, digests, strict=True)}
