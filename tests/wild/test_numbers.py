@@ -190,6 +190,28 @@ def test_quantizing_names_the_tensor_and_leaves_nothing(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, r"down_proj\.lora_B\.weight in .*adapter_model\.safetensors are NaN or infinite"),
+        (1e30, r"down_proj\.lora_B\.weight times .*lora_A\.weight, added to the base, in .* are NaN or infinite"),
+    ],
+)
+def test_an_adapter_with_a_value_that_is_no_number_is_named(tmp_path: Path, value: float, message: str) -> None:
+    base, folder = classifier.write(tmp_path / "base"), tmp_path / "adapter"
+    folder.mkdir()
+    module = "layers.0.mlp.down_proj"
+    rows, columns = load_file(base / "model.safetensors")[f"model.{module}.weight"].shape
+    a, b = torch.full((1, columns), 1e30), torch.zeros(rows, 1)
+    b[2] = value
+    factors = {f"base_model.model.model.{module}.lora_{name}.weight": factor for name, factor in (("A", a), ("B", b))}
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["down_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+    with pytest.raises(CheckpointError, match=message):
+        Engine.load(folder, **CPU)
+
+
 # ---- activations
 
 

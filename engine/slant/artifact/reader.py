@@ -110,7 +110,7 @@ class Artifact(Generic[Config]):
         with opened(info.file) as file:
             codes, scales, zeros = (file.get_tensor(f"{info.key}.{part}") for part in PARTS)
         for part, values in zip(PARTS[1:], (scales, zeros), strict=True):
-            finite(values, replace(info, key=f"{info.key}.{part}"))
+            finite(values, TensorInfo(info.file, f"{info.key}.{part}", tuple(values.shape), "F16"))
         return QuantizedMatrix(
             codes, scales, zeros, info.grid.bits, info.grid.group_size, (info.shape[0], info.shape[1])
         )

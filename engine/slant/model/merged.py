@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -20,6 +21,12 @@ from slant.model.checkpoint import Checkpoint
 from slant.model.names import canonical
 from slant.model.rewrite import rewrite
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo, headers
+
+
+def _merged(added: LowRank, tensor: Tensor) -> Tensor:
+    """The sum, or a CheckpointError: factors that are numbers may have a product that is none."""
+    product = replace(added.b, key=f"{added.b.key} times {added.a.key}, added to the base,")
+    return tensor_files.finite(tensor, product, advice="train the adapter again, at a lower learning rate")
 
 
 class MergedCheckpoint:
@@ -46,7 +53,7 @@ class MergedCheckpoint:
     def read(self, name: str) -> Tensor:
         """One tensor (CPU): fp32 if the adapter adds to it, else as it is in its file."""
         tensor, added = tensor_files.read(self.tensors[name]), self.adapter.low_rank.get(name)
-        return tensor if added is None else added.added_to(tensor)
+        return tensor if added is None else _merged(added, added.added_to(tensor))
 
     def quantized(self, name: str) -> None:
         """None: every tensor is dense."""
@@ -54,7 +61,7 @@ class MergedCheckpoint:
     def rows(self, name: str, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of a matrix, ``[len(ids), columns]``, as ``read`` has them; no other row is read."""
         rows, added = tensor_files.rows(self.tensors[name], ids), self.adapter.low_rank.get(name)
-        return rows if added is None else added.added_to(rows, list(ids))
+        return rows if added is None else _merged(added, added.added_to(rows, list(ids)))
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """Rows ``ids`` of the language-model head, or of the embedding it is tied to."""

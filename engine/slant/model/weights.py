@@ -68,7 +68,7 @@ class Weights:
         rows = [info.shape[0] for info in infos]
         merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
         for name, part in zip(names, merged.split(rows), strict=True):
-            self._fitting(part.copy_(self.source.read(name)), name)
+            self._copy(name, part)
         return merged
 
     def on_host(self, name: str, owner: object) -> Tensor:
@@ -77,7 +77,7 @@ class Weights:
 
         rows, columns = self.source.tensors[name].shape
         memory = pages(rows * columns * self.dtype.itemsize)
-        matrix = self._fitting(memory.view(self.dtype).view(rows, columns).copy_(self.source.read(name)), name)
+        matrix = self._copy(name, memory.view(self.dtype).view(rows, columns))
         if self.device.type == "cuda":
             lock(owner, [memory])
         return matrix
@@ -88,11 +88,16 @@ class Weights:
 
     def _part(self, name: str) -> Part:
         matrix = self.source.quantized(name)
-        return self._fitting(self.source.read(name).to(self.dtype), name) if matrix is None else matrix
+        if matrix is not None:
+            return matrix
+        rows, columns = self.source.tensors[name].shape
+        return self._copy(name, torch.empty(rows, columns, dtype=self.dtype, device=self.device))
 
-    def _fitting(self, cast: Tensor, name: str) -> Tensor:
-        """The tensor in the model's dtype; raises CheckpointError for values that are infinite in it only."""
-        info = self.source.tensors[name]
-        if info.dtype == "F32" and cast.dtype != torch.float32:
-            finite(cast, info, problem="too large for bfloat16", advice="load it with the weights fp32")
-        return cast
+    def _copy(self, name: str, target: Tensor) -> Tensor:
+        """The tensor in the memory and dtype of ``target``; raises CheckpointError for values beyond that dtype."""
+        tensor = self.source.read(name)
+        target.copy_(tensor)
+        if tensor.dtype == torch.float32 != target.dtype:
+            problem, advice = "too large for bfloat16", "load it with the weights fp32"
+            finite(target, self.source.tensors[name], problem=problem, advice=advice)
+        return target
