@@ -73,8 +73,6 @@ class SpecialTokens:
             after = _replaced(after, [one for one in found if one.start >= end], aliases, end)
             before = _replaced(before, [one for one in found if one.start < end], aliases)
         # The switch leaves out what is not called special, as Qwen's <think>; the name else matters in decoding only.
-        for token in self._added.values():
-            token.special = True
         self._tokenizer.add_special_tokens(list(self._added.values()))
         self._tokenizer.encode_special_tokens = True
         for article, (ids, _, _) in plain.items():
