@@ -19,6 +19,7 @@ from slant.errors import CheckpointError, reason
 from slant.stand_ins import stand_in
 
 ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
+LONGEST_NAME = 300  # characters; real ones have about 60, wrapped ones a few times that
 # The canonical names that all architectures share.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -96,6 +97,10 @@ def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
             if missing:
                 raise CheckpointError(f"{path} lacks {missing[0]}, which the index promises; download the shard again.")
             for key in sorted(keys):
+                if len(key) > LONGEST_NAME:
+                    raise CheckpointError(
+                        f"{path} has a tensor whose name is of {len(key)} characters; download it again."
+                    )
                 part = file.get_slice(key)
                 if key in found:
                     raise CheckpointError(

@@ -14,6 +14,7 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fake import Engine
 
@@ -82,13 +83,22 @@ def scored(source: Path, target: Path, **options: object) -> list[dict[str, obje
     return picked
 
 
+def _values(column: pa.Array) -> list[object]:
+    """A column's values; in a damaged input, which is copied as it is, strings need not be UTF-8."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [value and value.decode(errors="backslashreplace") for value in values]
+
+
 def read_back(path: Path, columns: tuple[str, ...] = ("text",)) -> list[dict[str, object]]:
     """These and the added columns of a table that slant wrote, as another program would read it."""
     content = path.read_bytes()
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         names = [f for f in table.column_names if f in columns or f.startswith(PREFIX)]
-        columns = [[_text(value) for value in table.column(name).combine_chunks().to_pylist()] for name in names]
+        columns = [[_text(value) for value in _values(table.column(name).combine_chunks())] for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     if path.suffix == ".gz":
         content = gzip.decompress(content)

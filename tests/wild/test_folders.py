@@ -21,6 +21,7 @@ from slant.errors import CheckpointError, SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.model.folder import resolve
 from slant.model.source import open_model
+from slant.tensor_files import headers
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b\nsize 135\n"
 PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
@@ -577,3 +578,9 @@ def test_folder_without_a_fast_tokenizer(folder, names):
     message = refused(folder)
     assert "tokenizer.json" in message
     assert all(name in message for name in names[:1])
+
+
+def test_a_tensor_name_without_end_is_not_printed(tmp_path):
+    save_file({"x" * 5000: torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="name is of 5000 characters"):
+        headers({tmp_path / "model.safetensors": None})
