@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def listed(columns: Sequence[str]) -> str:
     """The names for a message."""
     more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
-    return ", ".join(columns[:SHOWN]) + more
+    return ", ".join(name if name.isprintable() else repr(name) for name in columns[:SHOWN]) + more
 
 
 def missing(source: str, name: str, columns: Sequence[str], option: str = "", purpose: str = "") -> TableError:
