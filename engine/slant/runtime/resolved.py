@@ -5,6 +5,7 @@ Certificates and self-tests compare what was resolved: the same options may come
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.recipe import NAMED
 from slant.errors import SlantError
 from slant.options import LoadOptions, memory_bytes, token_limit
+from slant.runtime.quota import cpu_quota
 from slant_kernels.cpu import instruction_set, multiplies_bf16
 from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.launch import target
@@ -82,10 +84,16 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
 
 
 def use_threads(threads: int | None) -> int:
-    """The number of CPU threads to compute with; torch's, which is set for the whole process if one is given."""
+    """The number of CPU threads to compute with.
+
+    One that is given is set in torch, for the whole process; else it is torch's, at most the CPU quota of the control
+    group unless OMP_NUM_THREADS says otherwise. torch itself keeps to an affinity mask.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch.get_num_threads()
+        return threads
+    quota = None if os.environ.get("OMP_NUM_THREADS") else cpu_quota()
+    return min(torch.get_num_threads(), quota or 1024)
 
 
 def choose_device(name: str) -> torch.device:
