@@ -18,7 +18,7 @@ from slant.runtime.quota import cpu_quota
         ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "300000 100000"}, 3),
         ("0::/\n", {"cpu.max": "10000 100000"}, 1),
         ("0::/../x\n", {"cpu.max": "200000 100000"}, 2),
-        ("4:cpu,cpuacct:/d\n1:name=s:/\n", {"cpu/d/cpu.cfs_quota_us": "250000", "cpu/d/cpu.cfs_period_us": "100000"}, 3),
+        ("4:cpu,cpuacct:/d\n1:name=s:/\n", {"cpu/d/cpu.cfs_quota_us": "250000", "cpu/d/cpu.cfs_period_us": "100000"}, 3),  # noqa: E501
         ("4:cpu,cpuacct:/d\n", {"cpu/d/cpu.cfs_quota_us": "-1", "cpu/d/cpu.cfs_period_us": "100000"}, None),
         ("4:cpu,cpuacct:/gone\n", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
         ("0::/\n", {"cpu.max": ""}, None),
