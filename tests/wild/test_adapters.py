@@ -9,11 +9,13 @@ import peft
 import pytest
 import torch
 import transformers
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 
 import classifier
 import oracle
 from slant.errors import SlantError
+from slant.model.adapter import AdapterConfig
 from slant.model.source import open_checkpoint, open_model
 
 TARGETS = ["q_proj", "o_proj", "up_proj", "out_proj"]
@@ -236,6 +238,42 @@ def test_changed_config_agrees_with_transformers_or_is_refused(base, saved, tmp_
         assert str(folder) in refused(folder)
         return
     np.testing.assert_allclose(scores, oracle.theirs(folder, base), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": ["proj"]},
+        {"target_modules": ["layers.3.self_attn.q_proj", "embed_tokens"], "layers_to_transform": [1]},
+        {"target_modules": ["model.layers.3.self_attn.q_proj"], "layers_to_transform": [1]},
+        {"target_modules": r".*\.q_proj", "layers_to_transform": None},
+        {"layers_to_transform": []},
+        {"layers_to_transform": [3, 11]},
+        {"layers_to_transform": 1},
+        {"layers_to_transform": [1], "layers_pattern": ["blocks", "layers"]},
+        {"exclude_modules": ["self_attn.q_proj"]},
+        {"exclude_modules": r"model\.layers\.1\..*"},
+        {"modules_to_save": ["mlp"]},
+        {"modules_to_save": ["q"]},
+    ],
+)
+def test_modules_are_targeted_as_peft_targets_them(adapter, settings):
+    edit_config(adapter, **settings)
+    ours, theirs = AdapterConfig.read(adapter), peft.LoraConfig.from_pretrained(adapter)
+    roles = "self_attn.q_proj", "mlp.up_proj", "linear_attn.out_proj", "self_attn.k_proj"
+    modules = [f"model.layers.{layer}.{role}" for layer in (0, 1, 3, 11) for role in roles]
+    for module in (*modules, "model.embed_tokens", "lm_head", "layers.1.mlp.up_proj"):
+        found = check_target_module_exists(theirs, module)
+        assert ours.targets(module) == (bool(found) and "Excluded" not in type(found).__name__), module
+
+
+def test_all_linear_layers_are_without_the_head(adapter):
+    edit_config(adapter, target_modules="all-linear")
+    config = AdapterConfig.read(adapter)
+    assert config.targets("model.layers.0.mlp.up_proj")
+    assert not config.targets("lm_head")
+    assert not config.targets("model.embed_tokens")
 
 
 def test_base_that_peft_stored_again(base, tied, tmp_path):

@@ -549,6 +549,12 @@ def test_snapshot_that_may_lack_a_prompt(cached):
     assert any("slant.json" in note for note in open_model("owner/name").notes)
 
 
+def test_snapshot_of_a_hub_that_has_no_prompt(cached):
+    names = "config.json", "model.safetensors", "tokenizer.json"
+    listed(cached(*names), *names)
+    assert open_model("owner/name").notes == ()
+
+
 def test_blob_that_is_gone(cached):
     (cached(*WHOLE) / "blobs" / "model.safetensors").unlink()
     assert "is a link to a file that is gone" in refused("owner/name")

@@ -103,8 +103,9 @@ class AdapterConfig(BaseModel):
     def _is_layer(self, module: str) -> bool:
         if self.layers_to_transform in (None, []):
             return True
-        for pattern in _list(self.layers_pattern) or [r"[^.]*"]:
-            if found := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
+        listed = [rf"(?:^|.*?\.){pattern}" for pattern in _list(self.layers_pattern)]
+        for pattern in listed or [r".*?\.[^.]*"]:
+            if found := re.match(rf"{pattern}\.(\d+)\.", module):
                 return int(found[1]) in _list(self.layers_to_transform)
         return False
 

@@ -205,9 +205,8 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
         try:
             return Path(snapshot_download(hub_id, **wanted))
         except OSError as error:
-            if hasattr(
-                error, "snapshot_path"
-            ):  # offline, of a partial copy: its weights may do, and name what they lack
+            # Offline, of a partial copy: its weights may do, and opening them says what is missing.
+            if hasattr(error, "snapshot_path"):
                 return Path(snapshot_download(hub_id, allow_patterns=[*_SMALL, INDEX], revision=revision))
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
