@@ -218,6 +218,11 @@ def test_the_field_is_named(field: str, values: list[Any]) -> None:
         assert len(str(caught.value)) < 300
 
 
+def test_no_list_is_made_of_a_number_of_layers_that_no_model_has() -> None:
+    with pytest.raises(CheckpointError, match="num_hidden_layers is 1000000000, but must be less"):
+        parse_config(config() | {"num_hidden_layers": 10**9, "layer_types": None})
+
+
 def test_a_field_of_the_text_part_is_named_with_its_place() -> None:
     for field, values in REFUSED:
         raw = config(tiny.MULTIMODAL)
