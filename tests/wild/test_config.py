@@ -233,7 +233,9 @@ def test_a_field_of_the_text_part_is_named_with_its_place() -> None:
                 parse_config(raw)
 
 
-@pytest.mark.parametrize("text", [None, [], "x", {}, {"text_config": config}, "absent"], ids=str)
+@pytest.mark.parametrize(
+    "text", [None, [], "x", {}, {"text_config": config}, "absent"], ids=lambda text: type(text).__name__
+)
 def test_a_multimodal_file_without_a_text_part(text: Any) -> None:
     """An empty one is a model of the default sizes, which these weights do not have."""
     raw = config(tiny.MULTIMODAL)
