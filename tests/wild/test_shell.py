@@ -204,6 +204,13 @@ SURROUNDINGS = {
 def test_odd_surroundings(folder, name, command):
     (folder / "in.csv").write_text("text\n0\n1\n")
     code, out, errors = shell(folder, [*REAL, *command.split()], **SURROUNDINGS[name][1])
+    if (name, command) == ("ASCII", "quantize demo out"):  # torch reads its compiler's files in the locale's encoding
+        assert code == 2
+        assert errors.startswith("slant: hqq cannot be imported in this locale (")
+        assert errors.endswith("): set PYTHONUTF8=1.\n")
+        assert errors.count("\n") == 1
+        assert "out" not in names(folder)
+        return
     assert (code, errors) == (0, "")
     assert out or command.startswith("quantize")
 

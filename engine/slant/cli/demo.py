@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from slant.scores import Score
 
-WIDEST = 120  # columns; longer lines are hard to read
+NARROWEST, WIDEST = 20, 120  # columns; narrower tables are cut off, longer lines are hard to read
 BLOCKS = " ▏▎▍▌▋▊▉"  # eighths of a column
 COLOURS = ("#e08214", "#fdb863", "#a8a8a8", "#b2abd2", "#8073ac")  # diverging, and no party's colours
 
@@ -52,10 +52,10 @@ def passage(text: str, score: Score, labels: Sequence[str], console: Console) ->
     from rich.table import Table
     from rich.text import Text
 
-    width = min(console.width, WIDEST)
+    width = max(min(console.width, WIDEST), NARROWEST)
     names = max(map(len, labels))
     left = width // 2 if width > 100 else width * 9 // 20
-    bar = width - left - names - len("      100.0%")
+    bar = max(0, width - left - names - len("      100.0%"))
     colours = [COLOURS[i * (len(COLOURS) - 1) // (len(labels) - 1)] for i in range(len(labels))]
     verdict = Text.assemble((score.label_name, f"bold {colours[score.label]}"), f"  expected {score.expected:.2f}")
     bars = Text("\n").join(

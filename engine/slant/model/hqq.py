@@ -131,9 +131,11 @@ def _one_thread_each() -> Iterator[int]:
 
 
 def solver() -> Any:
-    """hqq's Quantizer; raises CheckpointError if the package is missing."""
+    """hqq's Quantizer; raises CheckpointError if the package is missing, or its files are not in the locale's encoding."""
     try:
         from hqq.core.quantize import Quantizer
     except ImportError as error:
         raise CheckpointError(f"quantizing needs the hqq package ({error}): pip install hqq.") from None
+    except UnicodeError as error:  # torch's compiler, which hqq imports, reads its own files in the locale's encoding
+        raise CheckpointError(f"hqq cannot be imported in this locale ({error}): set PYTHONUTF8=1.") from None
     return Quantizer
