@@ -1,8 +1,11 @@
 """The CPU quota of a container, from files as Linux shows them."""
 
+import json
+
 import pytest
 import torch
 
+from slant.cli.app import run
 from slant.runtime import resolved
 from slant.runtime.quota import cpu_quota
 
@@ -50,5 +53,16 @@ def test_threads_follow_it_unless_they_are_given(monkeypatch):
         assert resolved.use_threads(2) == 2
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         assert resolved.use_threads(None) == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_bench_measures_and_reports_as_many(monkeypatch, capsys):
+    monkeypatch.setattr(resolved, "cpu_quota", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(2)
+    try:
+        assert run(["bench", "demo", "--device=cpu", "--lengths=100", "--texts=1", "--seconds=0", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["machine"]["threads"] == 1
     finally:
         torch.set_num_threads(1)

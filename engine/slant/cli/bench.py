@@ -57,6 +57,7 @@ def bench(
     from slant.bench.texts import read
     from slant.model.adapter import model_folders
     from slant.model.registry import read_config
+    from slant.runtime.resolved import use_threads
 
     folder, *base = model_folders(checkpoint_path(model))
     limit = token_limit(options.max_tokens, read_config((base or [folder])[0]).max_position_embeddings)
@@ -65,6 +66,7 @@ def bench(
             raise SlantError(f"--lengths {length} is over --max-tokens {limit}; give --max-tokens {length} too.")
     own = None if source is None else read(source, rows=rows, **table)
     asked: dict[str, Any] = {"lengths": tokens, "counts": counts, "texts": own, "seconds": seconds}
+    use_threads(use_threads(options.threads))  # in the whole process: what the engine is compared with has as many
     with Progress() as progress:
         report = measure(folder, options, **asked, imports=imports, progress=progress)
     line = json.dumps(report, allow_nan=False)

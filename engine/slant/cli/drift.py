@@ -84,6 +84,9 @@ def drift(
     read = LabelledTexts.read(texts, labels_column=labels_column, **table)
     with Progress() as progress:
         from slant.evaluation.drift.measure import measure
+        from slant.runtime.resolved import use_threads
+
+        use_threads(use_threads(options.threads))  # in the whole process: a reference in transformers has as many
 
         dtype = reference.removeprefix("transformers").strip("-") or "bf16"
         report = measure(

@@ -131,7 +131,7 @@ def _one_thread_each() -> Iterator[int]:
 
 
 def solver() -> Any:
-    """hqq's Quantizer; raises CheckpointError if the package is missing, or its files are not in the locale's encoding."""
+    """hqq's Quantizer; raises CheckpointError if the package is missing, or the locale cannot read it."""
     try:
         from hqq.core.quantize import Quantizer
     except ImportError as error:
