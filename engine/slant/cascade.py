@@ -5,6 +5,7 @@ Its time goes only where the drift of a quantized model may have flipped the lab
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +16,14 @@ from slant.inputs import texts_of
 from slant.options import check_function, whole_number
 from slant.scores import Score
 
+log = logging.getLogger(__name__)
+
 
 class Cascade:
     """Scores with ``first``, a certified model, and again with ``second`` where the margin is within its drift.
 
-    Such a row holds the answer of ``second`` and stays marked as not ``stable``. Raises SlantError if ``first`` has no
+    Such a row holds the answer of ``second`` and stays marked as not ``stable``. Where ``second`` gives none, that of
+    ``first`` stays, and a warning at the end counts these rows. Raises SlantError if ``first`` has no
     certificate for its prompt, or if the labels differ.
     """
 
@@ -46,10 +50,21 @@ class Cascade:
         return self._stream(texts_of([texts] if isinstance(texts, str) else texts), window, progress)
 
     def _stream(self, texts: Iterator[object], window: int, progress: Callable[[int, int], None]) -> Iterator[Score]:
+        unanswered, error = 0, None
         while chunk := list(islice(texts, window)):
             scores = list(self.first.stream(chunk, window=window, progress=progress))
             unstable = [row for row, score in enumerate(scores) if score.stable is False]
             again = self.second.stream([chunk[row] for row in unstable], window=window)
             for row, score in zip(unstable, again, strict=True):
-                scores[row] = replace(score, stable=False)
+                if score.error is None:
+                    scores[row] = replace(score, stable=False)
+                else:
+                    unanswered, error = unanswered + 1, score.error
             yield from scores
+        if unanswered:
+            log.warning(
+                "the second model did not answer %d of the texts that are not stable, and the first one's answers "
+                "stand; the last reason: %s",
+                unanswered,
+                error,
+            )

@@ -22,6 +22,10 @@ class PromptError(SlantError):
     """The template, the labels or the tokenizer do not fit together."""
 
 
+class OutOfMemoryError(SlantError):
+    """A device has too little memory at the moment: what was done stays, and another try may go on from it."""
+
+
 class TableError(SlantError):
     """An input table cannot be read or an output table cannot be written."""
 

@@ -24,7 +24,7 @@ from slant.artifact.shards import safetensors
 from slant.cli import app as cli
 from slant.demo import FOLDER, passages
 from slant.engine import Engine
-from slant.errors import CheckpointError, RecipeError, SlantError
+from slant.errors import CheckpointError, OutOfMemoryError, RecipeError, SlantError
 from slant.files import sha256, write_whole
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
@@ -482,3 +482,23 @@ def test_safetensors_written_in_pieces_are_those_of_the_library(tmp_path, monkey
             assert (start + info["data_offsets"][0]) % tensors[name].element_size() == 0
     assert (size, digest) == ((tmp_path / "t.safetensors").stat().st_size, sha256(tmp_path / "t.safetensors"))
     assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_memory_that_runs_out_loses_nothing(checkpoint, small, tmp_path, monkeypatch):
+    """The same command goes on, and makes the same bytes."""
+    target, original, tried = tmp_path / "artifact", QuantizedCheckpoint.quantized, []
+
+    def full(self, name):
+        tried.append(name)
+        if len(tried) == 20:
+            raise torch.OutOfMemoryError
+        return original(self, name)
+
+    monkeypatch.setattr(QuantizedCheckpoint, "quantized", full)
+    with pytest.raises(OutOfMemoryError, match="does not fit the free memory of cpu"):
+        quantize_checkpoint(checkpoint, target, tiny.recipe(4))
+    assert not target.exists()
+    first = len(tried)
+    quantize_checkpoint(checkpoint, target, tiny.recipe(4))
+    assert len(tried) - first < len(set(tried))  # what was done is not done again
+    assert contents(target) == contents(small)

@@ -25,6 +25,7 @@ from slant.evaluation.drift.measure import measure
 from slant.model.source import open_artifact
 from slant.options import LoadOptions
 from slant.quantize.job import quantize_checkpoint
+from slant.scores import Score
 from slant.tables.labelled import LabelledTexts
 from slant_kernels.int8 import can_multiply_int8
 
@@ -146,6 +147,7 @@ def test_max_flip_rate_needs_a_certificate_within_it(certified):
         pytest.param({"weights": "int8"}, "weights=int8 instead of artifact", marks=NEEDS_VNNI),
         ({"max_tokens": 512}, "max_tokens=512 instead of 8192"),
         ({"truncation": "middle"}, "truncation=middle instead of head"),
+        ({"special_tokens": "parse"}, "special_tokens=parse instead of text"),
     ],
 )
 def test_a_certificate_does_not_cover_arithmetic_that_it_did_not_measure(certified, options, difference):
@@ -202,6 +204,17 @@ def test_a_cascade_answers_unstable_rows_with_the_second_model(certified):
         assert score.stable == one.stable
         source = one if one.stable else two
         np.testing.assert_allclose(score.logits, source.logits, atol=1e-4)
+
+
+def test_a_cascade_keeps_the_first_answer_where_the_second_has_none(certified, caplog):
+    first, second = Engine.load(certified, weights="fp32"), Engine.load(FOLDER, weights="fp32")
+    alone = first.score(TEXTS)
+    second.stream = lambda texts, window: iter([Score.failed("no answer", 5) for _ in texts])
+    scores = list(Cascade(first, second).stream(TEXTS))
+    assert any(score.stable is False for score in scores)
+    for score, one in zip(scores, alone, strict=True):
+        assert (score.error, score.label, score.stable) == (None, one.label, one.stable)
+    assert "no answer" in caplog.text
 
 
 def test_a_cascade_needs_a_certificate_and_equal_labels(certified):

@@ -590,3 +590,20 @@ def test_a_tensor_name_without_end_is_not_printed(tmp_path):
     save_file({"x" * 5000: torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="name is of 5000 characters"):
         headers({tmp_path / "model.safetensors": None})
+
+
+def test_folders_of_a_repository_are_not_downloaded(monkeypatch, single):
+    """Whole exports (original/, onnx/) lie beside many models; the hub's own filter tells what comes."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    names = ["config.json", "model.safetensors", "merges.txt", "original/model.safetensors", "onnx/config.json"]
+    asked = []
+
+    def download(hub_id, *, allow_patterns, ignore_patterns=None, **options):
+        asked.extend(filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return str(single)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve("owner/name") == single
+    assert asked == names[:3]

@@ -76,7 +76,7 @@ def streamed(engine):
     return np.stack([score.logits for score in engine.stream(iter(TEXTS), window=len(TEXTS))]).tobytes()
 
 
-# gunicorn --preload, pytorch#17199 and its like: OpenMP's threads do not survive a fork.
+# gunicorn --preload and its like: OpenMP's threads do not survive a fork.
 @pytest.mark.parametrize("use", [bits, streamed, lambda engine: (engine.warmup(), bits(engine))[1]])
 def test_a_forked_process_scores_with_the_engine_it_inherits(engine, expected, use):
     assert in_child(lambda: use(engine)) == expected

@@ -11,7 +11,8 @@ class Arithmetic:
 
     ``weights`` is "bf16", "fp32", "int8", "hqq8" ... or "artifact" for an artifact's own recipe, ``dtype`` what is
     computed in, ``device`` "cpu" or "cuda". ``instruction_set`` is the processor's, such as "avx512bf16", or the GPU's,
-    such as "sm_90": it is recorded and not compared, for it moves scores by rounding only.
+    such as "sm_90": it is recorded and not compared, for it moves scores by rounding only. ``special_tokens`` is
+    "parse" or "text", which is left out of what is stored.
     """
 
     weights: str
@@ -20,9 +21,10 @@ class Arithmetic:
     max_tokens: int
     truncation: str
     instruction_set: str
+    special_tokens: str = "text"
 
     def differences(self, other: Arithmetic) -> str:
         """What ``other`` has otherwise, in words: "weights=int8 instead of artifact"; empty if nothing."""
-        names = ("weights", "dtype", "device", "max_tokens", "truncation")
+        names = ("weights", "dtype", "device", "max_tokens", "truncation", "special_tokens")
         pairs = ((name, getattr(other, name), getattr(self, name)) for name in names)
         return ", ".join(f"{name}={new} instead of {old}" for name, new, old in pairs if new != old)

@@ -127,6 +127,8 @@ def certificate(
 def as_json(certificate: Certificate) -> dict[str, Any]:
     """Plain values for ``json.dumps(..., allow_nan=False)``."""
     plain: dict[str, Any] = to_jsonable_python(certificate)
+    if plain["arithmetic"] and plain["arithmetic"]["special_tokens"] == "text":
+        del plain["arithmetic"]["special_tokens"]  # older versions of slant know no other reading, and read on
     return plain
 
 

@@ -22,7 +22,7 @@ from slant.artifact import MANIFEST
 from slant.artifact.manifest import FileInfo, FileName, Manifest
 from slant.artifact.reader import PARTS
 from slant.artifact.shards import safetensors
-from slant.errors import CheckpointError, SlantError
+from slant.errors import CheckpointError, OutOfMemoryError, SlantError
 from slant.files import remove_unfinished, sha256, sync_folder, write_whole
 from slant.validation import record
 from slant_kernels.quantized import QuantizedMatrix
@@ -115,6 +115,8 @@ def removed_if_refused(partial: Path) -> Iterator[None]:
     """The unfinished folder goes if the source turns out to be no good: nothing can resume it."""
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except SlantError:
         shutil.rmtree(partial)
         raise

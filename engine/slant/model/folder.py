@@ -186,7 +186,10 @@ def _way_out(folder: Path) -> str:
             return f"{found[0].relative_to(folder)} is {kind}, which is not read: {advice}."
     if folder.parent.name == "snapshots":
         hub_id = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-        return f"if {hub_id} has it, the cached copy is partial: download the rest, with HF_HUB_OFFLINE unset."
+        return (
+            f"if {hub_id} has it, the cached copy is partial: download the rest, with HF_HUB_OFFLINE unset; "
+            "if it has it in a folder, download that and give its path."
+        )
     return "give the folder of a saved model or a hub id."
 
 
@@ -200,7 +203,12 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
     """The snapshot in the Hugging Face cache, downloaded as far as it is not there yet."""
     from huggingface_hub import snapshot_download
 
-    wanted: dict[str, Any] = {"allow_patterns": ["*.json", "*.safetensors", "*.txt"], "revision": revision}
+    # The hub's "*" matches "/" too: without the second pattern whole exports in folders of their own would come along.
+    wanted: dict[str, Any] = {
+        "allow_patterns": ["*.json", "*.safetensors", "*.txt"],
+        "ignore_patterns": ["*/*"],
+        "revision": revision,
+    }
     try:
         try:
             return Path(snapshot_download(hub_id, **wanted))

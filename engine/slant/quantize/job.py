@@ -23,7 +23,7 @@ from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, removed_if_refused, stored
 from slant.engine import Engine
-from slant.errors import SlantError
+from slant.errors import OutOfMemoryError
 from slant.files import first_with, sha256, write_whole
 from slant.model.folder import CONFIG
 from slant.model.hqq import QuantizedCheckpoint, solver
@@ -51,7 +51,8 @@ def quantize_checkpoint(
     force: replace an artifact at ``destination``, and give up an unfinished one of another source or recipe.
     progress: called with (tensors done, tensors in all).
 
-    Holds one layer in fp32. Raises SlantError if source, recipe or destination do not fit.
+    Holds one layer in fp32. Raises SlantError if source, recipe or destination do not fit, and OutOfMemoryError if a
+    matrix does not fit the device's memory: the next run goes on with it.
     """
     solver()
     options = options or LoadOptions()
@@ -119,7 +120,10 @@ def _quantized(view: QuantizedCheckpoint, name: str, device: torch.device) -> Qu
     try:
         return view.quantized(name)
     except torch.OutOfMemoryError:
-        raise SlantError(f"{name} does not fit the memory of {device} to be quantized; use the device cpu.") from None
+        raise OutOfMemoryError(
+            f"{name} does not fit the free memory of {device} to be quantized: free some and give the same command "
+            "again, which goes on from here, or start anew on the CPU (--device cpu --force)."
+        ) from None
 
 
 def _hashed(checkpoint: Dense) -> dict[str, FileInfo]:

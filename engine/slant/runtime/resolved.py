@@ -41,6 +41,7 @@ class ResolvedOptions:
     token_budget: int
     memory: int | None = None
     deterministic: bool = False
+    special_tokens: str = "text"
 
     @property
     def int8(self) -> bool:
@@ -55,7 +56,15 @@ class ResolvedOptions:
         """The part that decides the scores; batch shapes and memory tiers move them by rounding at most."""
         device = self.device.type
         instructions = target(self.device) if device == "cuda" else instruction_set()
-        return Arithmetic(self.weights, self.dtype_name, device, self.max_tokens, self.truncation, instructions)
+        return Arithmetic(
+            self.weights,
+            self.dtype_name,
+            device,
+            self.max_tokens,
+            self.truncation,
+            instructions,
+            self.special_tokens,
+        )
 
 
 def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bool) -> ResolvedOptions:
@@ -80,6 +89,7 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
         token_budget=TOKEN_BUDGETS[device.type] if options.token_budget is None else options.token_budget,
         memory=memory,
         deterministic=options.deterministic,
+        special_tokens=options.special_tokens,
     )
 
 
