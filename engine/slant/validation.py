@@ -85,8 +85,9 @@ def _checked(read: Callable[[], T], source: str, error: type[SlantError], advice
 
 def _sentence(source: str, problem: ErrorDetails) -> str:
     kind, message = problem["type"], problem["msg"]
-    places = (f"[{place}]" if isinstance(place, int) else f".{place}" for place in problem["loc"] if place != "record")
-    place = _short("".join(places).removeprefix(".") or '""' * bool(problem["loc"]))
+    keys = [key for key in problem["loc"] if key != "record"]
+    places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    place = _short("".join(places).removeprefix(".") or '""' * bool(keys))
     subject = f"{source}: {place}" if place else source
     if kind == "missing":
         return f"{subject} is missing"
