@@ -307,8 +307,8 @@ def test_adapter_of_the_text_model_on_a_multimodal_base(tmp_path, name):
 
 
 def test_base_beside_the_adapter(adapter, base, made):
-    shutil.copytree(base, adapter.parent / "base")
-    edit_config(adapter, base_model_name_or_path="../base")
+    shutil.copytree(base, adapter.parent / "its own base")
+    edit_config(adapter, base_model_name_or_path="../its own base")
     np.testing.assert_array_equal(oracle.ours(adapter), oracle.ours(made))
 
 
