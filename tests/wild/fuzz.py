@@ -47,7 +47,9 @@ def run(
     failures: dict[str, str] = {}
     end = time.monotonic() + seconds
     last = None if cases is None else first + cases
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (*IMPORTS, *sys.path)))}
+    path = os.pathsep.join(filter(None, (*IMPORTS, *sys.path)))
+    # Each thread of an engine would reserve an arena of addresses, which are limited here.
+    environment = os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"}
     while time.monotonic() < end and (last is None or first < last):
         options = {"first": first, "patience": patience, "minutes": (end - time.monotonic()) / 60}
         options |= {} if last is None else {"cases": last - first}

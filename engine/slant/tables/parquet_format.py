@@ -56,9 +56,11 @@ def parquet_writer(
 ) -> Iterator[Callable[[Chunk, Sequence[Sequence[object]]], None]]:
     """A function that writes a chunk and its answers; the file is completed at the end of the block, unless it raises.
 
-    The input's columns keep their types, or are strings if it came as text.
+    The input's columns keep their types, nulls allowed, or are strings if it came as text.
     """
-    schema = pa.schema([*columns, *added], metadata=columns.metadata)
+    # A damaged input may have nulls where its schema says that there are none.
+    kept = [field.with_nullable(True) for field in columns]
+    schema = pa.schema([*kept, *added], metadata=columns.metadata)
     writer = pq.ParquetWriter(file, schema)
     held: list[pa.RecordBatch] = []
     size = 0

@@ -78,6 +78,7 @@ class Rope(BaseModel):
 class Text(Common):
     """The text model: ``config.json`` itself, or its ``text_config``."""
 
+    model_type: Annotated[str, only("qwen3_5_text")] = "qwen3_5_text"
     vocab_size: Size = 248320
     hidden_size: Size = 4096
     intermediate_size: Size = 12288
