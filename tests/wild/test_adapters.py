@@ -72,19 +72,7 @@ def rename(folder, name):
     edit(folder, lambda tensors: {name(key): tensor for key, tensor in tensors.items()})
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return classifier.write(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def tied(tmp_path_factory):
-    return classifier.write(tmp_path_factory.mktemp("tied"), "tied")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

@@ -22,20 +22,7 @@ from slant.model.merge import merge_adapter
 from slant.model.source import open_artifact, open_checkpoint
 from wild.test_adapters import SHAPES, TARGETS, attach
 
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return classifier.write(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def tied(tmp_path_factory):
-    return classifier.write(tmp_path_factory.mktemp("tied"), "tied")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")
