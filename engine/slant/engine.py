@@ -84,8 +84,8 @@ class Engine:
         options = LoadOptions.of(options, fields)
         check_model(model)
         check_function("progress", progress, "done, total")
-        thread = OwnThread(use_threads(options.threads))
-        return thread.report(lambda report: cls._load(model, options, report, thread), progress)
+        with OwnThread(use_threads(options.threads)).ended_by_failure() as thread:
+            return thread.report(lambda report: cls._load(model, options, report, thread), progress)
 
     @classmethod
     def _load(cls, model: str | Path, options: LoadOptions, progress: Progress, thread: OwnThread) -> Engine:
@@ -127,14 +127,14 @@ class Engine:
         options = LoadOptions.of(options, fields)
         check_model(model)
         check_function("progress", progress, "done, total")
-        thread = OwnThread(use_threads(options.threads))
 
-        def load() -> Engine:
+        def load(thread: OwnThread) -> Engine:
             classifier = Classifier.open(model, options)
             runner = offloaded_to_disk(classifier, progress)
             return cls(classifier.prompt, runner, classifier.options, thread=thread)
 
-        return thread.call(load)
+        with OwnThread(use_threads(options.threads)).ended_by_failure() as thread:
+            return thread.call(lambda: load(thread))
 
     @overload
     def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]

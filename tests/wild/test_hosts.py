@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
@@ -377,3 +378,22 @@ def test_the_end_of_the_program():
     ended = child.python("-c", ENDS)
     assert ended.stdout == "scored\nthe program is at its end, where nothing can be scored any more.\n"
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("load", [Engine.load, Engine.offloaded])
+def test_a_load_that_is_refused_leaves_no_thread(tmp_path, load):
+    """A program that tries again and again: the exceptions' circles are collected late."""
+    gc.collect()
+    gc.disable()
+    try:
+        before, kept = set(threading.enumerate()), []
+        for _ in range(3):
+            with pytest.raises(SlantError) as refused:
+                load(tmp_path)
+            kept.append(refused)
+        left = set(threading.enumerate()) - before
+        for thread in left:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in left)
+    finally:
+        gc.enable()

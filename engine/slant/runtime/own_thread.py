@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -78,6 +79,15 @@ class OwnThread:
         finally:
             stopped.set()
             future.cancel()
+
+    @contextmanager
+    def ended_by_failure(self) -> Iterator[OwnThread]:
+        """The thread ends if the block raises; else it would live until Python collects the exception's references."""
+        try:
+            yield self
+        except BaseException:
+            self._tasks.put(None)
+            raise
 
     def iterate(self, items: Iterator[T]) -> Iterator[T]:
         """The items, each made in the thread when it is asked for; tasks of others may come between two."""
