@@ -1,27 +1,27 @@
-"""Times every kernel and the whole model on this machine's GPU, after its tests pass there, against limits measured in
-the same run.
+"""What a GPU says of the engine, in the order of worth: its limits, right or wrong, how fast, beside whom, what to tune.
 
-    python benchmarks/gpu_suite.py                       tests, all parts; appends to results/gpu_*.jsonl
-    python benchmarks/gpu_suite.py --part model          the whole model only: memory, latency, throughput, cold start
-    python benchmarks/gpu_suite.py --part peers          the whole model beside transformers only
-    python benchmarks/gpu_suite.py --op delta_rule       one op
-    python benchmarks/gpu_suite.py --tune swiglu         search configurations of the op's kernels
-    python benchmarks/gpu_suite.py --dry-run             no GPU: everything but the timing, at tiny sizes on the CPU
+    python benchmarks/gpu_suite.py                            everything, in eight minutes; rows go to results/gpu_*.jsonl
+    python benchmarks/gpu_suite.py --stage correct            one stage; may be repeated
+    python benchmarks/gpu_suite.py --stage kernels --op delta_rule     one op beside its peers
+    python benchmarks/gpu_suite.py --stage tune --op swiglu            search configurations of one op's kernels
+    python benchmarks/gpu_suite.py --dry-run                  no GPU: everything but the timing, tiny, on the CPU
 
-It takes the repository, torch, Triton and transformers; peers that are not installed are named and left out.
+Each stage is a process of its own with a time limit, so that none can stop or outlast the others. A row is written the
+moment it exists. The suite takes the repository, torch, Triton, transformers and pydantic; peers that are not installed
+are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # The repository need not be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
@@ -30,79 +30,136 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
 import torch
 from rich.console import Console
 
+from harness.rows import RESULTS, read
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = (str(ROOT / "engine"), str(ROOT / "kernels"))
-WORKERS = 8
-PARTS = {"kernels": 0.45, "model": 0.4, "peers": 0.15}  # of the time
+SOURCES = tuple(str(ROOT / folder) for folder in ("engine", "kernels", "benchmarks"))
+LEAST = 5.0  # seconds below which a stage is not started
+
+
+class Stage(NamedTuple):
+    """``seconds`` is the most it may take; the last stages take what is left."""
+
+    name: str
+    seconds: float
+
+
+STAGES = (
+    Stage("limits", 45),
+    Stage("correct", 130),
+    Stage("bf16", 60),
+    Stage("hqq4", 45),
+    Stage("offload", 45),
+    Stage("peers", 70),
+    Stage("hqq8", 45),
+    Stage("host-embedding", 25),
+    Stage("start", 40),
+    Stage("tune", 600),
+    Stage("kernels", 600),
+)
+WAYS = {"bf16": "bf16", "hqq4": "hqq4", "hqq8": "hqq8", "host-embedding": "hqq4, host embedding"}
+WAYS["offload"] = "hqq4, offload"
+INTERPRETED = ("correct", "tune", "kernels")  # in a dry run; the stages of a model run the torch path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=list(PARTS), help="only these; may be repeated")
-    parser.add_argument("--op", action="append", help="only these ops of the kernels; may be repeated")
-    parser.add_argument("--shape", help="only cases whose shape contains this text")
-    parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--seconds", type=float, default=0.1, help="timed seconds a contender and case")
-    parser.add_argument("--minutes", type=float, default=9, help="nothing new is started after so long")
-    parser.add_argument("--skip-tests", action="store_true", help="time without the tests; every row says so")
-    parser.add_argument("--tune", metavar="OP", help="search configurations instead")
-    parser.add_argument("--results", type=Path, help="folder of the result files")
-    parser.add_argument("--commit", help="stands in the rows where git is not there to ask")
-    parser.add_argument("--dry-run", action="store_true")
-    options = parser.parse_args(argv)
-    started = time.monotonic()
+    options = parser().parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 150)
-    some_kernels = options.op or options.shape or options.tune
-    parts = options.part or (["kernels"] if some_kernels else list(PARTS))
-    if options.dry_run:
-        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-        from gpu import kernels, model
-
-        failed = kernels.dry_run(options, console) if "kernels" in parts else 0
-        return failed or (model.dry_run(console, parts) if set(parts) - {"kernels"} else 0)
-    if not torch.cuda.is_available():
+    if options.run:
+        return run(options, console)
+    if not options.dry_run and not torch.cuda.is_available():
         console.print("No CUDA device is visible to torch: the suite needs a GPU, and writes no figure without one.")
         return 2
-    if options.skip_tests:
-        console.print("Tests were skipped: the rows say so.")
-    elif not passed(console):
-        console.print("Nothing is timed on a red run.")
-        return 1
+    end = time.monotonic() + 60 * options.minutes
+    failed, checks = [], "not run"
+    for stage in (stage for stage in STAGES if stage.name in (options.stage or [stage.name])):
+        left = end - time.monotonic()
+        if left < LEAST:
+            console.print(f"Not started, for want of time: {stage.name}.")
+            continue
+        console.rule(stage.name)
+        status, took = start(stage, min(stage.seconds, left), options, checks)
+        console.print(f"{stage.name}: {status} after {took:.0f} s")
+        if status != "done":
+            failed.append(stage.name)
+        if stage.name == "correct":
+            checks = summary(options.out)
+    if failed:
+        console.print(f"Not all right: {', '.join(failed)}.")
+    return 1 if failed else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", action="append", choices=[stage.name for stage in STAGES], help="only these")
+    parser.add_argument("--minutes", type=float, default=8, help="for all stages together")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--op", action="append", help="only these ops, of the stages tune and kernels")
+    parser.add_argument("--shape", help="only cases whose shape contains this text, of the same stages")
+    parser.add_argument("--seconds", type=float, default=0.05, help="timed seconds a contender and case")
+    parser.add_argument("--compiled", type=Path, help="a folder of slant compile for the demo, for the stage start")
+    parser.add_argument("--commit", help="stands in the rows where git is not there to ask")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--run", choices=[stage.name for stage in STAGES], help=argparse.SUPPRESS)
+    parser.add_argument("--checks", default="not run", help=argparse.SUPPRESS)  # what the stage correct said
+    return parser
+
+
+def start(stage: Stage, seconds: float, options: argparse.Namespace, checks: str) -> tuple[str, float]:
+    """Run a stage in a process: "done", "failed" or "ended", if its time was over; and the seconds it took."""
+    command = [sys.executable, __file__, "--run", stage.name, "--minutes", str(seconds / 60), "--checks", checks]
+    command += ["--out", str(options.out), "--seconds", str(options.seconds)]
+    for name in ("shape", "compiled", "commit"):
+        command += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []
+    command += [part for op in options.op or () for part in ("--op", op)]
+    command += ["--dry-run"] if options.dry_run else []
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([*SOURCES, os.environ.get("PYTHONPATH", "")])
+    if options.dry_run and stage.name in INTERPRETED:
+        environment["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+    began = time.monotonic()
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        status = "failed" if process.wait(seconds) else "done"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+        process.wait()
+        status = "ended"
+    return status, time.monotonic() - began
+
+
+def summary(out: Path) -> str:
+    """What the newest rows of the stage correct say: "all right", or how many are wrong."""
+    rows = read(out / "gpu_correct.jsonl")
+    if not rows:
+        return "not run"
+    wrong = sum(not row["right"] for row in rows if row["time"] == rows[-1]["time"])
+    return f"{wrong} wrong" if wrong else "all right"
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """One stage, in this process."""
     from gpu import kernels, model
 
-    runs = {"kernels": kernels.run, "model": model.run, "peers": partial(model.run, part="peers")}
-    end = started + 60 * options.minutes
-    return max(runs[part](options, console, until) for part, until in turns(parts, end))
+    deadline = time.monotonic() + 60 * options.minutes - LEAST  # ends by itself, with its tables, before it is ended
+    runs: dict[str, Callable[[], int]] = {
+        "limits": lambda: model.limits(options, console),
+        "correct": lambda: correct(options),
+        "peers": lambda: model.peers(options, console, deadline),
+        "start": lambda: model.start(options, console),
+        "tune": lambda: kernels.run(options, console, deadline, tuned=True),
+        "kernels": lambda: kernels.run(options, console, deadline),
+    }
+    return runs.get(options.run, lambda: model.run(options, console, deadline, WAYS[options.run]))()
 
 
-def turns(parts: Sequence[str], end: float) -> Iterator[tuple[str, float]]:
-    """The parts in their order, each with the time at which it is to end: its share of what is left for it and the
-    later ones, so that what one does not use is theirs."""
-    shares = {part: share for part, share in PARTS.items() if part in parts}
-    while shares:
-        part, now = next(iter(shares)), time.monotonic()
-        yield part, now + (end - now) * shares[part] / sum(shares.values())
-        del shares[part]
+def correct(options: argparse.Namespace) -> int:
+    from gpu import correct as checks
 
-
-def passed(console: Console) -> bool:
-    """Whether the kernels' tests and those marked ``gpu`` pass on this GPU."""
-    if importlib.util.find_spec("pytest") is None:
-        console.print("pytest is not installed, so nothing says that the kernels are right here: install it, or give")
-        console.print("--skip-tests to time them all the same.")
-        return False
-    workers = ["-n", str(min(WORKERS, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    # Options of the project's own configuration name plug-ins that may be missing.
-    pytest = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", *workers]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*SOURCES, os.environ.get("PYTHONPATH", "")])}
-    environment.pop("TRITON_INTERPRET", None)
-    tests = ROOT / "tests"
-    # Only files with such tests: collecting the others takes packages that are not needed here.
-    marked = [str(path) for path in sorted(tests.rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
-    for run in (["-m", "not slow", str(tests / "kernels")], ["-m", "gpu", str(tests / "gpu"), *marked]):
-        if subprocess.run([*pytest, *run], cwd=ROOT, env=environment, check=False).returncode:
-            return False
-    return True
+    seconds = 60 * options.minutes - LEAST
+    arguments = ["--out", str(options.out), "--seconds", str(seconds)]
+    arguments += ["--commit", options.commit] if options.commit else []
+    return checks.main([*arguments, *(["--dry-run"] if options.dry_run else [])])
 
 
 if __name__ == "__main__":

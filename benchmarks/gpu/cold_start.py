@@ -1,7 +1,8 @@
 """How long a new process takes to its first answer on the demo checkpoint, in parts; prints one JSON object.
 
-``suite`` runs it twice as ``python cold_start.py DEVICE STARTED``: with an empty folder for compiled kernels, and with
-the folder that the first run filled. Whether files come from a disk or a cache is not controlled. In seconds:
+``suite`` runs it as ``python cold_start.py DEVICE STARTED``: with an empty folder for compiled kernels, with the folder
+that the first run filled, and with one compiled ahead of time. Whether files come from a disk or a cache is not
+controlled. In seconds:
 
     import     the interpreter, torch and slant
     device     the device's context and its first tensor
@@ -27,20 +28,30 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("import", "device", "load", "compile", "capture", "answer")
 
 
-def suite(place: str, runs: tuple[str, ...] = ("compiled", "cached")) -> Iterator[dict[str, Any]]:
-    """A row for each run; RuntimeError if one fails."""
+def suite(
+    place: str, runs: tuple[str, ...] = ("compiled", "cached"), ahead: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each run, and one with the kernels in ``ahead``; RuntimeError if one fails."""
     paths = [str(ROOT / folder) for folder in ("engine", "kernels", "benchmarks")]
     with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"TRITON_CACHE_DIR": cache}
+        environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-        for kernels in runs:
+        folders = dict.fromkeys(runs, cache) | ({"ahead of time": str(ahead)} if ahead else {})
+        for kernels, folder in folders.items():
+            environment["TRITON_CACHE_DIR"] = folder
+            held = len(list(Path(folder).rglob("*.cubin")))
             command = [sys.executable, __file__, place, repr(time.time())]
             run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if run.returncode:
                 reason = (run.stderr.strip().splitlines() or [""])[-1]
                 raise RuntimeError(f"a new process did not answer: {reason}")
             parts = json.loads(run.stdout.splitlines()[-1])
-            yield {"kernels": kernels, "seconds": parts, "total_seconds": sum(parts.values())}
+            yield {
+                "kernels": kernels,
+                "seconds": parts,
+                "total_seconds": sum(parts.values()),
+                "compiled": len(list(Path(folder).rglob("*.cubin"))) - held,
+            }
 
 
 def main(place: str, started: float) -> None:

@@ -24,7 +24,7 @@ from gpu import tune
 from gpu.case import Case
 from gpu.device import NO_LIMITS, Arguments, DryRun, Gpu, Limits, Sample, held, input_sets, turns
 from gpu.kernel_cases import TINY, cases
-from harness.rows import RESULTS, Row, append, environment, gpu, percentiles
+from harness.rows import Row, append, environment, gpu, percentiles, read
 from harness.tables import rich_table
 from slant_kernels import launch
 
@@ -104,15 +104,21 @@ def noted(rows: Sequence[Row], reasons: dict[str, str]) -> Iterator[Row]:
         yield {"op": rows[0]["op"], "shape": rows[0]["shape"], "by": name, "note": reason}
 
 
-def run(options: Namespace, console: Console, deadline: float) -> int:
-    """Everything that the options ask for on the current CUDA device; no case starts after ``deadline``."""
+def run(options: Namespace, console: Console, deadline: float, tuned: bool = False) -> int:
+    """Everything that the options ask for on the current CUDA device, or all of it tiny on the CPU.
+
+    With ``tuned`` configurations are searched, else cases are timed; none starts after ``deadline``.
+    """
+    if options.dry_run:
+        return 0 if tuned else dry_run(options, console)
     about, limits = found(options, console)
     bench = Bench(Gpu(), limits, int(about["l2_bytes"]), options.seconds)
-    wanted = chosen(cases(), [options.tune] if options.tune else options.op, options.shape)
+    wanted = chosen(cases(), options.op, options.shape)
     if not wanted:
         console.print(f"No case is called so; ops are {', '.join(dict.fromkeys(case.op for case in cases()))}.")
         return 2
-    if options.tune:
+    if tuned:
+        wanted = wanted if options.op else worst_first(wanted, read(options.out / "gpu_model.jsonl"))
         stamp = f"{about['gpu']}, torch {about['torch']}, triton {about['triton']}, {about['commit']}"
         return tune.run(bench.device, bench.cache, bench.seconds, wanted, console, stamp, deadline)
     shown: list[Row] = []
@@ -120,10 +126,10 @@ def run(options: Namespace, console: Console, deadline: float) -> int:
     for case in wanted:
         if time.monotonic() > deadline:
             break
-        rows, reasons = bench.measure(case, peers=not options.no_peers)
+        rows, reasons = bench.measure(case, peers=True)
         clock = gpu()["sm_clock"]
         for row in rows:
-            append(NAME, about | {"sm_clock": clock} | row, options.results or RESULTS)
+            append(NAME, about | {"sm_clock": clock} | row, options.out)
         shown += noted(rows, reasons)
         done += 1
         torch.cuda.empty_cache()
@@ -135,7 +141,7 @@ def run(options: Namespace, console: Console, deadline: float) -> int:
 
 def found(options: Namespace, console: Console) -> tuple[Row, Limits]:
     """What every row says of the run, and the device's limits, measured now; both are printed."""
-    about = environment() | gpu() | {"tests": "skipped" if options.skip_tests else "passed"}
+    about = environment() | gpu() | {"checks": options.checks}
     if options.commit:
         about["commit"] = options.commit
     limits = Limits.measure(Gpu())
@@ -147,6 +153,21 @@ def found(options: Namespace, console: Console) -> tuple[Row, Limits]:
 
 def chosen(everything: Sequence[Case], ops: list[str] | None, shape: str | None) -> list[Case]:
     return [case for case in everything if case.timed and case.op in (ops or [case.op]) and (shape or "") in case.label]
+
+
+def worst_first(wanted: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
+    """The cases at the shapes of the newest waterfall, the op that loses most time to its limit first."""
+    found = [row for row in rows if row.get("measure") == "waterfall" and row.get("op")]
+    lost: dict[str, float] = {}
+    for row in found:
+        if row["time"] == found[-1]["time"]:
+            op = "quantized_linear" if row["op"] == "linear" else row["op"]
+            lost[op] = lost.get(op, 0.0) + row["microseconds"] - row["limit_microseconds"]
+    shapes = {row["batch"] for row in found}
+    return sorted(
+        (case for case in wanted if case.op in lost and (case.label in shapes or " x " not in case.label)),
+        key=lambda case: -lost[case.op],
+    )
 
 
 def tiny_cases() -> list[Case]:
@@ -161,7 +182,7 @@ def dry_run(options: Namespace, console: Console, everything: Sequence[Case] | N
     for case in wanted:
         bench = Bench(DryRun(), NO_LIMITS)
         with mock.patch.object(launch, "on_gpu", return_value=True), np.errstate(all="ignore"):
-            shown += noted(*bench.measure(case, peers=not options.no_peers))
+            shown += noted(*bench.measure(case, peers=True))
         if excess := case.bytes + case.uncounted - held(bench.device.first[0]):
             console.print(f"{case.op} {case.label}: {excess} more bytes stated than its tensors hold")
             wrong += 1

@@ -5,8 +5,8 @@ Each measure yields rows for the result file. Token ids are random, so tokenizat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -23,27 +23,34 @@ from slant.batching.batches import Ids, StaticBatch
 from slant.batching.costs import TOKENS, BatchCosts, default_costs
 from slant.model.config import ModelConfig
 from slant.runtime.execution import Eager
+from slant.runtime.graphs import GRAPH_TOKENS
 from slant.runtime.runner import Runner
 
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is measured; the default is for the 4B shape on a data-centre GPU."""
+    """How much is measured; the default is for the 4B shape on a data-centre GPU.
+
+    ``requests_of`` and ``batches`` are (texts, tokens of each after the prefix); requests of up to ``graph_tokens`` are
+    also replayed. ``texts`` and ``peer_texts`` are mixtures with a number of texts.
+    """
 
     config: ModelConfig
-    max_tokens: int = 8192
+    max_tokens: int = PREFIX + 8192
     token_budget: int = 16384
-    lengths: tuple[int, ...] = (128, 512, 2048, 8192)
-    texts: dict[str, int] = field(default_factory=lambda: {"posts": 512, "speeches": 64, "articles": 16})
+    requests_of: tuple[tuple[int, int], ...] = ((1, 16), (1, 128), (1, 1024), (8, 1024), (1, 8192))
+    graph_tokens: int = GRAPH_TOKENS
+    texts: tuple[tuple[str, int], ...] = (("posts", 64), ("posts", 512), ("speeches", 64))
+    peer_texts: tuple[tuple[str, int], ...] = (("posts", 64), ("speeches", 16))
     short: int = 128  # tokens of the short texts that fill a batch
-    batches: tuple[tuple[int, int], ...] = ((1, 128), (8, 1024))
+    batches: tuple[tuple[int, int], ...] = ((1, 128), (8, 1024), (1, 8192))
     rounds: int = 2
-    requests: tuple[int, int] = (12, 200)
-    seconds: float = 1.5  # of requests of one length
+    requests: tuple[int, int] = (10, 100)
+    seconds: float = 1.0  # of requests of one shape
 
-    def mixtures(self) -> Iterator[tuple[str, list[Ids]]]:
+    def mixtures(self, texts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, list[Ids]]]:
         """Each mixture's name and prompts."""
-        for name, count in self.texts.items():
+        for name, count in texts:
             yield name, prompts(mixture(name, count, self.max_tokens), self.config.vocab_size)
 
 
@@ -78,39 +85,43 @@ class Bench:
             "predicted_peak_bytes": expected.peak,
             "measured_over_predicted": round(max(peaks.values()) / expected.peak, 4),
             "tokens": tokens,
-            "aim_bytes": loaded.way.most if tokens == 8192 else None,
+            "aim_bytes": loaded.way.most if tokens >= 8192 else None,
         }
 
     def latency(self, loaded: Loaded) -> Iterator[Row]:
-        """Requests of one text, from token ids to probabilities on the host; eager and replayed take turns."""
+        """Requests from token ids to probabilities on the host; where a graph is recorded, both ways take turns."""
         scope, budget = self.scope, self.scope.token_budget
-        runners: dict[str, Any] = {"eager": loaded.runner(budget)}
+        eager, replaying = loaded.runner(budget), None
         if isinstance(loaded.first, Runner):
-            runners["graph"] = loaded.runner(budget, capture=self.device.capture())
-        for length in sorted(scope.lengths, reverse=True):
-            texts = prompts([length] * 8, scope.config.vocab_size)
-            if "graph" in runners:
-                shapes = [batch.shape[:2] for batch in runners["graph"].batches(texts[:1])]
-                recording = self.device.seconds(partial(runners["graph"].record, shapes))
-            given = {name: [answers(runner, [text]) for text in texts[:3]] for name, runner in runners.items()}
+            replaying = loaded.runner(budget, capture=self.device.capture())
+        for rows, length in scope.requests_of:
+            runners: dict[str, Any] = {"eager": eager}
+            pool = prompts([PREFIX + length] * (rows + 7), scope.config.vocab_size)
+            texts = [pool[i : i + rows] for i in range(8)]
+            if isinstance(replaying, Runner) and rows * length <= scope.graph_tokens:
+                runners["graph"] = replaying
+                shapes = [batch.shape[:2] for batch in replaying.batches(texts[0])]
+                recording = self.device.seconds(partial(replaying.record, shapes))
+            given = {name: [answers(runner, some) for some in texts[:3]] for name, runner in runners.items()}
             same = all(map(np.array_equal, given["eager"], given["graph"])) if "graph" in given else None
-            first = max(self.device.seconds(partial(answers, runner, texts[:1])) for runner in runners.values())
+            first = max(self.device.seconds(partial(answers, runner, texts[0])) for runner in runners.values())
             # As many as take about ``seconds``; the fewest where no time is told.
             count = int(np.clip(scope.seconds / first, *scope.requests)) if first == first else scope.requests[0]
             requests = {
-                name: partial(lambda runner, turn: answers(runner, [next(turn)]), runner, cycle(texts))
+                name: partial(lambda runner, turn: answers(runner, next(turn)), runner, cycle(texts))
                 for name, runner in runners.items()
             }
             for name, values in in_turn(self.device.seconds, requests, count).items():
                 replayed = name == "graph"
                 yield {
+                    "texts": rows,
                     "tokens": length,
                     "by": name,
                     "milliseconds": tail([1e3 * value for value in values]),
                     "requests": len(values),
                     "equals_eager": same if replayed else None,
                     "record_seconds": recording if replayed else None,
-                    "of_matmul": self._of_matmul([length], float(np.median(values))),
+                    "of_matmul": self._of_matmul([PREFIX + length] * rows, float(np.median(values))),
                 }
 
     def throughput(self, loaded: Loaded) -> Iterator[Row]:
@@ -120,7 +131,7 @@ class Bench:
         if loaded.way is BF16_RESIDENT:
             costs["tokens"] = TOKENS
         runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
-        for name, texts in scope.mixtures():
+        for name, texts in scope.mixtures(scope.texts):
             computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
             calls = {kind: partial(answers, runner, texts) for kind, runner in runners.items()}
             for kind, seconds in in_turn(self.device.seconds, calls, scope.rounds).items():

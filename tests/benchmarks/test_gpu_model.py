@@ -5,7 +5,6 @@ import importlib
 import json
 import math
 import pkgutil
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +15,7 @@ from rich.console import Console
 pytest.importorskip("triton")
 import gpu_suite
 import slant_kernels
-from gpu import cold_start, model_measures, model_peer
-from gpu import kernels as gpu_kernels
+from gpu import cold_start, model_measures, model_peer, rates
 from gpu import model as gpu_model
 from gpu.device import DryRun, Kernel, Limits
 from gpu.kernel_cases import MODEL, TINY, TINY_SHAPE
@@ -67,32 +65,37 @@ def journal():
     return gpu_model.Journal()
 
 
-def test_the_dry_run_measures_everything_and_tells_no_time(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_model, "RESULTS", tmp_path)
-    assert gpu_model.dry_run(Console(width=200), cold=False) == 0
+def dry(tmp_path, **changes):
+    return argparse.Namespace(dry_run=True, out=tmp_path, compiled=None, **changes)
+
+
+def test_the_dry_run_measures_everything_and_tells_no_time(capsys, tmp_path):
+    console = Console(width=200)
+    assert gpu_model.run(dry(tmp_path), console, math.inf, "bf16") == 0
+    assert gpu_model.peers(dry(tmp_path), console, math.inf) == 0
     shown = capsys.readouterr().out
     for title in ("memory", "latency", "throughput", "waterfall", "peers"):
         assert f"{title}: " in shown
     assert "Not measured" not in shown
-    assert "nothing was timed and nothing written" in shown
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_the_dry_run_from_the_command_line(capsys):
-    assert gpu_suite.main(["--dry-run", "--part", "model"]) == 0
-    assert "cold start: " in capsys.readouterr().out
+def test_the_dry_run_from_the_command_line(capfd):
+    assert gpu_suite.main(["--dry-run", *(f"--stage={name}" for name in ("limits", "offload", "start"))]) == 0
+    assert "cold start: " in capfd.readouterr().out
 
 
 def test_every_way_is_measured_and_rows_are_json(bench, journal):
-    gpu_model.measure(bench, journal, math.inf)
-    assert journal.undone == []
+    for way in WAYS:
+        gpu_model.measure(bench, journal, way, math.inf)
+    assert journal.undone == journal.failed == []
     kinds = {way.name: {row["measure"] for row in journal.rows if row["weights"] == way.name} for way in WAYS}
     assert kinds == {way.name: set(gpu_model.MEASURES[way.kind]) for way in WAYS}
     for row in journal.rows:
         assert "NaN" not in json.dumps(row)
     replays = [row for row in journal.rows if row.get("by") == "graph"]
-    assert len(replays) == 2 * 3
+    assert [(row["texts"], row["tokens"]) for row in replays] == [(1, 10)] * 3  # the others have too many tokens
     assert all(row["equals_eager"] is True for row in replays)
     assert {row["measure"] for row in journal.rows} < gpu_model.TABLES.keys()
 
@@ -140,37 +143,42 @@ def test_a_replay_that_answers_otherwise_is_reported(bench, journal, monkeypatch
         return lambda: None, digits
 
     monkeypatch.setattr(Straw, "capture", lambda self: wrong)
-    gpu_model.measure(bench, journal, math.inf, ways=WAYS[:1])
+    gpu_model.measure(bench, journal, WAYS[0], math.inf)
     assert gpu_model.show(journal, Console(width=200)) == 1
     assert "does not answer as op by op does" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_the_time_is_named(bench, journal, capsys):
-    gpu_model.measure(bench, journal, -math.inf)
+    gpu_model.measure(bench, journal, WAYS[0], -math.inf)
     gpu_model.beside(bench, journal, TINY_SHAPE, -math.inf)
     assert journal.rows == []
     assert gpu_model.show(journal, Console(width=200)) == 0
     shown = capsys.readouterr().out
-    assert all(f"Not measured: {way.name}." in shown for way in WAYS)
+    assert all(f"Not measured: {name} of bf16." in shown for name in gpu_model.MEASURES["resident"])
     assert "Not measured: posts beside transformers." in shown
 
 
-def test_what_does_not_fit_the_memory_is_named_and_the_rest_goes_on(bench, journal, monkeypatch):
+def test_what_does_not_fit_the_memory_is_named(bench, journal, monkeypatch):
     def scarce(way, *arguments):
-        if way.weights == "bf16":
-            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
-        return load(way, *arguments)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
 
     monkeypatch.setattr(gpu_model, "load", scarce)
-    gpu_model.measure(bench, journal, math.inf, ways=WAYS[:2])
-    assert journal.undone == ["bf16 from here on, which does not fit: CUDA out of memory."]
-    assert {row["weights"] for row in journal.rows} == {"hqq4"}
+    gpu_model.measure(bench, journal, WAYS[0], math.inf)
+    assert journal.undone == ["bf16, which does not fit: CUDA out of memory."]
 
 
-def test_another_failure_ends_the_run(bench, journal, monkeypatch):
-    monkeypatch.setattr(model_measures, "answers", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        gpu_model.measure(bench, journal, math.inf)
+def test_a_measure_that_fails_says_why_and_the_others_go_on(bench, monkeypatch, capsys):
+    written = []
+    journal = gpu_model.Journal(written.append)
+    real = model_measures.tail
+    monkeypatch.setattr(model_measures, "tail", lambda values: real(1 / 0))
+    gpu_model.measure(bench, journal, WAYS[0], math.inf)
+    assert {row["measure"] for row in journal.rows} == {"memory", "throughput", "waterfall"}
+    (failure,) = (row for row in written if "failure" in row)
+    assert failure["measure"] == "latency"
+    assert failure["failure"][-1] == "ZeroDivisionError: division by zero"
+    assert gpu_model.show(journal, Console(width=200)) == 1
+    assert "Failed: latency of bf16: ZeroDivisionError: division by zero" in capsys.readouterr().out
 
 
 def test_answers_that_are_no_numbers_end_the_run(bench):
@@ -210,39 +218,24 @@ def test_a_run_appends_rows_with_what_made_them(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_model, "gpu", lambda: about)
     monkeypatch.setattr(gpu_model, "Gpu", Straw)
     monkeypatch.setattr(gpu_model, "Scope", lambda config: gpu_model.TINY_SCOPE)
-    monkeypatch.setattr(cold_start, "suite", lambda place: [{"kernels": "cached", "seconds": {}, "total_seconds": 1}])
-    options = argparse.Namespace(results=tmp_path)
-    assert gpu_model.run(options, QUIET, math.inf) == 0
+    monkeypatch.setattr(cold_start, "suite", lambda place, ahead: [{"kernels": ahead, "seconds": {}}])
+    options = argparse.Namespace(out=tmp_path, dry_run=False, compiled="ahead")
+    assert gpu_model.run(options, QUIET, math.inf, "bf16") == gpu_model.start(options, QUIET) == 0
     rows = [json.loads(line) for line in (tmp_path / "gpu_model.jsonl").read_text().splitlines()]
     assert {row["measure"] for row in rows} == {"memory", "latency", "throughput", "waterfall", "cold start"}
     wanted = {"gpu": "straw", "commit": "abc", "model": "4b", "matmul_flops_per_s": 1e14, "sm_clock": "1980"}
     assert all(row.items() >= wanted.items() for row in rows)
+    assert rows[-1]["kernels"] == "ahead"
 
 
-def test_parts_share_the_time(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    found = []
-    for part, until in gpu_suite.turns(list(gpu_suite.PARTS), 200.0):
-        found.append((part, until))
-        now += 10  # each uses ten seconds only
-    assert found == [("kernels", 145.0), ("model", pytest.approx(110 + 90 * 0.4 / 0.55)), ("peers", 200.0)]
-    assert list(gpu_suite.turns(["peers"], 200.0)) == [("peers", 200.0)]
-
-
-def test_chosen_parts_run_in_their_order(monkeypatch):
-    ran = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_kernels, "run", lambda *_: ran.append("kernels") or 0)
-    monkeypatch.setattr(gpu_model, "run", lambda *_, part="model": ran.append(part) or int(part == "model"))
-    for options, expected in (
-        ([], ["kernels", "model", "peers"]),
-        (["--op", "swiglu"], ["kernels"]),
-        (["--part", "peers", "--part", "model"], ["model", "peers"]),
-    ):
-        ran.clear()
-        assert gpu_suite.main(["--skip-tests", *options]) == int("model" in expected)
-        assert ran == expected
+def test_a_rate_that_cannot_be_had_says_why():
+    rows = {row["rate"]: row for row in rates.rates(Straw(), LIMITS, side=32, copied=64)}
+    assert rows["bf16 product"]["value"] == LIMITS.flops_per_s
+    assert rows["copy from page-locked memory"]["value"] == 64 / 0.01
+    assert math.isnan(rows["int8 product"]["value"])  # this device tells no time of a loop
+    failed = {row["rate"]: row for row in rates.rates(Straw(), LIMITS, side=31, copied=64)}
+    assert "RuntimeError" in failed["e4m3 product, scales by rows"]["failure"]  # its sides are multiples of 16
+    assert failed["copy from page-locked memory"]["value"] == 64 / 0.01
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4", "hqq3"])

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,38 +56,63 @@ def case(**changes):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-@pytest.mark.parametrize("part", gpu_suite.PARTS)
-def test_no_figure_without_a_gpu(capsys, tmp_path, part):
-    assert gpu_suite.main(["--part", part, "--skip-tests", "--results", str(tmp_path)]) == 2
+def test_no_figure_without_a_gpu(capsys, tmp_path):
+    assert gpu_suite.main(["--out", str(tmp_path)]) == 2
     assert "No CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
-def test_a_red_run_is_not_timed(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(kernels, "run", lambda *_: pytest.fail("timed"))
-    commands = []
+@pytest.fixture
+def stages(monkeypatch):
+    """Stages that are programs of one line; those named to ``run`` run, one after the other."""
 
-    def red(command, **_):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 1)
+    def run(*programs, minutes=1.0, out):
+        ran = []
 
-    monkeypatch.setattr(subprocess, "run", red)
-    assert gpu_suite.main([]) == 1
-    assert "red run" in capsys.readouterr().out
-    assert commands[0][-1].endswith("tests/kernels")
+        def command(arguments, **rest):
+            name = arguments[arguments.index("--run") + 1]
+            ran.append((name, arguments[arguments.index("--checks") + 1]))
+            return started([sys.executable, "-c", dict(programs)[name]], **rest)
+
+        monkeypatch.setattr(gpu_suite, "STAGES", tuple(gpu_suite.Stage(name, 1.5) for name, _ in programs))
+        monkeypatch.setattr(subprocess, "Popen", command)
+        status = gpu_suite.main(["--dry-run", "--minutes", str(minutes), "--out", str(out)])
+        return status, ran
+
+    started = subprocess.Popen
+    return run
 
 
-def test_without_pytest_nothing_is_timed(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert gpu_suite.main([]) == 1
-    assert "pytest is not installed" in capsys.readouterr().out
+def test_a_stage_that_fails_or_hangs_stops_no_other(stages, capsys, tmp_path):
+    status, ran = stages(
+        ("limits", "import time; time.sleep(60)"),
+        ("correct", "1 / 0"),
+        ("bf16", "import sys; sys.exit(0)"),
+        out=tmp_path,
+    )
+    assert (status, [name for name, _ in ran]) == (1, ["limits", "correct", "bf16"])
+    shown = capsys.readouterr().out
+    assert "limits: ended after 2 s" in shown or "limits: ended after 1 s" in shown
+    assert "correct: failed" in shown
+    assert "bf16: done" in shown
+    assert "Not all right: limits, correct." in shown
+
+
+def test_what_the_checks_said_is_told_to_the_later_stages(stages, tmp_path):
+    rows = "".join(json.dumps({"time": "t", "right": right}) + "\\n" for right in (True, False))
+    write = f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'gpu_correct.jsonl').write_text('{rows}')"
+    status, ran = stages(("limits", ""), ("correct", write), ("bf16", ""), out=tmp_path)
+    assert (status, ran) == (0, [("limits", "not run"), ("correct", "not run"), ("bf16", "1 wrong")])
+
+
+def test_a_stage_for_which_there_is_no_time_is_named(stages, capsys, tmp_path):
+    assert stages(("limits", ""), minutes=0.01, out=tmp_path) == (0, [])
+    assert "Not started, for want of time: limits." in capsys.readouterr().out
 
 
 def test_cases_run_and_their_bytes_are_their_tensors(capsys):
     """Every op once, with its peers, through Triton's interpreter."""
-    options = argparse.Namespace(op=None, shape=None, no_peers=False)
+    options = argparse.Namespace(op=None, shape=None)
     ops = {case.op: case for case in reversed(kernels.tiny_cases()) if case.timed}  # the smallest of each
     assert kernels.dry_run(options, Console(), list(ops.values())) == 0
     assert f"{len(ops)} cases ran, 0 of them with wrong bytes" in " ".join(capsys.readouterr().out.split())
@@ -94,11 +120,11 @@ def test_cases_run_and_their_bytes_are_their_tensors(capsys):
 
 @pytest.mark.slow
 def test_all_cases_run(capsys):
-    assert gpu_suite.main(["--dry-run"]) == 0
+    assert gpu_suite.main(["--dry-run", "--stage", "kernels"]) == 0
 
 
 def test_wrong_bytes_are_caught(capsys):
-    options = argparse.Namespace(op=None, shape=None, no_peers=True)
+    options = argparse.Namespace(op=None, shape=None)
     assert kernels.dry_run(options, Console(), [case(bytes=25)]) == 1
     assert "1 more bytes stated" in capsys.readouterr().out
 
@@ -151,6 +177,18 @@ def test_our_own_failure_ends_the_run():
         Bench(Ticks(lambda run: 1e-6), LIMITS).measure(case(run=fails))
 
 
+def test_tuning_starts_where_most_time_is_lost():
+    cases = [case(op=op, label=label) for op in ("swiglu", "delta_rule", "norm") for label in ("8 x 1024", "1 x 128")]
+    about = {"measure": "waterfall", "batch": "8 x 1024"}
+    rows = [
+        about | {"time": 1, "op": "norm", "microseconds": 900, "limit_microseconds": 1},
+        about | {"time": 2, "op": "swiglu", "microseconds": 30, "limit_microseconds": 20},
+        about | {"time": 2, "op": "delta_rule", "microseconds": 25, "limit_microseconds": 2},
+    ]
+    found = kernels.worst_first(cases, rows)
+    assert [(one.op, one.label) for one in found] == [("delta_rule", "8 x 1024"), ("swiglu", "8 x 1024")]
+
+
 def test_contenders_take_turns():
     clock = Ticks(lambda run: 1e-3)
     loops = {name: clock.loop(name.format, [()], True) for name in "ab"}
@@ -171,19 +209,19 @@ def a_gpu(monkeypatch):
 
 
 def gpu_options(tmp_path, **changes):
-    values = {"skip_tests": False, "commit": None, "op": None, "shape": None, "tune": None, "no_peers": False}
-    return argparse.Namespace(**values | {"seconds": 0, "results": tmp_path} | changes)
+    values = {"checks": "all right", "commit": None, "op": None, "shape": None, "dry_run": False}
+    return argparse.Namespace(**values | {"seconds": 0, "out": tmp_path} | changes)
 
 
 def test_a_run_appends_rows_with_what_made_them(a_gpu, tmp_path):
     console = Console(quiet=True)
     for commit in (None, "abc"):
-        assert kernels.run(gpu_options(tmp_path, commit=commit, skip_tests=commit == "abc"), console, math.inf) == 0
+        assert kernels.run(gpu_options(tmp_path, commit=commit), console, math.inf) == 0
     rows = [json.loads(line) for line in (tmp_path / "gpu_kernels.jsonl").read_text().splitlines()]
     assert [row["op"] for row in rows] == ["double", "other"] * 2
-    assert rows[0].items() >= {"gpu": "straw", "driver": "1", "sm_clock": "1980", "tests": "passed"}.items()
+    assert rows[0].items() >= {"gpu": "straw", "driver": "1", "sm_clock": "1980", "checks": "all right"}.items()
     assert rows[0].keys() >= {"commit", "torch", "triton", "time", "copy_bytes_per_s", "matmul_flops_per_s"}
-    assert (rows[2]["commit"], rows[2]["tests"]) == ("abc", "skipped")
+    assert rows[2]["commit"] == "abc"
 
 
 def test_a_run_names_what_it_left_out(a_gpu, tmp_path, capsys):
