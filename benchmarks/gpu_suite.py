@@ -1,12 +1,12 @@
-"""What a GPU says of the engine, in the order of worth: its limits, right or wrong, how fast, beside whom, what to tune.
+"""Asks a GPU, in the order of worth, what its limits are, whether the answers are right, how fast, and what to tune.
 
-    python benchmarks/gpu_suite.py                            everything, in eight minutes; rows go to results/gpu_*.jsonl
-    python benchmarks/gpu_suite.py --stage correct            one stage; may be repeated
-    python benchmarks/gpu_suite.py --stage kernels --op delta_rule     one op beside its peers
-    python benchmarks/gpu_suite.py --stage tune --op swiglu            search configurations of one op's kernels
-    python benchmarks/gpu_suite.py --dry-run                  no GPU: everything but the timing, tiny, on the CPU
+    python benchmarks/gpu_suite.py                                   all stages, in eight minutes
+    python benchmarks/gpu_suite.py --stage correct                   one stage; may be repeated
+    python benchmarks/gpu_suite.py --stage kernels --op delta_rule   one op beside its peers
+    python benchmarks/gpu_suite.py --stage tune --op swiglu          search configurations of one op's kernels
+    python benchmarks/gpu_suite.py --dry-run                         no GPU: all but the timing, tiny, on the CPU
 
-Each stage is a process of its own with a time limit, so that none can stop or outlast the others. A row is written the
+Rows go to results/gpu_*.jsonl. Each stage is a process of its own with a time limit, so that none can stop or outlast the others. A row is written the
 moment it exists. The suite takes the repository, torch, Triton, transformers and pydantic; peers that are not installed
 are named and left out.
 """

@@ -1,4 +1,4 @@
-"""What the card reaches in this run beside the two ceilings of ``Limits``: 8-bit products, copies from the host, launches.
+"""What the card reaches in this run beside the ceilings of ``Limits``: 8-bit products, copies from the host, launches.
 
 Each is a row of its own, so that one that fails takes no other with it.
 """
