@@ -6,8 +6,8 @@
     python benchmarks/gpu_suite.py --stage tune --op swiglu          search configurations of one op's kernels
     python benchmarks/gpu_suite.py --dry-run                         no GPU: all but the timing, tiny, on the CPU
 
-Rows go to results/gpu_*.jsonl. Each stage is a process of its own with a time limit, so that none can stop or outlast the
-others, and writes a row the moment it exists. The suite takes the repository, torch, Triton, transformers and pydantic;
+Rows go to results/gpu_*.jsonl. Each stage is a process of its own with a time limit, so that none can stop or outlast
+the others, and writes a row the moment it exists. It takes the repository, torch, Triton, transformers and pydantic;
 peers that are not installed are named and left out.
 """
 
