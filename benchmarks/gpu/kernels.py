@@ -120,7 +120,11 @@ def run(options: Namespace, console: Console, deadline: float, tuned: bool = Fal
     if tuned:
         wanted = wanted if options.op else worst_first(wanted, read(options.out / "gpu_model.jsonl"))
         stamp = f"{about['gpu']}, torch {about['torch']}, triton {about['triton']}, {about['commit']}"
-        return tune.run(bench.device, bench.cache, bench.seconds, wanted, console, stamp, deadline)
+
+        def write(row: Row) -> None:
+            append(tune.NAME, about | row, options.out)
+
+        return tune.run(bench.device, bench.cache, bench.seconds, wanted, console, stamp, deadline, write)
     shown: list[Row] = []
     done = 0
     for case in wanted:
@@ -161,8 +165,7 @@ def worst_first(wanted: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
     lost: dict[str, float] = {}
     for row in found:
         if row["time"] == found[-1]["time"]:
-            op = "quantized_linear" if row["op"] == "linear" else row["op"]
-            lost[op] = lost.get(op, 0.0) + row["microseconds"] - row["limit_microseconds"]
+            lost[row["op"]] = lost.get(row["op"], 0.0) + row["microseconds"] - row["limit_microseconds"]
     shapes = {row["batch"] for row in found}
     return sorted(
         (case for case in wanted if case.op in lost and (case.label in shapes or " x " not in case.label)),

@@ -22,7 +22,7 @@ LAUNCHES = 200
 
 def rates(device: DryRun, limits: Limits, side: int = SIDE, copied: int = COPIED) -> Iterator[Row]:
     """Rows with ``rate``, ``value`` and ``unit``; one that failed has ``failure`` in place of a value."""
-    yield {"rate": "copy on the device, bytes read and written", "value": limits.bytes_per_s, "unit": "B/s"}
+    yield {"rate": "an elementwise kernel, bytes read and written", "value": limits.bytes_per_s, "unit": "B/s"}
     yield {"rate": "bf16 product", "value": limits.flops_per_s, "unit": "FLOP/s"}
     found: dict[str, tuple[str, Callable[[], float]]] = {
         "int8 product": ("FLOP/s", lambda: 2 * side**3 / _product(device, torch.int8, side)),

@@ -1,9 +1,7 @@
-"""A search of one op's configurations, by table and shape class; and which rows of the tables are looked up.
+"""The time of an op with every configuration worth trying, by table and shape class.
 
-From the committed configuration, every neighbour is tried: one block size, the warps or the stages halved or doubled
-(stages: one more or less). The best one is the next start, until no neighbour gains more than ``GAIN``. A configuration
-is worth the geometric mean of its times over the class's cases; it is out if it does not compile or answers otherwise.
-What comes out is printed as a row to paste into the table.
+A configuration is worth the geometric mean of its times over the class's cases; it is out if it does not compile or
+answers otherwise. Every one is a row of the result file, and the best is printed as a row to paste into the table.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ import pkgutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -26,13 +25,11 @@ from rich.console import Console
 import slant_kernels
 from gpu.case import Case
 from gpu.device import DryRun, input_sets, tensors, turns
+from harness.rows import Row
 from slant_kernels.launch import Config, Table, target
 
-GAIN = 0.01  # less is noise
+NAME = "gpu_tune"
 ALIKE = 1e-2  # of the norm: another order of additions in bf16 stays under it, a wrong tile does not
-BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-WARPS = (1, 2, 4, 8, 16)
-STAGES = (1, 2, 3, 4, 5)
 Slot = tuple[str, str]
 """A row of a table: where it stands, like "norm.ROW", and the shape class that asks for it."""
 
@@ -61,20 +58,29 @@ def lookups(answer: Callable[[Slot], Config | None] = lambda slot: None) -> Iter
         yield seen
 
 
-def neighbours(config: Config) -> Iterator[Config]:
-    """The configurations one step away, within the ranges above."""
+def grid(
+    warps: Sequence[int], stages: Sequence[int] = (1,), registers: Sequence[int] = (0,), **blocks: Sequence[int]
+) -> tuple[Config, ...]:
+    """All combinations of warps, stages, registers and block sizes."""
+    sizes = [dict(zip(blocks, values, strict=True)) for values in product(*blocks.values())]
+    return tuple(Config(size, w, s, registers=r) for size, w, s, r in product(sizes, warps, stages, registers))
 
-    def around(values: Sequence[int], value: int) -> list[int]:
-        at = values.index(value) if value in values else -9
-        return [values[i] for i in (at - 1, at + 1) if 0 <= i < len(values)]
 
-    for name, size in config.blocks.items():
-        for other in around(BLOCKS, size):
-            yield replace(config, blocks={**config.blocks, name: other}, measured="")
-    for warps in around(WARPS, config.num_warps):
-        yield replace(config, num_warps=warps, measured="")
-    for stages in around(STAGES, config.num_stages):
-        yield replace(config, num_stages=stages, measured="")
+# What is tried beside the committed configuration.
+CANDIDATES: dict[str, tuple[Config, ...]] = {
+    "delta_rule_kernel.PREPARE": grid((1, 2, 4), registers=(0, 168, 128)),
+    "delta_rule_kernel.SERIAL": grid((4, 8), (1, 2, 3, 4), BV=(32, 64, 128)),
+    "delta_inputs.TILE": grid((2, 4, 8), BT=(16, 32, 64)),
+    "attention.PIECE": tuple(
+        Config({"BS": size, "BN": keys, "W": warps}, num_warps=warps)
+        for size, keys, warps in product((64, 128, 256), (2, 4), (4, 8))
+    ),
+    "norm.ROW": grid((1, 2, 4, 8)),
+    "norm.GATED": grid((4, 8), BM=(8, 16, 32)),
+    "swiglu.SWIGLU": grid((4, 8), BN=(512, 1024, 2048)),
+    "rotary.ROTARY": grid((4, 8), BM=(4, 8, 16, 32)),
+    "rotary.GATE": grid((4, 8), BM=(4, 8, 16, 32)),
+}
 
 
 def searches(device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console) -> list[Search]:
@@ -89,13 +95,18 @@ def searches(device: DryRun, cache: int, seconds: float, cases: Sequence[Case], 
 
 
 def run(
-    device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console, stamp: str, deadline: float
+    device: DryRun,
+    cache: int,
+    seconds: float,
+    cases: Sequence[Case],
+    console: Console,
+    stamp: str,
+    deadline: float,
+    write: Callable[[Row], None] = lambda row: None,
 ) -> int:
-    """Search every row the cases use; ``stamp`` says in the pasted row what measured it."""
+    """Try all candidates of every table that the cases look up; ``stamp`` says in the pasted row what measured it."""
     for search in searches(device, cache, seconds, cases, console):
-        if not any(neighbours(search.start)):  # a threshold, or a count of processors
-            continue
-        best, (where, shape_class) = search.climb(deadline), search.slot
+        best, (where, shape_class) = search.sweep(CANDIDATES.get(search.slot[0], ()), deadline, write), search.slot
         gain = search.worth[_key(search.start)] / search.worth[_key(best)]
         console.print(f"{where}, class {shape_class!r}: {gain:.3f} times as fast as committed. The row:")
         console.print(row(shape_class, best, target(device.place), stamp), markup=False, highlight=False)
@@ -105,12 +116,13 @@ def run(
 def row(shape_class: str, config: Config, target: str, stamp: str) -> str:
     parts = [repr(dict(config.blocks))] if config.blocks else []
     parts += [f"num_warps={config.num_warps}", f"num_stages={config.num_stages}", f'measured="{stamp}"']
+    parts += [f"registers={config.registers}"] if config.registers else []
     return f'("{shape_class}", "{target}"): Config({", ".join(parts)}),'
 
 
 @dataclass
 class Search:
-    """Hill climbing over one slot from ``start``; every configuration tried is printed once."""
+    """The configurations of one slot, of which ``start`` is the committed one."""
 
     device: DryRun
     cache: int
@@ -121,25 +133,25 @@ class Search:
     cases: list[Case] = field(default_factory=list)
     worth: dict[Any, float] = field(default_factory=dict)
 
-    def climb(self, deadline: float) -> Config:
-        """The best configuration found before ``deadline``, a time of ``time.monotonic``."""
+    def sweep(
+        self, candidates: Sequence[Config], deadline: float, write: Callable[[Row], None] = lambda row: None
+    ) -> Config:
+        """The best of the committed one and the candidates; none is tried after ``deadline``, of ``time.monotonic``."""
         best = self.start
-        self.worth[_key(best)] = self.try_out(best)
-        while time.monotonic() < deadline:
-            tried = []
-            for config in (config for config in neighbours(best) if _key(config) not in self.worth):
-                if time.monotonic() < deadline:
-                    self.worth[_key(config)] = self.try_out(config)
-                    tried.append(config)
-            better = min(tried, key=lambda config: self.worth[_key(config)], default=best)
-            if self.worth[_key(better)] > self.worth[_key(best)] * (1 - GAIN):
-                break
-            best = better
+        for config in (best, *candidates):
+            if _key(config) in self.worth or (time.monotonic() > deadline and self.worth):
+                continue
+            self.worth[_key(config)] = worth = self.try_out(config)
+            best = config if worth < self.worth[_key(best)] else best
+            about = {"table": self.slot[0], "class": self.slot[1], "blocks": dict(config.blocks)}
+            about |= {"warps": config.num_warps, "stages": config.num_stages, "registers": config.registers}
+            cases = [f"{case.op} {case.label}" for case in self.cases]
+            write(about | {"cases": cases, "microseconds": 1e6 * worth if worth < math.inf else None})
         return best
 
     def try_out(self, config: Config) -> float:
         """The geometric mean of seconds a call; infinite if the configuration is out."""
-        name = f"{dict(config.blocks)} warps {config.num_warps} stages {config.num_stages}"
+        name = f"{dict(config.blocks)} warps {config.num_warps} stages {config.num_stages} {config.registers or ''}"
         try:
             logs = [math.log(self._seconds(case, config)) for case in self.cases]
         except Exception as error:  # Triton's errors are many: shared memory, registers, the compiler
@@ -162,4 +174,4 @@ class Search:
 
 
 def _key(config: Config) -> tuple[Any, ...]:
-    return tuple(config.blocks.items()), config.num_warps, config.num_stages
+    return tuple(config.blocks.items()), config.num_warps, config.num_stages, config.registers

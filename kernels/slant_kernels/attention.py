@@ -57,8 +57,8 @@ def _last_attention_kernel(
 ):  # fmt: skip
     """The N heads of one group over one piece of a text's keys: the answer if the piece is ``WHOLE``, else its share.
 
-    All tiles are [head, key, warp, d], so that each of W warps keeps a softmax of its own over every W-th key, in
-    registers: the loop has no barrier, and warps meet once after it.
+    All tiles are [head, warp, d], so that each of W warps keeps a softmax of its own over every W-th key, in registers:
+    the loop has no barrier, and warps meet once after it. BN keys a warp are loaded at once.
     """
     i_s, i_g, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = i_s * BS
@@ -66,28 +66,38 @@ def _last_attention_kernel(
     if start >= end:
         return
     i_bg = i_b.to(tl.int64) * G + i_g
-    o_h, o_d = tl.arange(0, BH)[:, None, None, None], tl.arange(0, BD)[None, None, None]
-    o_n = tl.arange(0, BN)[None, :, None, None] * W + tl.arange(0, W)[None, None, :, None]
+    o_h, o_d = tl.arange(0, BH)[:, None, None], tl.arange(0, BD)[None, None]
+    o_w = tl.arange(0, W)[None, :, None]
     m_q = (o_h < N) & (o_d < D)
     q = tl.load(p_q + (i_bg * N + o_h) * D + o_d, mask=m_q, other=0.0).to(tl.float32) * scale
-    top = tl.full([BH, 1, W, 1], -1e30, tl.float32)  # of no keys; infinities would differ by NaN
-    total = tl.zeros([BH, 1, W, 1], tl.float32)
-    o = tl.zeros([BH, 1, W, BD], tl.float32)
+    top = tl.full([BH, W, 1], -1e30, tl.float32)  # of no keys; infinities would differ by NaN
+    total = tl.zeros([BH, W, 1], tl.float32)
+    o = tl.zeros([BH, W, BD], tl.float32)
     for i_n in range(start, end, BN * W):
-        m_n = i_n + o_n < end
-        i_kv = (i_bg * S + i_n) * D
-        k = tl.load(p_k + i_kv + o_n * D + o_d, mask=m_n & (o_d < D), other=0.0).to(tl.float32)
-        v = tl.load(p_v + i_kv + o_n * D + o_d, mask=m_n & (o_d < D), other=0.0).to(tl.float32)
-        scores = tl.where(m_n, tl.sum(q * k, 3, keep_dims=True), float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
-        p, shrink = tl.exp2(scores - higher), tl.exp2(top - higher)
-        total = total * shrink + tl.sum(p, 1, keep_dims=True)
-        o = o * shrink + tl.sum(p * v, 1, keep_dims=True)
+        scores: tl.tuple = ()
+        values: tl.tuple = ()
+        for i in tl.static_range(BN):
+            o_n = i_n + i * W + o_w
+            o_kv = (i_bg * S + o_n) * D + o_d
+            m_kv = (o_n < end) & (o_d < D)
+            k = tl.load(p_k + o_kv, mask=m_kv, other=0.0).to(tl.float32)
+            values += (tl.load(p_v + o_kv, mask=m_kv, other=0.0),)
+            scores += (tl.where(o_n < end, tl.sum(q * k, 2, keep_dims=True), float("-inf")),)
+        higher = top
+        for i in tl.static_range(BN):
+            higher = tl.maximum(higher, scores[i])
+        shrink = tl.exp2(top - higher)
+        total *= shrink
+        o *= shrink
+        for i in tl.static_range(BN):
+            p = tl.exp2(scores[i] - higher)
+            total += p
+            o += p * values[i].to(tl.float32)
         top = higher
-    highest = tl.max(top, 2, keep_dims=True)
+    highest = tl.max(top, 1, keep_dims=True)
     share = tl.exp2(top - highest)
-    total = tl.sum(total * share, 2, keep_dims=True)
-    o = tl.sum(o * share, 2, keep_dims=True)
+    total = tl.sum(total * share, 1, keep_dims=True)
+    o = tl.sum(o * share, 1, keep_dims=True)
     if WHOLE:
         tl.store(p_out + (i_bg * N + o_h) * D + o_d, (o / total).to(p_out.dtype.element_ty), mask=m_q)
     else:

@@ -33,6 +33,7 @@ __all__ = ["Config", "Table", "cdiv", "followers", "jit", "launch", "on_gpu", "p
 class Config:
     """Block sizes (constexpr arguments of the kernel), warps and pipeline stages of a launch.
 
+    ``registers`` is the most that a thread may take, so that more programs run at once; 0 leaves it to the compiler.
     ``measured`` names the GPU, versions and commit of the measurement that chose it; empty if it was not measured.
     """
 
@@ -40,6 +41,7 @@ class Config:
     num_warps: int = 4
     num_stages: int = 1
     measured: str = ""
+    registers: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **con
     """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on."""
     # The default of fused multiply-adds differs between versions of Triton.
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    options |= {"maxnreg": config.registers} if config.registers else {}
     device = args[0].device
     if device.type == "meta":
         compiled = kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid)

@@ -261,8 +261,11 @@ def test_tuning_finds_the_best_configuration_and_prints_its_row(monkeypatch, on_
     cases = [one for one in kernels.tiny_cases() if one.op == "rms_norm"][:1]
     (search,) = tune.searches(Ticks(cost), 0, 0, cases, Console(quiet=True))
     assert (search.slot, search.cases) == (("norm.ROW", ""), cases)
-    best = search.climb(math.inf)
+    rows = []
+    best = search.sweep(tune.grid((1, 2, 8)), math.inf, rows.append)
     assert best == Config(num_warps=2)
+    assert [(row["table"], row["warps"]) for row in rows] == [("norm.ROW", warps) for warps in (4, 1, 2, 8)]
+    assert min(rows, key=lambda row: row["microseconds"])["warps"] == 2
     row = tune.row(search.slot[1], best, "sm_90", "a GPU")
     assert row == '("", "sm_90"): Config(num_warps=2, num_stages=1, measured="a GPU"),'
     assert eval("{" + row + "}", {"Config": Config})["", "sm_90"] == Config(num_warps=2, measured="a GPU")
@@ -273,17 +276,17 @@ def test_a_configuration_that_answers_otherwise_is_out():
     (search,) = tune.searches(Ticks(lambda run: 1e-6), 0, 0, [one], Console(quiet=True))
     assert search.try_out(search.start) == pytest.approx(1e-6)
     assert search.try_out(Config(num_warps=2 * search.start.num_warps)) == math.inf
-    assert search.climb(math.inf) is search.start
+    assert search.sweep(tune.grid((1, 2, 8)), math.inf) is search.start
 
 
-def test_neighbours_are_one_step_away():
-    found = list(tune.neighbours(Config({"BM": 16, "M": 768}, num_warps=16, num_stages=3, measured="x")))
-    assert found == [
-        Config({"BM": 32, "M": 768}, 16, 3),
-        Config({"BM": 16, "M": 768}, 8, 3),
-        Config({"BM": 16, "M": 768}, 16, 2),
-        Config({"BM": 16, "M": 768}, 16, 4),
-    ]
+def test_candidates_are_all_combinations_and_name_tables_that_exist():
+    found = tune.grid((4, 8), (1, 2), registers=(0, 128), BM=(16, 32), BN=(64,))
+    assert len(set(map(tune._key, found))) == len(found) == 16
+    assert found[-1] == Config({"BM": 32, "BN": 64}, 8, 2, registers=128)
+    assert tune.CANDIDATES.keys() <= tune.named_tables().keys()
+    for where, configs in tune.CANDIDATES.items():
+        committed = next(iter(tune.named_tables()[where].rows.values()))
+        assert all(config.blocks.keys() == committed.blocks.keys() for config in configs), where
 
 
 def test_a_cell_is_in_its_unit_and_empty_without_a_value():
