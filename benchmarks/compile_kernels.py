@@ -60,7 +60,7 @@ def survey(target: str, cases: Sequence[Case], known: Mapping[str, Row]) -> Surv
         return False
 
     with compiling(target) as kernels, lookups() as seen, hooked(hook):
-        for case in (case for case in cases if case.compiled):
+        for case in (case for case in cases if case.compiled and case.runs_on(target)):
             try:
                 case.run(*case.make(torch.device("meta")))
             except Exception as error:  # whatever a compiler throws is a finding about this case

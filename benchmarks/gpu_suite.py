@@ -48,6 +48,7 @@ STAGES = (
     Stage("limits", 45),
     Stage("correct", 130),
     Stage("bf16", 60),
+    Stage("fp8", 45),
     Stage("hqq4", 45),
     Stage("offload", 45),
     Stage("peers", 70),
@@ -57,7 +58,7 @@ STAGES = (
     Stage("tune", 600),
     Stage("kernels", 600),
 )
-WAYS = {"bf16": "bf16", "hqq4": "hqq4", "hqq8": "hqq8", "host-embedding": "hqq4, host embedding"}
+WAYS = {"bf16": "bf16", "fp8": "fp8", "hqq4": "hqq4", "hqq8": "hqq8", "host-embedding": "hqq4, host embedding"}
 WAYS["offload"] = "hqq4, offload"
 INTERPRETED = ("correct", "tune", "kernels")  # in a dry run; the stages of a model run the torch path
 

@@ -31,7 +31,7 @@ class Limits:
 def measure(runner: Runner, seconds: float = 0.5) -> Limits:
     """Both limits, in turn, with about so many seconds for each way to multiply and to read."""
     config, dtype, device = runner.model.config, runner.model.dtype, runner.device
-    ways, watch = roofline.ways(dtype, device, int8=False), Watch(device)
+    ways, watch = roofline.ways(dtype, device, eight_bit=None), Watch(device)
     products = roofline.Products(config, dtype, device, ways)
     runs = {("flops", way): (products.run(way, TOKENS), products.flops(TOKENS)) for way in ways}
     runs |= {("bytes", way): run for way, run in roofline.reads(math.ceil(weight_bytes(runner)), device).items()}

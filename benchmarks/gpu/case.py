@@ -38,6 +38,10 @@ class Case:
     uncounted: int = 0  # bytes of its tensors that ``bytes`` leaves out
     timed: bool = True  # for False it is only compiled
     compiled: bool = True  # for False it is only timed: another case compiles the same code
+    targets: tuple[str, ...] = ()  # the only ones that it can run on; empty for all
+
+    def runs_on(self, target: str) -> bool:
+        return not self.targets or target in self.targets
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpu.case import BF16, FP32, Case, Draw, case
-from gpu.linear_cases import eight_bit_cases, quantized_cases
+from gpu.linear_cases import fp8_cases, quantized_cases
 from gpu.peers import FLA, Arguments
 from random_model import SHAPES
 from slant.model.config import ModelConfig
@@ -62,7 +62,7 @@ def cases(
     fp32 = at_shape(c, *batches[0], FP32)
     found += [replace(fp32[op], timed=False) for op in ("delta_inputs", "delta_rule")]
     found += [at_shape(c, B, 1)["digit_head"] for B in sorted({B for B, _ in batches})]
-    return [*found, *quantized_cases(c, sorted({*few, *tokens})), *eight_bit_cases(c, tokens)]
+    return [*found, *quantized_cases(c, sorted({*few, *tokens})), *fp8_cases(c, tokens)]
 
 
 def at_shape(c: ModelConfig, B: int, T: int, dtype: torch.dtype = BF16) -> dict[str, Case]:

@@ -113,7 +113,8 @@ def run(options: Namespace, console: Console, deadline: float, tuned: bool = Fal
         return 0 if tuned else dry_run(options, console)
     about, limits = found(options, console)
     bench = Bench(Gpu(), limits, int(about["l2_bytes"]), options.seconds)
-    wanted = chosen(cases(), options.op, options.shape)
+    here = launch.target(bench.device.place)
+    wanted = chosen([case for case in cases() if case.runs_on(here)], options.op, options.shape)
     if not wanted:
         console.print(f"No case is called so; ops are {', '.join(dict.fromkeys(case.op for case in cases()))}.")
         return 2

@@ -1,4 +1,4 @@
-"""The cases of linear layers that are not plain: quantized matrices, and products of 8-bit numbers."""
+"""The cases of linear layers that are not plain: quantized matrices, and matrices in fp8."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import torch
 from gpu.case import BF16, Case, Draw, case
 from gpu.peers import DENSE, DENSE_8, HQQ
 from slant.model.config import ModelConfig
-from slant_kernels import eight_bit, quantized, quantized_linear
+from slant_kernels import fp8, quantized, quantized_linear
+from slant_kernels.cross import TARGETS
+from slant_kernels.fp8 import Fp8Matrix
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 GROUP = 64
+FP8_TARGETS = tuple(filter(fp8.multiplies_fp8, TARGETS))
 Shape = tuple[int, int]
 
 
@@ -82,36 +85,34 @@ def _quantized_linear(name: str, shape: Shape, bits: int, group_size: int, M: in
     )
 
 
-def eight_bit_cases(c: ModelConfig, tokens: list[int]) -> Iterator[Case]:
-    """Rows of each width to 8 bits, and linear layers by the two largest matrices and the one that takes groups."""
-    groups = {"gate_up": None, "down": None, "out_proj": c.linear_value_head_dim}
-    for name, group in groups.items():
+def fp8_cases(c: ModelConfig, tokens: list[int]) -> Iterator[Case]:
+    """Rows of each width to 8 bits, and linear layers by the widest matrices."""
+    for name in ("gate_up", "down", "out_proj"):
         N, K = matrices(c)[name]
-        yield from (_quantize_rows(M, K, group) for M in tokens)
-        yield from (_eight_bit_linear(name, N, K, M, group) for M in tokens)
+        yield from (_quantize_rows(M, K) for M in tokens)
+        yield from (_fp8_linear(name, N, K, M) for M in tokens)
 
 
-def _quantize_rows(M: int, K: int, group: int | None) -> Case:
-    return case(
-        eight_bit.quantize_rows,
-        f"{M} x {K}",
-        M * (3 * K + 4 * (K // group if group else 1)),
-        lambda on: (on.normal(M, K), eight_bit.eight_bit_dtype(on.device), group),
-    )
+def fp8_linear(x: torch.Tensor, matrix: Fp8Matrix) -> torch.Tensor:
+    return matrix.multiply(x)
 
 
-def _eight_bit_linear(name: str, N: int, K: int, M: int, group: int | None) -> Case:
-    def weight(on: Draw) -> torch.Tensor:
-        numbers = torch.randint(1, 63, (N, K), dtype=torch.int8, device=on.device)  # as fp8 these are numbers too
-        return numbers.view(eight_bit.eight_bit_dtype(on.device))
+def _quantize_rows(M: int, K: int) -> Case:
+    return case(fp8.quantize_rows, f"{M} x {K}", M * (3 * K + 4), lambda on: (on.normal(M, K),), targets=FP8_TARGETS)
+
+
+def _fp8_linear(name: str, N: int, K: int, M: int) -> Case:
+    def matrix(on: Draw) -> Fp8Matrix:
+        return Fp8Matrix(on.normal(N, K).to(fp8.E4M3), on.uniform(N) / K)
 
     return case(
-        eight_bit.eight_bit_linear,
+        fp8_linear,
         f"{name}, {M}",
-        2 * M * K + N * K + 4 * N + 2 * M * N,
-        lambda on: (on.normal(1, M, K), weight(on), on.uniform(N) / K, group),
+        2 * M * K + fp8.nbytes((N, K)) + 2 * M * N,
+        lambda on: (on.normal(1, M, K), matrix(on)),
         2 * M * N * K,
         (DENSE_8,),
         beside_torch=False,
-        compiled=False,  # its kernel is that of quantize_rows; the products are torch's
+        compiled=False,  # its kernel is that of quantize_rows; the product is torch's
+        targets=FP8_TARGETS,
     )

@@ -22,6 +22,7 @@ from slant.runtime.memory import MemoryRequest, Tier, tiers
 from slant.runtime.offload import OffloadRunner
 from slant.runtime.resolved import ResolvedOptions
 from slant.runtime.runner import Runner
+from slant_kernels.linear import EIGHT_BIT
 
 BF16 = torch.bfloat16
 
@@ -42,7 +43,8 @@ class Way:
         """What the engine reckons with on a GPU."""
         ids = len(random_prefix(config.vocab_size))
         sizes = len(ANSWERS), ids, max_tokens, token_budget
-        request = MemoryRequest(config, self.recipe(config), BF16, "cuda", *sizes)
+        eight_bit = self.weights if self.weights in EIGHT_BIT else None
+        request = MemoryRequest(config, self.recipe(config), BF16, "cuda", *sizes, eight_bit=eight_bit)
         return next(tier for tier in tiers(request) if tier.name == self.kind)
 
 
@@ -50,6 +52,7 @@ BF16_RESIDENT = Way("bf16", "bf16", "resident")
 # In the order of what is asked first.
 WAYS = (
     BF16_RESIDENT,
+    Way("fp8", "fp8", "resident"),
     Way("hqq4", "hqq4", "quantized"),
     Way("hqq4, host embedding", "hqq4", "quantized, host embedding", most=3.0e9),
     Way("hqq4, offload", "hqq4", "offload", most=1.0e9),

@@ -80,6 +80,6 @@ def _run_hqq(codes: Tensor, meta: dict[str, Any]) -> Tensor:
 
 
 DENSE = Peer("F.linear bf16", F.linear, lambda x, q, scratch: (x, dequantize(q, x.dtype)))
-DENSE_8 = Peer("F.linear bf16", F.linear, lambda x, w8, scale, group: (x, (w8.float() * scale[:, None]).to(x.dtype)))
+DENSE_8 = Peer("F.linear bf16", F.linear, lambda x, q: (x, (q.codes.float() * q.scales[:, None]).to(x.dtype)))
 FLA = Peer("fla", _run_fla, _fla, package="fla")
 HQQ = Peer("hqq", _run_hqq, _hqq, package="hqq")

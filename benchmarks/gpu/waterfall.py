@@ -27,7 +27,7 @@ OWNERS = (
     (r"^_swiglu_kernel", "swiglu"),
     (r"^_(last_attention|merge)_kernel", "last_attention"),
     (r"^_digit_head_kernel", "digit_head"),
-    (r"^_(quantized_linear|sum|dequantize)_kernel", LINEAR),
+    (r"^_(quantized_linear|sum|dequantize|quantize_rows)_kernel", LINEAR),
     (r"(?i)flash|fmha|sdpa|attention", "causal_attention"),
     (r"(?i)gemm|gemv|nvjet|cutlass|xmma|cublas|splitk|wgmma|gemvx|^Cijk", LINEAR),
 )

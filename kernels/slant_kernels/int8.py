@@ -4,11 +4,12 @@
     (x H)[m, k] ~ (x8[m, k] - 128) x_scale[m]    x_scale = max |x H|[m] / 127          one a token
     (W H / b)[n, k] ~ w8[n, k] w_scale[n]        w_scale = max |W H|[n] / (127 b)      one an output channel
 
-Quantization is that of ``eight_bit``, after a rotation: an outlier would make the scale of its whole token coarse, and
-H spreads it over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the largest power
-of two that divides K, up to 4096: 512 or more in every Qwen3.5, so a mixer's output is spread across its heads. x8 is
-uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its reference implementation, a
-thousand times slower. The product is scaled by w_scale and written in the dtype of x, then scaled by x_scale in place.
+Quantization is that of ``fp8``, to integers and after a rotation: an outlier would make the scale of its whole token
+coarse, and H spreads it over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the
+largest power of two that divides K, up to 4096: 512 or more in every Qwen3.5, so a mixer's output is spread across its
+heads. x8 is uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its reference
+implementation, a thousand times slower. The product is scaled by w_scale and written in the dtype of x, then scaled by
+x_scale in place.
 Processors without VNNI are left out: they add pairs of products in int16, which overflows.
 """
 

@@ -1,17 +1,32 @@
-"""Linear layer without a bias: y = x W^T, with W dense, in oneDNN's layout, int8, or merged from quantized parts.
+"""Linear layer without a bias: y = x W^T, with W dense, in oneDNN's layout, in 8 bits, or merged from quantized parts.
 
 Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or made for it -> ``[..., N]``.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor
 
-from slant_kernels.int8 import Int8Matrix
+from slant_kernels import fp8, int8
+from slant_kernels.fp8 import Fp8Matrix, fp8_matrix
+from slant_kernels.int8 import Int8Matrix, int8_matrix
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.onednn import OneDnnMatrix, multiply
 from slant_kernels.quantized import QuantizedMatrix
 from slant_kernels.quantized_linear import quantized_linear
 
-Weight = Tensor | OneDnnMatrix | Int8Matrix | MergedMatrix
+Weight = Tensor | OneDnnMatrix | Int8Matrix | Fp8Matrix | MergedMatrix
+
+
+class EightBit(NamedTuple):
+    """A way to multiply in 8 bits: what it makes of a dense matrix, and the bytes of that by (N, K)."""
+
+    matrix: Callable[[Tensor], Weight]
+    nbytes: Callable[[tuple[int, int]], int]
+
+
+EIGHT_BIT = {"int8": EightBit(int8_matrix, int8.nbytes), "fp8": EightBit(fp8_matrix, fp8.nbytes)}
 
 
 def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -23,7 +38,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
 
     A merged W of a single part is multiplied quantized where that is faster; others are dequantized first.
     """
-    if isinstance(weight, OneDnnMatrix | Int8Matrix):
+    if isinstance(weight, OneDnnMatrix | Int8Matrix | Fp8Matrix):
         return weight.multiply(x)
     if isinstance(weight, Tensor):
         return multiply(x, weight)

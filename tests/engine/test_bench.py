@@ -234,8 +234,8 @@ def test_products_are_counted_and_run():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ways_multiply(dtype):
     x, matrix = torch.randn(5, 64, dtype=dtype), torch.randn(32, 64, dtype=dtype)
-    found = roofline.ways(dtype, CPU, int8=can_multiply_int8(CPU))
-    assert "int8" not in roofline.ways(dtype, CPU, int8=False)
+    found = roofline.ways(dtype, CPU, eight_bit="int8" if can_multiply_int8(CPU) else None)
+    assert "int8" not in roofline.ways(dtype, CPU, eight_bit=None)
     assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), can_multiply_int8(CPU))
     for prepare, multiply in found.values():
         torch.testing.assert_close(multiply(x, prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)

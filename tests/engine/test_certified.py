@@ -98,9 +98,11 @@ def test_the_self_test_has_options_of_its_own(certified, known, options):
         ("int8", "bf16", 0.05, True),
         ("artifact", "fp32", 0.05, False),
         ("int8", "fp32", 0.2, False),
+        ("fp8", "bf16", 0.15, True),
+        ("fp8", "bf16", 0.25, False),
     ],
 )
-def test_int8_has_its_own_tolerance_on_every_processor(weights, dtype, off, fine):
+def test_8_bits_have_their_own_tolerance_on_every_processor(weights, dtype, off, fine):
     """Whatever dtype the rest is computed in, which depends on the processor."""
     p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], dtype=np.float32)
     stored = self_test.record("0" * 64, "012", p)

@@ -213,6 +213,16 @@ def test_a_folder_of_kernels_serves_another_process(home):
 
 
 @pytest.mark.slow
+def test_the_weights_fp8_have_a_kernel_more(tmp_path):
+    """That which quantizes rows, for each of their three widths; its products are no kernels of ours."""
+    pytest.importorskip("triton")
+    arguments = "demo", "--target", "sm_90", "--output", tmp_path, "--weights", "fp8"
+    shown = child.python("-c", COMPILE, *arguments).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    assert ["quantize_rows", "2", "2"] in [row[:3] for row in rows]
+
+
+@pytest.mark.slow
 def test_a_folder_that_moved_holds_nothing_until_it_is_settled(home, tmp_path):
     said = answer(LAUNCH, "sm_90", TRITON_CACHE_DIR=str(home))
     moved = shutil.copytree(home, tmp_path / "moved")
@@ -239,6 +249,9 @@ def test_what_stands_in_the_way_is_told(monkeypatch, capfd, tmp_path):
         "slant: 'sm_9' is no known target; give one of sm_80, sm_86,"
     )
     assert "Missing option '--target'" in said()
+    for name, weights in (("sm_86", "fp8"), ("gfx942", "fp8"), ("sm_90", "int8")):
+        refused = f"slant: the weights {weights} are not for {name}; leave weights at auto.\n"
+        assert said("--target", name, "--weights", weights) == refused
 
     def missing(target: object) -> None:
         raise RuntimeError("Cannot find ptxas")

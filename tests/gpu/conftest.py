@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from capture import capture_on
+from slant.runtime.resolved import FP8
+from slant_kernels.fp8 import multiplies_fp8
+from slant_kernels.launch import target
 
 NEEDED = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -20,6 +23,13 @@ def device(request):
     if request.param == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(autouse=True)
+def fp8(request, device):
+    """Skips it where the GPU has no products of e4m3."""
+    if FP8 in request.node.name and not multiplies_fp8(target(device)):
+        pytest.skip("this GPU has no e4m3")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from slant.model.network import Model
 from slant.model.weights import Weights
 from slant.runtime.execution import Head
 from slant.runtime.offload import OffloadRunner
+from slant.runtime.resolved import FP8
 from slant.runtime.runner import Runner
 from slant_kernels.merged import Scratch
 from slant_kernels.quantized import QuantizedMatrix, pack
@@ -30,7 +31,7 @@ LENGTHS = (1, 5, 16, 30, 63, 64, 65, 130, 300)
 def source(recipe=None):
     """The checkpoint, or seen through a recipe and quantized once."""
     checkpoint = Checkpoint.open(FOLDER)
-    if recipe is None:
+    if recipe in (None, FP8):
         return checkpoint
     quantized = QuantizedCheckpoint(checkpoint, tiny.recipe(recipe), CPU)
     quantized.quantized = cache(lambda name: nearest(checkpoint.read(name), quantized.recipe.grid(name)))
@@ -59,6 +60,8 @@ def head(device):
 
 def weights(device, recipe=None, dtype=torch.bfloat16, *, quantized=True, home=None):
     """For a model that computes on ``device``; they are held on ``home``, by default there too."""
+    if recipe == FP8:
+        return Weights(source(), dtype, home or device, eight_bit=FP8)
     scratch = Scratch(dtype, device) if recipe and quantized else None
     return Weights(source(recipe), dtype, home or device, scratch)
 

@@ -30,7 +30,7 @@ def test_labels_of_transformers_in_fp32(device, weights):
     assert np.abs(found - expected).max() <= 2 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("recipe", [None, "hqq4"])
+@pytest.mark.parametrize("recipe", [None, "hqq4", "fp8"])
 def test_replay_equals_eager_bit_for_bit(device, capture, recipe):
     network, texts = models.model(device, recipe), models.sequences()
     plain, graphs = models.runner(network), models.runner(network, capture=capture)
@@ -40,7 +40,7 @@ def test_replay_equals_eager_bit_for_bit(device, capture, recipe):
         assert np.array_equal(models.logits(graphs, texts[::-1]), models.logits(plain, texts[::-1]))
 
 
-@pytest.mark.parametrize("recipe", [None, "hqq4"])
+@pytest.mark.parametrize("recipe", [None, "hqq4", "fp8"])
 @torch.inference_mode()
 def test_padding_changes_nothing_at_all(device, recipe):
     network = models.model(device, recipe)
@@ -50,7 +50,7 @@ def test_padding_changes_nothing_at_all(device, recipe):
     assert torch.equal(network(ids.masked_fill(padding, models.source().config.vocab_size - 1), lengths), expected)
 
 
-@pytest.mark.parametrize("recipe", [None, "hqq4"])
+@pytest.mark.parametrize("recipe", [None, "hqq4", "fp8"])
 @torch.inference_mode()
 def test_neighbours_change_nothing_at_all(device, recipe):
     """In a batch of the same shape, among other texts and in another row."""
@@ -71,7 +71,7 @@ def test_a_batch_is_as_close_to_the_truth_as_single_texts(device):
     assert 0 < max(errors) <= 2 * min(errors)
 
 
-@pytest.mark.parametrize("recipe", ["hqq8", "hqq4"])
+@pytest.mark.parametrize("recipe", ["hqq8", "hqq4", "fp8"])
 def test_offloaded_equals_resident_bit_for_bit(device, recipe):
     """The residual stream is added by torch there and by a kernel here: both round once."""
     resident, offloaded = models.runner(models.model(device, recipe)), models.offloaded(device, recipe)
@@ -89,6 +89,15 @@ def test_quantized_is_as_close_to_the_truth_as_dense(device, recipe):
     dense = models.logits(models.runner(models.model(device, recipe, quantized=False)), texts)
     quantized = models.logits(models.runner(models.model(device, recipe)), texts)
     assert 0 < rms(quantized - exact) <= 2 * rms(dense - exact)
+
+
+def test_fp8_is_as_close_to_the_truth_as_on_a_cpu(device):
+    """There the products of the same codes are summed in fp32."""
+    texts = models.sequences()
+    exact = models.logits(models.runner(models.model(models.CPU, dtype=torch.float32)), texts)
+    emulated = models.logits(models.runner(models.model(models.CPU, "fp8")), texts)
+    found = models.logits(models.runner(models.model(device, "fp8")), texts)
+    assert 0 < rms(found - exact) <= 1.5 * rms(emulated - exact)
 
 
 @torch.inference_mode()

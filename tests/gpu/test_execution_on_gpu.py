@@ -37,7 +37,7 @@ def no_synchronisation(place):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("recipe", [None, "hqq4"])
+@pytest.mark.parametrize("recipe", [None, "hqq4", "fp8"])
 @torch.inference_mode()
 def test_a_forward_never_waits_for_the_device(device, recipe):
     network = models.model(device, recipe)
@@ -63,15 +63,16 @@ def test_submitting_never_waits_for_the_device(device, capture):
         assert np.isfinite(answers.logits).all()
 
 
-@pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4"])
+@pytest.mark.parametrize("recipe", [None, "hqq8", "hqq4", "fp8"])
 def test_nothing_compiles_after_the_kernels_were_made_ready(device, recipe):
     real = device.type == "cuda"
     budget, most = (2048, 500) if real else (128, 60)
     runner = models.runner(models.model(device, recipe), token_budget=budget)
     if real:
         source, sizes = models.source(recipe), (len(models.ANSWERS), len(models.PREFIX), models.MAX_TOKENS, budget)
-        request = MemoryRequest(source.config, source.recipe, torch.bfloat16, device.type, *sizes)
-        compile_kernels(request, quantized=recipe is not None)
+        eight_bit = recipe if recipe == models.FP8 else None
+        request = MemoryRequest(source.config, source.recipe, torch.bfloat16, device.type, *sizes, eight_bit=eight_bit)
+        compile_kernels(request, quantized=source.recipe is not None)
     rng = np.random.default_rng(0)
     with no_compilation():
         for count in (1, 3, 12, 40, 120) if real else (3,):

@@ -66,7 +66,7 @@ def test_bf16_rounds_the_sum_and_the_scale():
 
 
 def test_codes_span_eight_bits_and_round_to_the_nearest():
-    x = torch.tensor([[127.0, -127.0, 0.0, 0.49, 0.51, -0.51, 63.5]])
+    x = torch.tensor([[127.0, -127.0, 0.0, 0.49, 0.51, -0.51, 63.5]], device=CPU)
     codes, scale = quantize_rows(x)
     assert codes.dtype == torch.uint8
     assert (codes.int() - ZERO).tolist() == [[127, -127, 0, 0, 1, -1, 64]]
@@ -74,7 +74,7 @@ def test_codes_span_eight_bits_and_round_to_the_nearest():
 
 
 def test_each_token_has_its_own_scale():
-    x = randn(4, 32).to(CPU) * torch.tensor([1e-3, 1.0, 1e3, 0.0])[:, None]
+    x = randn(4, 32).to(CPU) * torch.tensor([1e-3, 1.0, 1e3, 0.0], device=CPU)[:, None]
     codes, scales = quantize_rows(x)
     assert (((codes.float() - ZERO) * scales - rotate(x)).abs() <= scales * 0.5001).all()
     assert codes[3].eq(ZERO).all()

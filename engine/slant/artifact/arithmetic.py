@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Arithmetic:
     """What decides a model's scores beside its files.
 
-    ``weights`` is "bf16", "fp32", "int8", "hqq8" ... or "artifact" for an artifact's own recipe, ``dtype`` what is
-    computed in, ``device`` "cpu" or "cuda". ``instruction_set`` is the processor's, such as "avx512bf16", or the GPU's,
-    such as "sm_90": it is recorded and not compared, for it moves scores by rounding only. ``special_tokens`` is
+    ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact" for an artifact's own recipe, ``dtype`` what
+    is computed in, ``device`` "cpu" or "cuda". ``instruction_set`` is the processor's, such as "avx512bf16", or the
+    GPU's, such as "sm_90": it is recorded and not compared, for it moves scores by rounding only. ``special_tokens`` is
     "parse" or "text", which is left out of what is stored.
     """
 

@@ -25,7 +25,7 @@ TEXTS = (
     "Rain.",
 )
 # |dp|: far above what rounding, or 8-bit activations, do to a classifier, far below what a broken one does.
-TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1}
+TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1, "fp8": 0.2}
 
 
 class Stored(BaseModel):
@@ -67,7 +67,7 @@ def check(stored: Mapping[str, Any], probabilities: NDArray[np.float32], arithme
     if expected.shape != probabilities.shape:
         raise CheckpointError("the artifact's self-test is not of its labels; quantize again.")
     off = float(np.abs(probabilities - expected).max())
-    tolerance = TOLERANCES["int8" if arithmetic.weights == "int8" else arithmetic.dtype]
+    tolerance = TOLERANCES.get(arithmetic.weights, TOLERANCES[arithmetic.dtype])
     if off > tolerance:
         raise CheckpointError(
             f"the model's answers to known texts are off by {off:.3f} in probability, over {tolerance}: "

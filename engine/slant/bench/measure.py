@@ -102,7 +102,7 @@ def measure(
 
     try:
         means = {first.mean_tokens for first in firsts.values()}
-        kernels = roofline.kernels(config, dtype, device, means, weight_bytes, int8=engine.options.int8)
+        kernels = roofline.kernels(config, dtype, device, means, weight_bytes, eight_bit=engine.options.eight_bit)
         repeats = {key: roofline.repeated(run, watch) for key, (run, _) in kernels.items()}
         runs: dict[Key, Run] = {key: run for key, (run, _, _) in repeats.items()}
         budgets = dict.fromkeys(runs, LIMIT_SHARE * seconds)

@@ -21,8 +21,7 @@ from torch import Tensor
 from slant.bench.turns import Key, Run, Watch
 from slant.model.config import ModelConfig
 from slant.tensor_files import EMBEDDING
-from slant_kernels.int8 import int8_matrix
-from slant_kernels.linear import linear
+from slant_kernels.linear import EIGHT_BIT, linear
 from slant_kernels.onednn import can_reorder, reorder
 
 COLD = 256 << 20  # bytes: more than any cache holds
@@ -41,16 +40,16 @@ STACKS = {
 Way = tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tensor]]
 
 
-def ways(dtype: torch.dtype, device: torch.device, *, int8: bool) -> dict[str, Way]:
+def ways(dtype: torch.dtype, device: torch.device, *, eight_bit: str | None) -> dict[str, Way]:
     """The products whose fastest is the limit: torch's, and ours on weights as the engine prepares them.
 
-    int8: whether the engine multiplies in 8 bits; the limit then does so for all matrices.
+    eight_bit: how the engine multiplies in 8 bits, if it does; the limit then does so for all matrices.
     """
     found: dict[str, Way] = {"torch": (lambda matrix: matrix, F.linear)}
     if can_reorder(dtype, device):
         found["onednn"] = reorder, linear
-    if int8:
-        found["int8"] = int8_matrix, linear
+    if eight_bit:
+        found[eight_bit] = EIGHT_BIT[eight_bit].matrix, linear
     return found
 
 
@@ -145,10 +144,16 @@ def reads(size: int, device: torch.device) -> dict[str, tuple[Run, float]]:
 
 
 def kernels(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, tokens: Iterable[int], size: int, *, int8: bool
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: Iterable[int],
+    size: int,
+    *,
+    eight_bit: str | None,
 ) -> dict[Key, tuple[Run, float]]:
     """What measures the limits, by kind and way, with bytes or FLOPs of a run: reads, and products of ``tokens``."""
-    known = ways(dtype, device, int8=int8)
+    known = ways(dtype, device, eight_bit=eight_bit)
     products = Products(config, dtype, device, known)
     found = {("read", way): run for way, run in reads(size, device).items()}
     for count in tokens:

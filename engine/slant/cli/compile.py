@@ -39,7 +39,7 @@ def compile_ahead(
 
     targets = list(dict.fromkeys(target))
     for name in targets:
-        check(name)
+        check(name, options.weights)
     request = _request(checkpoint_path(model), options)
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()

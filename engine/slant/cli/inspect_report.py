@@ -19,7 +19,7 @@ from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary, resolve
 from slant.runtime.memory import MemoryRequest, human, tiers
-from slant.runtime.resolved import DTYPES, INT8, TOKEN_BUDGETS, ResolvedOptions
+from slant.runtime.resolved import DTYPES, FP8, INT8, TOKEN_BUDGETS, ResolvedOptions
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
@@ -99,7 +99,7 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
     heads = "device", "weights", "tier", "weights", "prefix", "batches", "peak"
     table = terminal_table(heads, (), left=3, title="Predicted memory")
     named = {"artifact": "auto"} if checkpoint.recipe else {"bf16": "bf16", "hqq8": "hqq8", "hqq4": "hqq4"}
-    known = {"cpu": {**named, "fp32": "fp32", INT8: INT8}, "cuda": named}
+    known = {"cpu": {**named, "fp32": "fp32", INT8: INT8}, "cuda": {**named, FP8: FP8}}
     for device, weights in known.items():
         shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
         for name, option in weights.items():

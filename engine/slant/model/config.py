@@ -26,8 +26,8 @@ class ModelConfig(ABC):
     ``layer_types`` names the mixer of each block. The class attributes describe the family's checkpoints: a pattern of
     the names that are ``skipped``, as ``slant.model.names`` has them; the matrices of a block that are ``quantizable``,
     those of them that are ``sensitive`` and get 8 bits whatever the others get, and the small ones that
-    ``weights="int8"`` leaves in the model's dtype. ``network_prefix`` gives, by name in ``architectures``, the module
-    of transformers' class that holds the blocks; ``model_types`` are the names that ``model_type`` may have.
+    the weights int8 and fp8 leave in the model's dtype. ``network_prefix`` gives, by name in ``architectures``, the
+    module of transformers' class that holds the blocks; ``model_types`` are the names that ``model_type`` may have.
     """
 
     architecture: str
@@ -42,7 +42,7 @@ class ModelConfig(ABC):
     skipped: ClassVar[str]
     quantizable: ClassVar[tuple[str, ...]]
     sensitive: ClassVar[tuple[str, ...]]
-    not_int8: ClassVar[tuple[str, ...]]
+    not_in_8_bits: ClassVar[tuple[str, ...]]
     network_prefix: ClassVar[Mapping[str, str]]
     model_types: ClassVar[tuple[str, ...]]
 
@@ -90,6 +90,6 @@ class ModelConfig(ABC):
         """The part of ``shapes`` that is block ``index``."""
         return {name: shape for name, shape in self.shapes().items() if name.startswith(f"layers.{index}.")}
 
-    def is_int8(self, name: str) -> bool:
-        """Whether ``weights="int8"`` has the matrix of this canonical name in 8 bits."""
-        return not name.endswith(self.not_int8)
+    def is_8_bit(self, name: str) -> bool:
+        """Whether the weights int8 and fp8 have the matrix of this canonical name in 8 bits."""
+        return not name.endswith(self.not_in_8_bits)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from slant.model.config import ModelConfig
 from slant.tensor_files import TensorInfo, finite
-from slant_kernels.int8 import int8_matrix
-from slant_kernels.linear import Weight
+from slant_kernels.linear import EIGHT_BIT, Weight
 from slant_kernels.merged import Part, Scratch, merge
 from slant_kernels.onednn import reorder
 from slant_kernels.quantized import QuantizedMatrix
@@ -37,7 +36,7 @@ class Weights:
 
     With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used;
     else everything is dense; ``reordered``: in oneDNN's blocked layout, which gives the same results; and
-    with ``int8`` in 8 bits, to be multiplied by activations of 8 bits.
+    with ``eight_bit``, a key of ``EIGHT_BIT``, in 8 bits, to be multiplied by activations of 8 bits.
     """
 
     def __init__(
@@ -48,18 +47,18 @@ class Weights:
         scratch: Scratch | None = None,
         *,
         reordered: bool = False,
-        int8: bool = False,
+        eight_bit: str | None = None,
     ) -> None:
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
-        self.reordered, self.int8 = reordered, int8
+        self.reordered, self.eight_bit = reordered, eight_bit
 
     def matrix(self, *names: str) -> Weight:
         """The named matrices of linear layers stacked by rows, in the model's dtype, or merged quantized parts."""
         if self.scratch is not None:
             return merge([self._part(name) for name in names], self.scratch, self.device)
         dense = self.dense(*names)
-        if self.int8 and self.source.config.is_int8(names[0]):
-            return int8_matrix(dense)
+        if self.eight_bit and self.source.config.is_8_bit(names[0]):
+            return EIGHT_BIT[self.eight_bit].matrix(dense)
         return reorder(dense) if self.reordered else dense
 
     def dense(self, *names: str) -> Tensor:

@@ -21,8 +21,10 @@ from pathlib import Path
 from slant.errors import SlantError
 from slant.files import write_whole
 from slant.runtime.memory import MemoryRequest
+from slant.runtime.resolved import FP8, INT8
 from slant.runtime.warmup import compile_kernels
 from slant_kernels.cross import TARGETS, TargetDriver, compiling
+from slant_kernels.fp8 import multiplies_fp8
 from slant_kernels.launch import triton
 
 
@@ -53,14 +55,16 @@ def fill(folder: Path, target: str, request: MemoryRequest, progress: Callable[[
     ]
 
 
-def check(target: str) -> None:
-    """Raise SlantError unless kernels can be compiled for the target here."""
+def check(target: str, weights: str = "auto") -> None:
+    """Raise SlantError unless kernels can be compiled for the target here, and it multiplies such weights."""
     if triton is None:
         raise SlantError("kernels are compiled by Triton, which exists for Linux only.")
     if triton.knobs.runtime.interpret:
         raise SlantError("TRITON_INTERPRET is set, with which kernels are not compiled; unset it.")
     if target not in TARGETS:
         raise SlantError(f"{target!r} is no known target; give one of {', '.join(TARGETS)}.")
+    if weights == INT8 or (weights == FP8 and not multiplies_fp8(target)):
+        raise SlantError(f"the weights {weights} are not for {target}; leave weights at auto.")
     try:
         triton.compiler.make_backend(TargetDriver(target).target).hash()
     except (RuntimeError, OSError, ValueError) as error:  # whatever it says of a tool that is missing or does not run

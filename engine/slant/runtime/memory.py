@@ -19,9 +19,9 @@ from slant.errors import SlantError
 from slant.model.config import ModelConfig
 from slant.model.registry import activation_bytes
 from slant.prompt.prompt import Prompt
-from slant.runtime.resolved import ResolvedOptions
+from slant.runtime.resolved import FP8, ResolvedOptions
 from slant.tensor_files import EMBEDDING
-from slant_kernels import int8
+from slant_kernels.linear import EIGHT_BIT
 from slant_kernels.onednn import can_reorder
 from slant_kernels.quantized import nbytes as quantized_bytes
 
@@ -41,21 +41,21 @@ class MemoryRequest:
     prefix_tokens: int
     max_tokens: int
     token_budget: int
-    int8: bool = False
+    eight_bit: str | None = None
 
     @classmethod
     def of(cls, config: ModelConfig, recipe: Recipe | None, prompt: Prompt, options: ResolvedOptions) -> MemoryRequest:
         """The request of a model with its prompt; ``recipe`` says which matrices it stores quantized."""
         return cls(
             config,
-            None if options.int8 else recipe,
+            None if options.eight_bit else recipe,
             options.dtype,
             options.device.type,
             answers=len(prompt.answer_ids),
             prefix_tokens=len(prompt.prefix_ids),
             max_tokens=options.max_tokens,
             token_budget=options.token_budget,
-            int8=options.int8,
+            eight_bit=options.eight_bit,
         )
 
 
@@ -93,7 +93,7 @@ def tiers(request: MemoryRequest) -> Iterator[Tier]:
     def tier(name: str, weights: int, held: int = prefix, **places: bool) -> Tier:
         return Tier(name, weights + small, held, activations, request.token_budget, **places)
 
-    yield tier("resident", sum(layers) + embedding)
+    yield tier("resident", sum(layers) + _plain(request) + embedding)
     scratch = 0
     if request.recipe is not None:
         layers = [layer_bytes(request, index, quantized=True) for index in range(config.num_hidden_layers)]
@@ -140,8 +140,8 @@ def layer_bytes(request: MemoryRequest, index: int, *, quantized: bool) -> int:
         grid = None if recipe is None else recipe.grid(name)
         if len(shape) != 2:
             total += math.prod(shape) * FP32
-        elif request.int8 and request.config.is_int8(name):
-            total += int8.nbytes((shape[0], shape[1]))
+        elif request.eight_bit and request.config.is_8_bit(name):
+            total += EIGHT_BIT[request.eight_bit].nbytes((shape[0], shape[1]))
         elif grid is None:
             total += math.prod(shape) * request.dtype.itemsize
         else:
@@ -149,11 +149,23 @@ def layer_bytes(request: MemoryRequest, index: int, *, quantized: bool) -> int:
     return total
 
 
+def _plain(request: MemoryRequest) -> int:
+    """What the weights fp8 take on a CPU beside themselves: one matrix at a time in fp32."""
+    if not _in_fp32(request):
+        return 0
+    return max(math.prod(shape) for shape in request.config.merged_shapes()) * FP32
+
+
+def _in_fp32(request: MemoryRequest) -> bool:
+    return request.eight_bit == FP8 and request.device_type == "cpu"
+
+
 def _activations(request: MemoryRequest, budget: int) -> int:
     """The larger of a batch of the token budget, in short texts, and the longest text alone."""
+    itemsize = FP32 if _in_fp32(request) else request.dtype.itemsize
     length = min(128, request.max_tokens)
     shapes = ((max(1, budget // length), length), (1, request.max_tokens))
-    sizes = (activation_bytes(request.config, request.dtype.itemsize, *shape, request.device_type) for shape in shapes)
+    sizes = (activation_bytes(request.config, itemsize, *shape, request.device_type) for shape in shapes)
     return max(sizes)
 
 

@@ -15,6 +15,7 @@ from slant.model.block import Block, Part
 from slant.model.host_memory import lock, pages
 from slant.model.registry import load_block
 from slant.model.weights import Weights
+from slant_kernels.fp8 import Fp8Matrix
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.quantized import QuantizedMatrix
 
@@ -113,6 +114,8 @@ def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return replace(thing, parts=tuple(mapped(part, change) for part in thing.parts))
     if isinstance(thing, tuple):
         return tuple(mapped(part, change) for part in thing)
+    if isinstance(thing, Fp8Matrix):
+        return replace(thing, codes=change(thing.codes), scales=change(thing.scales))
     if isinstance(thing, QuantizedMatrix):
         return replace(thing, codes=change(thing.codes), scales=change(thing.scales), zeros=change(thing.zeros))
     if isinstance(thing, Part):

@@ -16,11 +16,13 @@ from slant.errors import SlantError
 from slant.options import LoadOptions, memory_bytes, token_limit
 from slant.runtime.quota import cpu_quota
 from slant_kernels.cpu import instruction_set, multiplies_bf16
+from slant_kernels.fp8 import multiplies_fp8
 from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.launch import target
+from slant_kernels.linear import EIGHT_BIT
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-INT8 = "int8"
+INT8, FP8 = EIGHT_BIT
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 GPU_SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' workspaces and the allocator's gaps
 
@@ -29,8 +31,8 @@ GPU_SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' work
 class ResolvedOptions:
     """What really runs.
 
-    ``weights`` is "bf16", "fp32", "int8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is what is
-    computed in, ``memory`` the limit in bytes on the device, None for none.
+    ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is
+    what is computed in, ``memory`` the limit in bytes on the device, None for none.
     """
 
     weights: str
@@ -44,8 +46,9 @@ class ResolvedOptions:
     special_tokens: str = "text"
 
     @property
-    def int8(self) -> bool:
-        return self.weights == INT8
+    def eight_bit(self) -> str | None:
+        """How matrices are multiplied in 8 bits, a key of ``EIGHT_BIT``; None if they are not."""
+        return self.weights if self.weights in EIGHT_BIT else None
 
     @property
     def dtype_name(self) -> str:
@@ -76,12 +79,12 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
     device = choose_device(options.device)
     dtype = choose_dtype(options.weights, device)
     name = next(name for name, found in DTYPES.items() if found == dtype)
-    weights = options.weights if options.weights in (INT8, *NAMED) else name
+    weights = options.weights if options.weights in (*EIGHT_BIT, *NAMED) else name
     memory = memory_bytes(options.memory)
     if options.memory in (None, "auto") and device.type == "cuda":
         memory = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
     return ResolvedOptions(
-        weights="artifact" if is_artifact and weights != INT8 else weights,
+        weights="artifact" if is_artifact and weights not in EIGHT_BIT else weights,
         dtype=dtype,
         device=device,
         max_tokens=token_limit(options.max_tokens, max_positions),
@@ -128,9 +131,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in for the name of weights on a device; raises SlantError for int8 that it cannot do."""
+    """The dtype to compute in for the name of weights on a device; raises SlantError for 8 bits that it cannot do."""
     if weights == INT8 and not can_multiply_int8(device):
         raise SlantError(f"the weights int8 need a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
+    if weights == FP8 and not multiplies_fp8(target(device)):
+        found = target(device)
+        raise SlantError(f"the weights fp8 need a GPU of sm_89 or newer, and this is {found}; use hqq8 or auto.")
     if weights in DTYPES:
         return DTYPES[weights]
     return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32

@@ -109,7 +109,9 @@ def _outline(request: MemoryRequest, quantized: bool) -> Eager:
     """A model of meta tensors with one block of each kind, and its head."""
     config, recipe = reduced(request.config, request.recipe if quantized else None)
     scratch = Scratch(request.dtype, META) if quantized else None
-    model = Model(Weights(Outline(config, recipe), request.dtype, META, scratch), request.max_tokens)
+    weights = Weights(Outline(config, recipe), request.dtype, META, scratch, eight_bit=request.eight_bit)
+    with rehearsing():  # what quantizes weights at load quantizes activations too
+        model = Model(weights, request.max_tokens)
     norm = torch.empty(config.hidden_size, dtype=torch.float32, device=META)
     rows = torch.empty(request.answers, config.hidden_size, dtype=torch.float32, device=META)
     prefix = None

@@ -33,7 +33,7 @@ QUANTIZABLE = (
     "mlp.down_proj.weight",
 )
 # Small, and a gate's error is in every later state.
-NOT_INT8 = ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
+NOT_IN_8_BITS = ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Qwen3_5Config(ModelConfig):
     skipped: ClassVar[str] = SKIPPED
     quantizable: ClassVar[tuple[str, ...]] = QUANTIZABLE
     sensitive: ClassVar[tuple[str, ...]] = SENSITIVE
-    not_int8: ClassVar[tuple[str, ...]] = NOT_INT8
+    not_in_8_bits: ClassVar[tuple[str, ...]] = NOT_IN_8_BITS
 
     @property
     def key_dim(self) -> int:

@@ -1,0 +1,114 @@
+"""The weights int8 and fp8: what is in 8 bits, what memory it takes, how near it stays, where it is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from peak import PeakBytes
+from slant import Engine
+from slant.demo import FOLDER, passages
+from slant.errors import SlantError
+from slant.model.qwen3_5.blocks import Attention
+from slant.options import LoadOptions
+from slant.quantize.job import quantize_checkpoint
+from slant.runtime import resolved
+from slant.runtime.classifier import Classifier
+from slant.runtime.load import load_runner
+from slant.runtime.memory import tiers
+from slant.runtime.resolved import choose_dtype
+from slant_kernels import cpu
+from slant_kernels.fp8 import Fp8Matrix
+from slant_kernels.int8 import Int8Matrix, can_multiply_int8
+
+CPU = torch.device("cpu")
+needs_vnni = pytest.mark.skipif(not can_multiply_int8(CPU), reason="this CPU has no VNNI")
+ways = pytest.mark.parametrize(
+    ("weights", "kind"), [pytest.param("int8", Int8Matrix, marks=needs_vnni), ("fp8", Fp8Matrix)], ids=["int8", "fp8"]
+)
+TEXTS = [passage["text"] for passage in passages()]
+
+
+@ways
+def test_all_matrices_but_those_of_the_gates_are_in_8_bits(weights, kind):
+    for block in Engine.load(FOLDER, weights=weights, device="cpu").runner.model.blocks:
+        inputs = block.mixer.in_kvq if isinstance(block.mixer, Attention) else (block.mixer.in_qkvz,)
+        assert all(isinstance(matrix, kind) for matrix in (*inputs, block.mixer.out, block.gate_up, block.down))
+        assert isinstance(block.mixer, Attention) or not isinstance(block.mixer.in_ab, kind)
+
+
+@ways
+def test_the_weights_are_as_large_as_predicted(weights, kind):
+    made = Classifier.open(FOLDER, LoadOptions(weights=weights, max_tokens=512, device="cpu"))
+    (tier,) = tiers(made.memory_request())
+    with PeakBytes() as peak:
+        runner = load_runner(made, tier, positions=512)
+        held = peak.live
+    plain = max(rows * columns for rows, columns in made.source.config.merged_shapes()) * 4 * (weights == "fp8")
+    assert 0.95 * held <= tier.weights - plain + tier.prefix <= 1.05 * held
+    assert runner.model.dtype == made.options.dtype
+
+
+def test_what_fp8_takes_on_a_cpu_is_predicted():
+    """Too much rather than too little: it is there for checks."""
+    made = Classifier.open(FOLDER, LoadOptions(weights="fp8", max_tokens=512, token_budget=1024, device="cpu"))
+    (tier,) = tiers(made.memory_request())
+    texts = [np.full(128, 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
+    for text in texts:
+        text[: len(made.prompt.prefix_ids)] = made.prompt.prefix_ids
+    with PeakBytes() as peak:
+        runner = load_runner(made, tier, positions=512)
+        assert list(runner.run(texts))
+    assert peak.bytes <= tier.peak <= 1.4 * peak.bytes
+
+
+@ways
+def test_probabilities_stay_near_and_are_not_the_same(weights, kind):
+    eight, full = (Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS) for name in (weights, "fp32"))
+    change = np.abs(eight.probabilities - full.probabilities).max(axis=1)
+    assert 1e-4 < change.max() < {"int8": 0.05, "fp8": 0.15}[weights]  # a code of fp8 is a third as precise
+    assert (eight.label != full.label).sum() <= 2
+
+
+@ways
+def test_read_from_disk_block_by_block_it_gives_the_same_bits(weights, kind):
+    options = LoadOptions(weights=weights, device="cpu")
+    resident, offloaded = Engine.load(FOLDER, options), Engine.offloaded(FOLDER, options)
+    assert np.array_equal(resident.score(TEXTS[:9]).logits, offloaded.score(TEXTS[:9]).logits)
+
+
+def test_every_tier_of_fp8_gives_the_same_bits():
+    """Offloaded it was quantized on the host, and travels in 8 bits."""
+    made, found = Classifier.open(FOLDER, LoadOptions(weights="fp8", max_tokens=512, device="cpu")), {}
+    for tier in tiers(replace(made.memory_request(), device_type="cuda")):
+        runner = load_runner(made, tier, positions=512)
+        found[tier.name] = Engine(made.prompt, runner, made.options).score(TEXTS[:9]).logits
+        if tier.offload:
+            slots, waiting = sum(slot.nbytes for slot in runner.blocks._slots), tier.token_budget * 128
+            assert slots == pytest.approx(tier.weights - waiting * made.options.dtype.itemsize, rel=0.02)
+    assert list(found) == ["resident", "offload"]
+    assert np.array_equal(found["resident"], found["offload"])
+
+
+def test_an_artifact_is_multiplied_in_fp8_whatever_it_was_quantized_to(tmp_path):
+    small = quantize_checkpoint(FOLDER, tmp_path / "small", tiny.recipe("hqq4"))
+    engine = Engine.load(small, weights="fp8", device="cpu", memory="1GB")
+    assert engine.options.arithmetic().weights == "fp8"
+    assert isinstance(engine.runner.model.blocks[0].gate_up, Fp8Matrix)
+
+
+def test_who_cannot_multiply_is_refused(monkeypatch):
+    with pytest.raises(SlantError, match="need a CPU with VNNI, and this is cuda; use hqq8"):
+        choose_dtype("int8", torch.device("cuda"))
+    monkeypatch.setattr(cpu, "instruction_set", lambda: "avx512")
+    with pytest.raises(SlantError, match="VNNI"):
+        choose_dtype("int8", CPU)
+    for name in ("sm_89", "sm_90", "sm_86", "gfx942"):
+        monkeypatch.setattr(resolved, "target", lambda device, name=name: name)
+        if name in ("sm_89", "sm_90"):
+            assert choose_dtype("fp8", torch.device("cuda")) == torch.bfloat16
+            continue
+        with pytest.raises(SlantError, match=f"need a GPU of sm_89 or newer, and this is {name}; use hqq8 or auto."):
+            choose_dtype("fp8", torch.device("cuda"))
