@@ -46,3 +46,8 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     if isinstance(first, QuantizedMatrix) and not others:
         return quantized_linear(x, first, weight.scratch.take())
     return multiply(x, weight.dense())
+
+
+def unpacked(weight: Weight) -> Weight:
+    """``weight`` for several products: a merged one is dequantized, and in its scratch until that is taken again."""
+    return weight.dense() if isinstance(weight, MergedMatrix) else weight

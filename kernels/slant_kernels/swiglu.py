@@ -39,26 +39,22 @@ def _swiglu_kernel(p_gate_up, p_out, I: tl.constexpr, BN: tl.constexpr):  # noqa
 NATIVE = native.Op("swiglu", "gate_up out", "rows I")
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """``silu(gate) * up`` in the dtype of the input."""
-    if launch.on_gpu(gate_up):
-        return _swiglu(gate_up.contiguous())
-    if native.supports(gate_up, gate_up.shape[-1] // 2):
-        return _native_swiglu(gate_up.contiguous())
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
-def _native_swiglu(gate_up: Tensor) -> Tensor:
+def swiglu(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
+    """``silu(gate) * up`` in the dtype of the input; written into ``out``, contiguous, if that is given."""
     columns = gate_up.shape[-1] // 2
-    out = gate_up.new_empty(*gate_up.shape[:-1], columns)
-    NATIVE((gate_up, out), (out.numel() // columns, columns))
-    return out
+    if out is None:
+        out = gate_up.new_empty(*gate_up.shape[:-1], columns)
+    if launch.on_gpu(gate_up):
+        return _swiglu(gate_up.contiguous(), out)
+    if native.supports(gate_up, columns):
+        NATIVE((gate_up.contiguous(), out), (out.numel() // columns, columns))
+        return out
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.mul(F.silu(gate), up, out=out)
 
 
-def _swiglu(gate_up: Tensor) -> Tensor:
-    columns, config = gate_up.shape[-1] // 2, SWIGLU.find(gate_up.device)
-    out = gate_up.new_empty(*gate_up.shape[:-1], columns)
+def _swiglu(gate_up: Tensor, out: Tensor) -> Tensor:
+    columns, config = out.shape[-1], SWIGLU.find(gate_up.device)
     grid = out.numel() // columns, cdiv(columns, config.blocks["BN"])
     launch.launch(_swiglu_kernel, grid, config, gate_up, out, I=columns)
     return out

@@ -1,6 +1,7 @@
 """A model whose matrices stay quantized gives the very bits of the dense one, in less memory."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -44,6 +45,25 @@ def test_packed_equals_dense_bit_for_bit(tiny_checkpoint, shape, dtype, recipe):
     assert torch.equal(small(ids, lengths), dense(ids, lengths))
     prefix, other = (model.prefix(torch.arange(5, 12)) for model in (small, dense))
     assert torch.equal(small(ids, lengths, prefix), dense(ids, lengths, other))
+
+
+@torch.inference_mode()
+def test_the_mlp_of_many_tokens_dequantizes_each_matrix_once(tiny_checkpoint, monkeypatch):
+    """210 tokens in parts of 32, the last of 18, which together are what the whole is."""
+    source = QuantizedCheckpoint(Checkpoint.open(tiny_checkpoint("grouped")), UNIFORM, CPU)
+    model = Model(Weights(source, torch.float32, CPU, Scratch(torch.float32, CPU)), 128)
+    ids, lengths = torch.randint(0, tiny.VOCABULARY, (3, 70)), torch.tensor([70, 1, 33])
+    whole = model(ids, lengths)
+    monkeypatch.setattr("slant.model.qwen3_5.blocks.MLP_TOKENS", 32)
+    times: Counter[QuantizedMatrix] = Counter()
+    for module in ("merged", "quantized_linear"):
+        monkeypatch.setattr(
+            f"slant_kernels.{module}.dequantize",
+            lambda q, *args, **named: times.update([q]) or dequantize(q, *args, **named),
+        )
+    torch.testing.assert_close(model(ids, lengths), whole)
+    assert set(times.values()) == {1}
+    assert {block.gate_up.parts[0] for block in model.blocks} <= times.keys()
 
 
 def test_one_grid_is_one_matrix_and_one_scratch_serves_all(tiny_checkpoint):

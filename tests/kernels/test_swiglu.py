@@ -1,6 +1,7 @@
 """SwiGLU at awkward shapes, against the fp32 reference."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 from ops import assert_bf16, assert_fp32, randn
 
@@ -13,6 +14,14 @@ def test_swiglu(shape):
     assert_fp32(swiglu.swiglu(x), swiglu.swiglu_reference(x))
     gate, up = x.bfloat16().chunk(2, dim=-1)
     assert_bf16(swiglu.swiglu(x.bfloat16()), swiglu.swiglu_reference(x.bfloat16()), F.silu(gate) * up)
+
+
+def test_swiglu_into_rows_of_a_larger_tensor():
+    x = randn(5, 34)
+    memory = torch.full((7, 17), 7.0, device=x.device)
+    assert swiglu.swiglu(x, memory[1:6]).data_ptr() == memory[1].data_ptr()
+    assert torch.equal(memory[1:6], swiglu.swiglu(x))
+    assert memory[[0, 6]].eq(7).all()
 
 
 def test_swiglu_of_a_strided_input():

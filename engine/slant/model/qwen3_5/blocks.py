@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -18,12 +17,13 @@ from slant.model.weights import Weights
 from slant.tensor_files import finite
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
-from slant_kernels.linear import Weight, linear
+from slant_kernels.linear import Weight, linear, unpacked
 from slant_kernels.norm import add_rms_norm, gated_rms_norm
 from slant_kernels.rotary import gate_heads, keys_values, norm_rotary
 from slant_kernels.swiglu import swiglu
 
-MLP_TOKENS = 4096  # at a time: as many fill any device, and of more the gate and up projections are most of the memory
+# For gate and up at a time: as many fill any device, and of more these projections are most of the memory.
+MLP_TOKENS = 4096
 
 
 class DeltaNet(Part):
@@ -125,7 +125,7 @@ class Block(Part):
 
     def __init__(self, config: Qwen3_5Config, weights: Weights, index: int) -> None:
         name = f"layers.{index}"
-        self.eps = config.rms_norm_eps
+        self.eps, self.inner_width = config.rms_norm_eps, config.intermediate_size
         self.mixer: DeltaNet | Attention
         if config.layer_types[index] == "linear_attention":
             self.mixer = DeltaNet(config, weights, f"{name}.linear_attn")
@@ -156,5 +156,10 @@ class Block(Part):
 
     def _mlp(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         x, residual = add_rms_norm(x, residual, self.post_norm, self.eps)
-        parts = [linear(swiglu(linear(part, self.gate_up)), self.down) for part in x.flatten(0, 1).split(MLP_TOKENS)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(x), residual
+        inputs = x.flatten(0, 1)
+        parts = inputs.split(MLP_TOKENS)
+        gate_up = self.gate_up if len(parts) == 1 else unpacked(self.gate_up)
+        inner = x.new_empty(len(inputs), self.inner_width)
+        for part, out in zip(parts, inner.split(MLP_TOKENS), strict=True):
+            swiglu(linear(part, gate_up), out)
+        return linear(inner, self.down).view_as(x), residual

@@ -31,7 +31,7 @@ def activation_bytes(config: Qwen3_5Config, itemsize: int, rows: int, length: in
 def _native_parts(c: Qwen3_5Config, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the ops compiled for the CPU."""
     tokens, threads = rows * length, torch.get_num_threads()
-    mlp = 3 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, their product
+    mlp = _mlp(c, tokens, copies=2) * itemsize  # gate and up
 
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     projected, copied = (2 * query + 4 * keys) * itemsize, 0 if itemsize == FP32 else 1
@@ -49,7 +49,7 @@ def _native_parts(c: Qwen3_5Config, itemsize: int, rows: int, length: int) -> tu
 def _torch_parts(c: Qwen3_5Config, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the torch path."""
     tokens = rows * length
-    mlp = 4 * c.intermediate_size * min(tokens, MLP_TOKENS) * itemsize  # gate and up, silu(gate), their product
+    mlp = _mlp(c, tokens, copies=3) * itemsize  # gate and up, silu(gate)
 
     copied = 0 if itemsize == FP32 else 1  # conversions to and from fp32
 
@@ -74,14 +74,19 @@ def _torch_parts(c: Qwen3_5Config, itemsize: int, rows: int, length: int) -> tup
     return delta, attention, mlp
 
 
+def _mlp(c: Qwen3_5Config, tokens: int, copies: int) -> int:
+    """Elements in an MLP: the products of gate and up for all tokens, and ``copies`` as wide for those of a part; or
+    the products and the output."""
+    return c.intermediate_size * tokens + max(
+        copies * c.intermediate_size * min(tokens, MLP_TOKENS), c.hidden_size * tokens
+    )
+
+
 def _gpu_parts(c: Qwen3_5Config, itemsize: int, rows: int, length: int) -> tuple[int, int, int]:
     """A DeltaNet, an attention and an MLP on the Triton path, whose ops hold what they read and what they write."""
     tokens = rows * length
-    # Gate and up, their product; and, beyond the stream around a mixer, the mixer's output and another residual. In
-    # several parts, the outputs of those before; at the end all of them, and the whole.
-    part, hidden = min(tokens, MLP_TOKENS), c.hidden_size
-    parts = max(3 * c.intermediate_size * part + hidden * (tokens - part), 2 * hidden * tokens if part < tokens else 0)
-    mlp = (parts + 2 * hidden * tokens) * itemsize
+    # Gate and up; and, beyond the stream around a mixer, the mixer's output and another residual.
+    mlp = (_mlp(c, tokens, copies=2) + 2 * c.hidden_size * tokens) * itemsize
 
     query, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     attention = (2 * query + 2 * keys + 2 * keys + 2 * query + query) * itemsize  # projected; k, v; q, o; gated o
