@@ -137,8 +137,9 @@ def dequantize_reference(q: QuantizedMatrix) -> Tensor:
     return out
 
 
-# Two reads of 8 bytes a thread and, for 4 bits, four writes of 16; a warp covers whole sectors of every tensor. It is
-# bound by bytes (a 4-bit weight is half a byte read and two written), and small programs hide their latency.
+# Two reads of 8 bytes a thread and, for 4 bits, four writes of 16. A warp takes 64 bytes of codes of each of four rows,
+# whole sectors of 32 bytes in every tensor. It is bound by bytes (a 4-bit weight is half a byte read and two written),
+# and small programs hide their latency.
 DEQUANTIZE = Table({("", ""): Config({"BN": 32, "BB": 2}, num_warps=4)})
 
 
@@ -159,11 +160,12 @@ def _dequantize_kernel(
     N: tl.constexpr, K: tl.constexpr, CODE_ROW: tl.constexpr, SCALE_ROW: tl.constexpr,
     BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BN: tl.constexpr, BB: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
-    """BB blocks of BN rows. The tile is [rows, vectors of bytes, BV bytes]; BV weights are 16 bytes of the output, so
-    that a thread reads BV bytes and writes each of their fields at once, without exchanging any with another."""
+    """BB blocks of BN rows. The tile is [vectors of bytes, rows, BV bytes]; BV weights are 16 bytes of the output, so
+    that a thread reads BV bytes and writes each of their fields at once, without exchanging any with another. Triton
+    deals the first dimension to neighbouring threads; were that rows, each of them would touch a sector of its own."""
     FIELD: tl.constexpr = 2 if BITS == 3 else BITS
-    o_n = (tl.program_id(1) * BN + tl.arange(0, BN))[:, None, None]
-    o_vector = (tl.program_id(0) * BB * 32 // BV + tl.arange(0, BB * 32 // BV))[None, :, None]
+    o_vector = (tl.program_id(0) * BB * 32 // BV + tl.arange(0, BB * 32 // BV))[:, None, None]
+    o_n = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :, None]
     o_v = tl.arange(0, BV)[None, None]
     i_block, j = o_vector // (32 // BV), o_vector % (32 // BV) * BV
     r_n = tl.minimum(o_n, N - 1)

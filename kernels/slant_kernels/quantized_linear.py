@@ -14,17 +14,16 @@ The kernel computes y^T = W x^T. The left operand of Hopper's wgmma may come fro
 are; with mma.sync the operand whose rows are divided among the warps is converted only once. A step is two or four runs
 of 32 k; a byte that holds several runs is loaded once, and each field multiplies its own slice of x.
 
-Few rows of W make few tiles: 2560 rows in tiles of 64 occupy 40 of an H100's 132 processors. So K is cut into SPLITS
-parts, whose fp32 sums a second kernel adds in a fixed order, the same in every run. At M = 128 the six parts of the
-down projection move 16 MB through L2, by estimate 4 us on an H100, and a program has 24 steps instead of 144: some
-10 us instead of 50.
+A program waits for something in every step, so that a processor needs many programs, and few rows of W make few tiles.
+So K is cut into SPLITS parts, whose fp32 sums a second kernel adds in a fixed order, the same in every run. At M = 128
+the 13 parts of the down projection are written and read in 34 MB, which stay in L2.
 """
 
 import torch
 from torch import Tensor
 
 from slant_kernels import launch
-from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
+from slant_kernels.launch import Config, Table, cdiv, jit, tl
 from slant_kernels.onednn import multiply
 from slant_kernels.quantized import QuantizedMatrix, dequantize, dequantize_reference, weights
 
@@ -48,50 +47,74 @@ FUSED = Table(
     }
 )
 
-# Programs to fill the GPU with at M <= 256, by splitting K: two a processor, so that one converts while one multiplies.
-# A part has 512 k at least, or it would be over before its loads run ahead.
+# Programs to fill the GPU with at M <= 256, by splitting K. On Hopper as many as 132 processors hold at once (8, 3 and
+# 2 each): a program waits more than it computes. A part has 512 k at least, or it would be over before its loads run
+# ahead.
+_PROGRAMS = {
+    "sm_80": 108,  # 108 processors; 8 warps a program: one each
+    "sm_86": 84,  # 84 processors, one each
+    "sm_89": 128,  # 128 processors (58 on an L4), one each
+    "sm_120": 170,  # 170 processors, one each
+    "gfx942": 160,  # half of 304 processors: 15 parts would cost more than they save
+}
 PROGRAMS = Table(
-    {
-        ("", ""): Config({"PROGRAMS": 264}),  # 132 processors (sm_90), 148 (sm_100)
-        ("", "sm_80"): Config({"PROGRAMS": 108}),  # 108 processors; 8 warps a program: one each
-        ("", "sm_86"): Config({"PROGRAMS": 84}),  # 84 processors, one each
-        ("", "sm_89"): Config({"PROGRAMS": 128}),  # 128 processors (58 on an L4), one each
-        ("", "sm_120"): Config({"PROGRAMS": 170}),  # 170 processors, one each
-        ("", "gfx942"): Config({"PROGRAMS": 160}),  # half of 304 processors: 15 parts would cost more than they save
-    }
+    {(str(most), ""): Config({"PROGRAMS": count}) for most, count in zip(CLASSES, (1056, 396, 264, 264), strict=True)}
+    | {(str(most), sm): Config({"PROGRAMS": count}) for most in CLASSES for sm, count in _PROGRAMS.items()}
 )
 
-# Tiles of 64 rows for wgmma's 64, one warp group: several programs a processor hide what a step waits for.
+# Rows of W in tiles of wgmma's 64 for each warp group. x is read again for each tile of rows: for 128 tokens and 64
+# rows 16 KB of x a step for 2 KB of codes, so that from 64 tokens on a tile has 128 rows, and half the reads.
 _WGMMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=4),  # bytes: 3 steps of 4 KB codes in flight
-    "64": Config({"BN": 64, "BM": 64, "BK": 128}, num_warps=4, num_stages=3),  # 57 KB: three programs a processor
-    "128": Config({"BN": 64, "BM": 128, "BK": 64}, num_warps=4, num_stages=3),  # 53 KB: three programs a processor
-    "256": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),  # conversion amortised; 102 KB: two
-    "more": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),
+    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 2}, num_warps=4, num_stages=3),  # 20 KB, eight a processor
+    "64": Config({"BN": 128, "BM": 64, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 32 KB, three a processor
+    "128": Config({"BN": 128, "BM": 128, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 56 KB, two a processor
+    "256": Config({"BN": 128, "BM": 256, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 104 KB, one a processor
+    "more": Config({"BN": 128, "BM": 256, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),
 }
 # mma.sync: in tiles not wider than high, of 16 rows a warp, Triton gives each warp rows of its own; warps that shared
 # rows would convert each of them again. The widest take 96 KB at 8 bits, below the 99 of sm_86, sm_89 and sm_120.
 _MMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=4),  # as above
-    "64": Config({"BN": 128, "BM": 64, "BK": 64}, num_warps=8, num_stages=3),  # 25 KB: two programs by registers
-    "128": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),  # one program, two steps ahead
-    "256": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),
-    "more": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),
+    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 0}, num_warps=4, num_stages=4),  # as above
+    "64": Config(
+        {"BN": 128, "BM": 64, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=3
+    ),  # 25 KB: two programs by registers
+    "128": Config(
+        {"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3
+    ),  # one program, two steps ahead
+    "256": Config({"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3),
+    "more": Config({"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3),
 }
 # 64 KB of shared memory; a wave of 64 lanes takes 16 or 32 rows.
 _MFMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=2),
-    "64": Config({"BN": 64, "BM": 64, "BK": 64}, num_warps=4, num_stages=2),
-    "128": Config({"BN": 128, "BM": 128, "BK": 64}, num_warps=8, num_stages=2),
-    "256": Config({"BN": 128, "BM": 128, "BK": 64}, num_warps=8, num_stages=2),  # FUSED takes no more tokens here
+    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 0}, num_warps=4, num_stages=2),
+    "64": Config({"BN": 64, "BM": 64, "BK": 64, "AHEAD": 0}, num_warps=4, num_stages=2),
+    "128": Config({"BN": 128, "BM": 128, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=2),
+    "256": Config(
+        {"BN": 128, "BM": 128, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=2
+    ),  # FUSED takes no more tokens here
 }
 TILES = Table(
     {(rows, ""): config for rows, config in _WGMMA.items()}
     | {(rows, sm): config for sm in ("sm_80", "sm_86", "sm_89", "sm_120") for rows, config in _MMA.items()}
     | {(rows, "gfx942"): config for rows, config in _MFMA.items()}
 )
-# A row of 2560 sums is 20 elements a thread.
-SUM = Table({("", ""): Config(num_warps=4)})
+# Of few tokens, many programs: 16 rows of 18432 sums are 288.
+SUM = Table({("", ""): Config({"BD": 1024}, num_warps=4)})
+
+
+@jit()
+def _groups(
+    p_zeros, p_scales, r_n, i_step,
+    K: tl.constexpr, SCALE_ROW: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The zeros and scales of a step, as tuples of ``[BN]`` by group. Past K they are those of the last group."""
+    zeros: tl.tuple = ()
+    scales: tl.tuple = ()
+    for i in tl.static_range((STEP + GROUP - 1) // GROUP):
+        p_group = tl.minimum(i_step * STEP // GROUP + i, (K - 1) // GROUP) * SCALE_ROW + r_n
+        zeros += (tl.load(p_zeros + p_group),)
+        scales += (tl.load(p_scales + p_group),)
+    return zeros, scales
 
 
 @jit("M")
@@ -99,10 +122,16 @@ def _quantized_linear_kernel(
     p_x, p_codes, p_scales, p_zeros, p_out, M,
     N: tl.constexpr, K: tl.constexpr, X_ROW: tl.constexpr, CODE_ROW: tl.constexpr, SCALE_ROW: tl.constexpr,
     BITS: tl.constexpr, GROUP: tl.constexpr, SPLITS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """BN rows of W times BM rows of x over one of SPLITS parts of K, into ``[SPLITS, M, N]``; BK is 64 or 128.
+    """BN rows of W times BM rows of x over one of SPLITS parts of K, into ``[SPLITS, M, N]``; BK is 64, 128 or 256.
 
     Programs that share weights are neighbours. Rows past N and M repeat the last one and are not stored.
+
+    Triton prefetches codes and x, but not the zeros and scales, which are too small: at AHEAD = 0 each step waits for
+    memory. At 1 they are loaded a step before; but what a loop carries Triton does not keep in the layout of a dot's
+    operand, so that the weights pass through shared memory. At 2 they are loaded twice, a step before into the cache
+    only: the greatest of them times zero is added to the sums, or the compiler would drop the loads.
     """
     RUN: tl.constexpr = 32
     FIELD: tl.constexpr = 2 if BITS == 3 else BITS
@@ -113,18 +142,23 @@ def _quantized_linear_kernel(
     PART: tl.constexpr = (STEPS + SPLITS - 1) // SPLITS
     i_m, i_n, i_split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     o_n, o_m, o_j = i_n * BN + tl.arange(0, BN), i_m * BM + tl.arange(0, BM), tl.arange(0, RUN)
-    r_n, r_m = tl.minimum(o_n, N - 1), tl.minimum(o_m, M - 1)
+    r_n = o_n if N % BN == 0 else tl.minimum(o_n, N - 1)
+    r_m = tl.minimum(o_m, M - 1)
     p_code = p_codes + r_n[:, None] * CODE_ROW
     p_xt = p_x + r_m[None] * X_ROW + o_j[:, None]
     acc = tl.zeros((BN, BM), dtype=tl.float32)
-    for i_step in range(i_split * PART, tl.minimum((i_split + 1) * PART, STEPS)):
-        # Too small for Triton to prefetch: load all of a step at once, to wait once. Past K the last group is read.
-        zeros: tl.tuple = ()
-        scales: tl.tuple = ()
-        for i in tl.static_range((STEP + GROUP - 1) // GROUP):
-            p_group = tl.minimum(i_step * STEP // GROUP + i, (K - 1) // GROUP) * SCALE_ROW + r_n
-            zeros += (tl.load(p_zeros + p_group),)
-            scales += (tl.load(p_scales + p_group),)
+    first, end = i_split * PART, tl.minimum((i_split + 1) * PART, STEPS)
+    seen = tl.zeros((BN,), dtype=tl.float16)
+    if AHEAD == 1:
+        next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, first, K, SCALE_ROW, STEP, GROUP)
+    for i_step in range(first, end):
+        if AHEAD == 1:
+            zeros, scales = next_zeros, next_scales
+            next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, i_step + 1, K, SCALE_ROW, STEP, GROUP)
+        else:
+            zeros, scales = _groups(p_zeros, p_scales, r_n, i_step, K, SCALE_ROW, STEP, GROUP)
+        if AHEAD == 2:
+            next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, i_step + 1, K, SCALE_ROW, STEP, GROUP)
         for i in tl.static_range(STEP // RUN):
             k = i_step * STEP + i * RUN
             if i % FIELDS == 0:
@@ -140,14 +174,19 @@ def _quantized_linear_kernel(
             w = weights(code, zero[:, None], scale[:, None], BITS)
             x = tl.load(p_xt + k) if K % STEP == 0 else tl.load(p_xt + k, mask=o_j[:, None] + k < K, other=0.0)
             acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
+        if AHEAD == 2:
+            for i in tl.static_range((STEP + GROUP - 1) // GROUP):
+                seen = tl.maximum(seen, tl.maximum(next_zeros[i], next_scales[i]))
+    if AHEAD == 2:
+        acc += (seen.to(tl.float32) * 0)[:, None]
     p_tile = p_out + (i_split * M + o_m)[None] * N + o_n[:, None]
     tl.store(p_tile, acc.to(p_out.dtype.element_ty), mask=(o_m < M)[None] & (o_n < N)[:, None])
 
 
 @jit("M")
 def _sum_kernel(p_parts, p_out, M, N: tl.constexpr, SPLITS: tl.constexpr, BD: tl.constexpr):
-    """One row of out: the sum of its SPLITS parts, first to last."""
-    i_m, o_n = tl.program_id(0), tl.arange(0, BD)
+    """BD columns of a row of out: the sum of its SPLITS parts, first to last."""
+    i_m, o_n = tl.program_id(0), tl.program_id(1) * BD + tl.arange(0, BD)
     acc = tl.zeros((BD,), dtype=tl.float32)
     for i in tl.static_range(SPLITS):
         acc += tl.load(p_parts + (i * M + i_m) * N + o_n, mask=o_n < N, other=0.0)
@@ -175,10 +214,11 @@ def quantized_linear(x: Tensor, q: QuantizedMatrix, scratch: Tensor | None = Non
 def _fused(x: Tensor, q: QuantizedMatrix) -> Tensor:
     (M, K), N = x.shape, q.shape[0]
     x = x if x.stride(1) == 1 else x.contiguous()
-    tile = TILES.find(x.device, next((str(most) for most in CLASSES if most >= M), "more"))
+    tokens = next((str(most) for most in CLASSES if most >= M), "more")
+    tile, splits = TILES.find(x.device, tokens), 1
     rows, columns = cdiv(N, tile.blocks["BN"]), cdiv(M, tile.blocks["BM"])
-    programs = PROGRAMS.find(x.device).blocks["PROGRAMS"]
-    splits = max(1, min(programs // rows, cdiv(K, 512))) if CLASSES[-1] >= M else 1
+    if CLASSES[-1] >= M:
+        splits = max(1, min(PROGRAMS.find(x.device, tokens).blocks["PROGRAMS"] // rows, cdiv(K, 512)))
     out = torch.empty(M, N, dtype=x.dtype, device=x.device)
     parts = torch.empty(splits, M, N, dtype=torch.float32, device=x.device) if splits > 1 else out
     launch.launch(
@@ -187,5 +227,6 @@ def _fused(x: Tensor, q: QuantizedMatrix) -> Tensor:
         CODE_ROW=q.codes.stride(0), SCALE_ROW=q.scales.stride(0), BITS=q.bits, GROUP=q.group_size, SPLITS=splits,
     )  # fmt: skip
     if splits > 1:
-        launch.launch(_sum_kernel, (M,), SUM.find(x.device), parts, out, M, N=N, SPLITS=splits, BD=power_of_2(N))
+        config = SUM.find(x.device)
+        launch.launch(_sum_kernel, (M, cdiv(N, config.blocks["BD"])), config, parts, out, M, N=N, SPLITS=splits)
     return out
