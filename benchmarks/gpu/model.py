@@ -82,7 +82,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "throughput": (
         "all texts of a mixture in one call",
-        {"mixture": "mixture", "costs": "costs"} | _RATES | {"real / computed": "fill:.0%"},
+        {"mixture": "mixture"} | _RATES | {"real / computed": "fill:.0%"},
     ),
     "waterfall": (
         "one batch by op",

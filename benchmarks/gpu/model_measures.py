@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from gpu.device import DryRun, Limits, in_turn
-from gpu.model_tiers import BF16_RESIDENT, Loaded
+from gpu.model_tiers import Loaded
 from gpu.waterfall import waterfall
 from harness.rows import Row, percentiles
 from harness.workloads import PREFIX, mixture, prompts
 from slant.batching.batches import Ids, StaticBatch
-from slant.batching.costs import TOKENS, BatchCosts, default_costs
+from slant.batching.costs import default_costs
 from slant.model.config import ModelConfig
 from slant.runtime.execution import Eager
 from slant.runtime.graphs import GRAPH_TOKENS
@@ -44,7 +44,7 @@ class Scope:
     peer_texts: tuple[tuple[str, int], ...] = (("posts", 64), ("speeches", 16))
     short: int = 128  # tokens of the short texts that fill a batch
     batches: tuple[tuple[int, int], ...] = ((1, 128), (8, 1024), (1, 8192))
-    rounds: int = 2
+    rounds: int = 3
     requests: tuple[int, int] = (10, 100)
     seconds: float = 1.0  # of requests of one shape
 
@@ -125,21 +125,14 @@ class Bench:
                 }
 
     def throughput(self, loaded: Loaded) -> Iterator[Row]:
-        """All texts of a mixture in one call, batched as the runner batches them; cost models take turns."""
-        scope, budget = self.scope, self.scope.token_budget
-        costs: dict[str, BatchCosts] = {"cuda": default_costs(scope.config, "cuda", 2)}
-        if loaded.way is BF16_RESIDENT:
-            costs["tokens"] = TOKENS
-        runners = {name: loaded.runner(budget, cost) for name, cost in costs.items()}
-        for name, texts in scope.mixtures(scope.texts):
-            computed = {kind: sum(r.computed_tokens for r in runner.run(texts)) for kind, runner in runners.items()}
-            calls = {kind: partial(answers, runner, texts) for kind, runner in runners.items()}
-            for kind, seconds in in_turn(self.device.seconds, calls, scope.rounds).items():
-                yield self.throughput_row(name, texts, seconds) | {
-                    "costs": kind,
-                    "computed_tokens": computed[kind],
-                    "fill": round(sum(len(text) - PREFIX for text in texts) / computed[kind], 4),
-                }
+        """All texts of a mixture in one call, batched as the runner batches them."""
+        runner = loaded.runner(self.scope.token_budget, default_costs(self.scope.config, "cuda", 2))
+        for name, texts in self.scope.mixtures(self.scope.texts):
+            computed = sum(result.computed_tokens for result in runner.run(texts))
+            call = {name: partial(answers, runner, texts)}
+            seconds = in_turn(self.device.seconds, call, self.scope.rounds)[name]
+            fill = round(sum(len(text) - PREFIX for text in texts) / computed, 4)
+            yield self.throughput_row(name, texts, seconds) | {"computed_tokens": computed, "fill": fill}
 
     def throughput_row(self, name: str, texts: Sequence[Ids], seconds: list[float]) -> Row:
         """Rates count the prompts' tokens as a user does, those of the shared prefix too."""
