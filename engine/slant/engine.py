@@ -19,7 +19,7 @@ import numpy as np
 from slant.artifact.coverage import Coverage, coverage
 from slant.errors import OptionError
 from slant.inputs import texts_of
-from slant.options import LoadOptions, check_function, check_model, short, whole_number
+from slant.options import LoadOptions, check_function, check_model, shown, whole_number
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
@@ -173,7 +173,7 @@ class Engine:
         window = whole_number("window", window)
         check_function("progress", progress, "texts, tokens")
         if not isinstance(overlap, bool | None):
-            raise OptionError(f"overlap is {short(overlap)}; give True, False or None.")
+            raise OptionError(f"overlap is {shown(overlap)}; give True, False or None.")
         rows = texts_of([texts] if isinstance(texts, str) else texts)
         windows = iter(lambda: list(islice(rows, window)), [])
         if overlap or (overlap is None and self.runner.device.type == "cuda"):

@@ -34,7 +34,11 @@ class RecipeError(SlantError):
     """A quantization recipe is damaged, or does not fit the model."""
 
 
-def reason(error: object, limit: int = 300) -> str:
+def shortened(text: str, limit: int = 60) -> str:
+    """Text of any length as a message shows it."""
+    return text if len(text) <= limit else f"{text[: limit - 10]}... ({len(text)} characters)"
+
+
+def reason(error: object) -> str:
     """What another library says of a problem, for the middle of a sentence: one line, without its full stop."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (text if len(text) <= limit else text[: limit - 4] + " ...").removesuffix(".")
+    return shortened(" ".join(str(error).split()) or type(error).__name__, 300).removesuffix(".")

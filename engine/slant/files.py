@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from slant.errors import SlantError
+from slant.stand_ins import refuse_stand_in
 
 PART = ".part"  # how the names of unfinished files end
 # UTF-32 before UTF-16, whose mark begins the same.
@@ -142,6 +143,18 @@ def read_json(path: str | Path, error: type[SlantError] = SlantError, unique: bo
         return json.loads(read_text(path, error), object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as problem:
         raise error(f"{path} cannot be read as JSON: {problem}.") from problem
+
+
+def read_object(path: Path, error: type[SlantError] = SlantError) -> dict[str, Any]:
+    """The JSON object in a file of a model, of whose repeated keys the last counts, as transformers reads them.
+
+    Raises ``error`` naming the file if it holds another value, and CheckpointError if something stands in for it.
+    """
+    refuse_stand_in(path)
+    content = read_json(path, error, unique=False)
+    if not isinstance(content, dict):
+        raise error(f"{path} is damaged (it holds no JSON object); save or download it again.")
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

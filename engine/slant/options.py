@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
-from slant.errors import OptionError, SlantError
+from slant.errors import OptionError, SlantError, shortened
 
 WEIGHTS = ("auto", "bf16", "fp32", "int8", "fp8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
@@ -75,34 +75,34 @@ class LoadOptions:
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise OptionError(f"{name} is {short(value)}; give a str, one of {', '.join(known)}.")
+                raise OptionError(f"{name} is {shown(value)}; give a str, one of {', '.join(known)}.")
             if value not in known:
                 verb = "is" if name == "truncation" else "are"
-                raise OptionError(f"the {name} {short(value)} {verb} unknown; use one of {', '.join(known)}.")
+                raise OptionError(f"the {name} {shown(value)} {verb} unknown; use one of {', '.join(known)}.")
         if not isinstance(self.device, str):
-            raise OptionError(f'device is {short(self.device)}; give a str such as "auto", "cpu" or "cuda:0".')
+            raise OptionError(f'device is {shown(self.device)}; give a str such as "auto", "cpu" or "cuda:0".')
         if not isinstance(self.template, str | None):
-            raise OptionError(f"template is {short(self.template)}; give the prompt itself, a str.")
+            raise OptionError(f"template is {shown(self.template)}; give the prompt itself, a str.")
         if self.labels is not None and not (
             isinstance(self.labels, Mapping)
             and all(isinstance(text, str) for pair in self.labels.items() for text in pair)
         ):
-            raise OptionError(f'labels is {short(self.labels)}; map answers to names, as in {{"0": "no", "1": "yes"}}.')
+            raise OptionError(f'labels is {shown(self.labels)}; map answers to names, as in {{"0": "no", "1": "yes"}}.')
         for name in ("max_tokens", "token_budget", "threads"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, value))
         if type(self.deterministic).__name__ not in ("bool", "bool_"):  # the second is numpy's
-            raise OptionError(f"deterministic is {short(self.deterministic)}; give True or False.")
+            raise OptionError(f"deterministic is {shown(self.deterministic)}; give True or False.")
         rate = self.max_flip_rate
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate <= 1):
-            raise OptionError(f"max_flip_rate is {short(rate)}; give a share of the labels, from 0 to 1.")
+            raise OptionError(f"max_flip_rate is {shown(rate)}; give a share of the labels, from 0 to 1.")
         memory_bytes(self.memory)
 
     @classmethod
     def of(cls, options: LoadOptions | None, fields: Mapping[str, Any]) -> LoadOptions:
         """The options with some fields replaced; raises TypeError for what are no options, and for an unknown field."""
         if not isinstance(options, cls | None):
-            raise TypeError(f"options is {short(options)}; give a LoadOptions, or its fields by name.")
+            raise TypeError(f"options is {shown(options)}; give a LoadOptions, or its fields by name.")
         known = [field.name for field in dataclass_fields(cls)]
         for name in fields:
             if name not in known:
@@ -118,26 +118,25 @@ def whole_number(name: str, value: object) -> int:
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if not 1 <= number <= most:
         limit = f" and at most {most}" if number > most else ""
-        raise OptionError(f"{name} is {short(value)}; give a whole number of at least 1{limit}.")
+        raise OptionError(f"{name} is {shown(value)}; give a whole number of at least 1{limit}.")
     return number
 
 
 def check_model(model: object) -> None:
     """Raise TypeError unless it can name a model: a str or a path."""
     if not isinstance(model, str | PathLike) or not str(model).strip():
-        raise TypeError(f"model is {short(model)}; give the path of a folder, or a hub id.")
+        raise TypeError(f"model is {shown(model)}; give the path of a folder, or a hub id.")
 
 
 def check_function(name: str, value: object, of: str) -> None:
     """Raise TypeError unless the argument can be called; ``of`` says with what."""
     if not callable(value):
-        raise TypeError(f"{name} is {short(value)}; give a function of ({of}), or leave it out.")
+        raise TypeError(f"{name} is {shown(value)}; give a function of ({of}), or leave it out.")
 
 
-def short(value: object) -> str:
-    """The value as an error message shows it."""
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+def shown(value: object) -> str:
+    """A value of Python as an error message shows it; ``slant.validation`` has that for what stands in a file."""
+    return shortened(" ".join(repr(value).split()), 80)
 
 
 def token_limit(max_tokens: int | None, positions: int) -> int:
@@ -158,5 +157,5 @@ def memory_bytes(memory: str | int | None) -> int | None:
     found = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?) *([KMG]?I?B|)", str(memory).strip().upper())
     unit = UNITS.get(found[2]) if found and (number or isinstance(memory, str)) else None
     if found is None or unit is None or not (size := int(float(found[1]) * unit)):
-        raise OptionError(f"memory is {short(memory)}, which is no size; give auto, bytes, or one like 4GB or 900MB.")
+        raise OptionError(f"memory is {shown(memory)}, which is no size; give auto, bytes, or one like 4GB or 900MB.")
     return size

@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from slant.errors import SlantError
+from slant.errors import SlantError, shortened
 
 T = TypeVar("T")
 Table = TypeVar("Table", bound=BaseModel)
@@ -87,7 +87,8 @@ def _sentence(source: str, problem: ErrorDetails) -> str:
     kind, message = problem["type"], problem["msg"]
     keys = [key for key in problem["loc"] if key != "record"]
     places = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    place = _short("".join(places).removeprefix(".") or '""' * bool(keys))
+    place = shortened("".join(places).removeprefix(".") or '""' * bool(keys))
+    place = place.encode(errors="backslashreplace").decode().replace("\n", "\\n")
     subject = f"{source}: {place}" if place else source
     if kind == "missing":
         return f"{subject} is missing"
@@ -107,9 +108,5 @@ def _sentence(source: str, problem: ErrorDetails) -> str:
 
 def shown(value: object) -> str:
     """A value as it stands in the file, shortened."""
-    return _short(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _short(text: str) -> str:
-    text = text.encode(errors="backslashreplace").decode().replace("\n", "\\n")
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return shortened(text.encode(errors="backslashreplace").decode())

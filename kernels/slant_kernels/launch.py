@@ -9,7 +9,9 @@ Triton exists for Linux only; elsewhere ``jit`` returns the plain function, and 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -90,20 +92,29 @@ followers: list[Callable[[Any], None]] = []
 
 
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **constants: Any) -> None:
-    """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on."""
+    """Run ``kernel`` over ``grid``; ``args`` starts with a tensor on the device to run on.
+
+    Raises OSError if Triton's cache on disk is damaged.
+    """
     # The default of fused multiply-adds differs between versions of Triton.
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
     options |= {"maxnreg": config.registers} if config.registers else {}
     device = args[0].device
-    if device.type == "meta":
-        compiled = kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid)
-        for follow in followers:
-            follow(compiled)
-    elif device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
+    try:
+        if device.type == "meta":
+            compiled = kernel.warmup(*args, **constants, **config.blocks, **options, grid=grid)
+            for follow in followers:
+                follow(compiled)
+        elif device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                kernel[grid](*args, **constants, **config.blocks, **options)
+        else:
             kernel[grid](*args, **constants, **config.blocks, **options)
-    else:
-        kernel[grid](*args, **constants, **config.blocks, **options)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # Triton reads nothing else
+        advice = (
+            f"Triton's description of a compiled kernel in it is damaged ({error}); delete the folder and run again"
+        )
+        raise OSError(errno.EBADMSG, advice, str(triton.knobs.cache.dir)) from error
 
 
 def cdiv(a: int, b: int) -> int:

@@ -303,7 +303,7 @@ def test_a_shard_that_does_not_fit_is_named(folder, change, word):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 2}, "version is 2"),
         ({"version": True}, "changed|version"),
         ({"format": "gguf"}, "not describe"),
         ({"extra": 1}, "extra is unknown"),

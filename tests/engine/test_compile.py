@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import tiny
 from slant.artifact.recipe import Grid, Recipe
 from slant.cli import app as cli
 from slant.demo import FOLDER
+from slant.errors import SlantError
 from slant.model.checkpoint import Checkpoint
 from slant.model.hqq import QuantizedCheckpoint
 from slant.model.network import Model
@@ -22,6 +24,7 @@ from slant.model.registry import parse_config
 from slant.model.weights import Weights
 from slant.runtime import kernel_cache
 from slant.runtime.offloaded_blocks import tensors
+from slant_kernels import launch
 from slant_kernels.merged import Scratch
 
 CPU = torch.device("cpu")
@@ -260,3 +263,35 @@ def test_what_stands_in_the_way_is_told(monkeypatch, capfd, tmp_path):
     assert said("--target", "sm_90") == "slant: Triton has no compiler for sm_90 here: Cannot find ptxas.\n"
     monkeypatch.setattr(kernel_cache, "triton", None)
     assert said("--target", "sm_90") == "slant: kernels are compiled by Triton, which exists for Linux only.\n"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"child_paths": 5}', "\0" * 90])
+@pytest.mark.parametrize("name", ["__grp___swiglu_kernel.json", "_swiglu_kernel.json"])
+def test_a_damaged_file_of_the_folder_is_named(tmp_path, name, content):
+    """Triton's descriptions of a kernel need only be JSON."""
+    (tmp_path / "KERNEL").mkdir()
+    (tmp_path / "KERNEL" / name).write_text(content)
+    fine = not name.startswith("__grp__") and content[:1] in ("[", "{") and content != "{"
+    with nullcontext() if fine else pytest.raises(SlantError, match=rf"{name} is damaged \(.*\); delete .*KERNEL"):
+        kernel_cache.settle(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("problem", [json.JSONDecodeError("x", "", 0), UnicodeDecodeError("utf-8", b"x", 0, 1, "y")])
+def test_a_damaged_cache_of_triton_is_one_sentence(monkeypatch, capsys, problem):
+    """Where no folder was compiled ahead: Triton's own in the home folder."""
+    pytest.importorskip("triton")
+
+    class Kernel:
+        def warmup(self, *_: object, **__: object) -> None:
+            raise problem
+
+    def command(arguments: list[str]) -> int:
+        launch.launch(Kernel(), (1,), launch.Config(), torch.empty(1, device="meta"))
+        return 0
+
+    monkeypatch.setattr(cli, "_invoke", command)
+    monkeypatch.setattr(launch.triton.knobs.cache, "dir", "/cache")
+    assert cli.run(["score"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("slant: /cache: Triton's description of a compiled kernel in it is damaged (")
+    assert said.endswith("); delete the folder and run again.\n")

@@ -9,6 +9,7 @@ import toy
 import child
 from slant.errors import SlantError
 from slant.training.run import finetune
+from slant.training.train import last_complete, seal
 
 
 @pytest.fixture
@@ -54,3 +55,29 @@ def test_an_unfinished_run_is_not_overwritten_and_not_mixed(base, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(SlantError, match="out exists; name another destination"):
         finetune(base, [table], tmp_path / "out", toy.recipe(), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "adapter_model.safetensors", "complete"])
+@pytest.mark.parametrize("content", [b"", b"x", None])
+def test_a_damaged_checkpoint_is_named_and_can_be_removed(tmp_path, name, content):
+    for step in (3, 12):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        for file in ("trainer_state.json", "optimizer.pt", "adapter_model.safetensors"):
+            (checkpoint / file).write_text(f"{file} {step}")
+        seal(checkpoint)
+    (tmp_path / "checkpoint-12 (copy)").mkdir()
+    assert last_complete(tmp_path) == str(checkpoint)
+    if content is None:
+        (checkpoint / name).unlink()
+    else:
+        (checkpoint / name).write_bytes(content)
+    if (name, content) == ("complete", None):  # as if it had never been finished
+        assert last_complete(tmp_path) == str(tmp_path / "checkpoint-3")
+        return
+    with pytest.raises(
+        SlantError, match=rf"checkpoint-12/({name}|complete) was damaged .*; remove .*checkpoint-12 and "
+    ):
+        last_complete(tmp_path)
+    shutil.rmtree(checkpoint)
+    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-3")

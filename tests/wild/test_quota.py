@@ -1,6 +1,7 @@
 """The CPU quota of a container, from files as Linux shows them."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -66,3 +67,20 @@ def test_bench_measures_and_reports_as_many(monkeypatch, capsys):
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["machine"]["threads"] == 1
     finally:
         torch.set_num_threads(1)
+
+
+def test_inspect_predicts_with_as_many(monkeypatch, capsys):
+    """In int8 and fp32 a batch's memory grows with the threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = {}
+    for quota in (1, 2):
+        monkeypatch.setattr(resolved, "cpu_quota", lambda quota=quota: quota)
+        torch.set_num_threads(2)
+        try:
+            assert run(["inspect", "demo"]) == 0
+        finally:
+            torch.set_num_threads(1)
+        found[quota] = " ".join(capsys.readouterr().out.split())
+        assert f"{quota} CPU threads" in found[quota]
+    tables = [re.search("Predicted memory.*batches of", text)[0] for text in found.values()]
+    assert tables[0] != tables[1]

@@ -89,7 +89,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "certificate": (certificate, lambda raw: certificates.as_json(certificates.parse(raw))),
     "manifest": (manifest_json, read_manifest),
     "recipe": (RECIPE.json, lambda raw: Recipe.parse(raw).json()),
-    "self-test": (lambda: manifest_json()["probe"], self_test.parse),
+    "self-test": (lambda: manifest_json()["probe"], lambda raw: self_test.parse(raw, "artifact.json, probe")),
     "slant.json": (lambda: {"template": "{article}?", "labels": {"0": "a", "1": "b"}}, read_settings),
 }
 
@@ -154,7 +154,23 @@ def test_what_is_unchanged_is_read(kind: str) -> None:
         ("manifest", ["made", "torch"], None, "made.torch is null, but must be a string"),
         ("manifest", ["answers"], [1.0], "answers[0] is 1.0, but must be an integer"),
         ("manifest", ["recipe"], None, "recipe is null, but must be an object"),
-        ("manifest", ["version"], "1", "of version '1'"),
+        ("manifest", ["version"], "9" * 5000, f'artifact.json: version is "{"9" * 49}... (5002 characters), and'),
+        (
+            "manifest",
+            ["source", "a" * 300],
+            {"bytes": 5, "sha256": "0" * 64},
+            "at most 255 characters",
+        ),
+        ("certificate", ["prompt", "max_tokens"], 0, "prompt.max_tokens is 0, but must be greater than or equal to 1"),
+        (
+            "certificate",
+            ["arithmetic", "max_tokens"],
+            0,
+            "arithmetic.max_tokens is 0, but must be greater than or equal",
+        ),
+        ("certificate", ["drift", "overall", "low"], -1, "drift.overall.low is -1, but must be greater than or equal"),
+        ("certificate", ["format"], 10**400, "is of format 10000"),
+        ("manifest", ["version"], "1", 'artifact.json: version is "1", and'),
         (
             "recipe",
             ["rules", "mlp.up_proj.weight", "bits"],

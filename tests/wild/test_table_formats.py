@@ -25,6 +25,7 @@ from pyarrow import feather, orc
 from slant.errors import TableError
 from slant.tables import json_format
 from slant.tables.bulk import score_table
+from slant.tables.labelled import LabelledTexts
 from slant.tables.rows import Chunk
 from slant.tables.write import WRITTEN, open_writer
 
@@ -306,6 +307,24 @@ def test_arrow_files(tmp_path: Path, kind: str, ending: str) -> None:
         arrow(path, table, kind == "stream")
     for window in (1, 2, 1024):
         assert [row["text"] for row in run(path, ending, window=window)] == TEXTS
+
+
+@pytest.mark.parametrize("window", [1, 3, 1024])
+def test_columns_of_parquet_that_end_early(tmp_path: Path, window: int) -> None:
+    """In every command: rows are not lost because the reader's windows end where a column does."""
+    source = tmp_path / "in.parquet"
+    plain = {"use_dictionary": False, "compression": "none", "write_statistics": False, "store_schema": False}
+    fields = [pa.field("text", pa.string(), False), pa.field("label", pa.int64(), False)]
+    pq.write_table(pa.table({"text": ["a"] * 9, "label": [1] * 9}, pa.schema(fields)), source, **plain)
+    data = source.read_bytes()
+    assert LabelledTexts.read(source, labels_column="label").values == (1,) * 9
+    page = b"\x15\x00\x15\x90\x01\x15\x90\x01\x2c\x15"  # the header of a page of 72 bytes; its values follow, doubled
+    assert data.count(page + b"\x12") == 1
+    source.write_bytes(data.replace(page + b"\x12", page + b"\x0c"))
+    with pytest.raises(TableError, match="is damaged after row"):
+        score_table(Engine(), source, tmp_path / "out.csv", window=window)
+    with pytest.raises(TableError, match="is damaged after row"):
+        LabelledTexts.read(source, labels_column="label")
 
 
 def test_arrow_that_is_damaged(tmp_path: Path) -> None:

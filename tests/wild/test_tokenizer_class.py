@@ -121,7 +121,7 @@ def test_the_way_out_leads_out(tmp_path):
     [
         ({"add_prefix_space": True}, {}, "add_prefix_space"),
         ({}, {"model": {"dropout": 0.1}}, "at random"),
-        ([], {}, "not a JSON object"),
+        ([], {}, "no JSON object"),
     ],
 )
 def test_what_else_changes_tokens_is_named(tmp_path, settings, change, message):

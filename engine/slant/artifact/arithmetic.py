@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from slant.errors import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class Arithmetic:
     weights: str
     dtype: str
     device: str
-    max_tokens: int
+    max_tokens: Annotated[int, Field(ge=1)]
     truncation: str
     instruction_set: str
     special_tokens: str = "text"
@@ -27,4 +32,4 @@ class Arithmetic:
         """What ``other`` has otherwise, in words: "weights=int8 instead of artifact"; empty if nothing."""
         names = ("weights", "dtype", "device", "max_tokens", "truncation", "special_tokens")
         pairs = ((name, getattr(other, name), getattr(self, name)) for name in names)
-        return ", ".join(f"{name}={new} instead of {old}" for name, new, old in pairs if new != old)
+        return ", ".join(f"{name}={new} instead of {shortened(str(old))}" for name, new, old in pairs if new != old)

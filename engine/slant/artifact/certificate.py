@@ -21,7 +21,7 @@ from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.drift_record import Drift, Slice
 from slant.errors import CheckpointError
 from slant.prompt.prompt import Prompt
-from slant.validation import Sha256, only, record
+from slant.validation import Sha256, only, record, shown
 
 FORMAT = 2  # format 1 did not record the arithmetic
 METHODS = ("layerwise", "resident", "transformers")
@@ -54,7 +54,7 @@ class PromptRecord:
 
     template_sha256: Sha256
     answers: tuple[str, ...]
-    max_tokens: int
+    max_tokens: Annotated[int, Field(ge=1)]
     truncation: str
 
 
@@ -132,17 +132,17 @@ def as_json(certificate: Certificate) -> dict[str, Any]:
     return plain
 
 
-def parse(value: Any) -> Certificate:
-    """The certificate that ``as_json`` made ``value`` of.
+def parse(value: Any, source: str = "the certificate") -> Certificate:
+    """The certificate that ``as_json`` made ``value`` of. ``source`` names it in errors.
 
     Raises CheckpointError naming what is missing, unknown, of the wrong type, or in contradiction to the rest.
     """
     found = value.get("format") if isinstance(value, dict) else None
     if isinstance(found, int) and found > FORMAT:
-        raise CheckpointError(f"the certificate is of format {found}, this slant reads {FORMAT}; use a newer slant.")
+        raise CheckpointError(f"{source} is of format {shown(found)}, this slant reads {FORMAT}; use a newer slant.")
     if found == 1:
         value = {**value, "arithmetic": None}
-    contradicts, again = "the certificate does not hold together", "measure the drift again"
+    contradicts, again = f"{source} does not hold together", "quantize again"
     made = record(Certificate, value, contradicts, CheckpointError, again)
     for problem in _problems(made):
         raise CheckpointError(f"{contradicts}: {problem}; {again}.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from slant.artifact import MANIFEST
 from slant.artifact.arithmetic import Arithmetic
 from slant.errors import CheckpointError
 
@@ -42,13 +44,13 @@ def coverage(
 ) -> Coverage:
     """Compare a stored certificate with what was loaded: its arithmetic and its prompt.
 
-    ``model`` names the artifact in reasons. Raises CheckpointError for a certificate that is damaged.
+    ``model`` is the artifact's folder. Raises CheckpointError for a certificate that is damaged.
     """
     if stored is None:
         return Coverage(f"{model} has no certificate")
     from slant.artifact.certificate import parse
 
-    made = parse(stored)
+    made = parse(stored, f"the certificate in {Path(model) / MANIFEST}")
     if made.arithmetic is None:
         return Coverage(f"the certificate of {model} does not say what it was measured with, so it covers nothing")
     if (made.prompt.template_sha256, made.prompt.answers) != (template_sha256, answers):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # rates are computed of them, in floats
 Share = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[Count, ...], ...]
 
@@ -57,7 +57,7 @@ class DriftFigures:
     the reference labels i and we label j.
     """
 
-    rows: Annotated[int, Field(ge=1)]
+    rows: Annotated[Count, Field(ge=1)]
     flips: Count
     flip_rate: Share
     weighted_flip_rate: Share
@@ -107,8 +107,8 @@ class GoldComparison:
 class Slice:
     """The rows whose prompts have ``low`` to ``high`` tokens (None: any number); ``gold`` is None without labels."""
 
-    low: int
-    high: int | None
+    low: Count
+    high: Count | None
     figures: DriftFigures
     gold: GoldComparison | None
 
@@ -127,7 +127,7 @@ class Drift:
     """The comparison of ``rows`` texts; those in ``failures`` are in no figure. ``buckets`` are the non-empty ones."""
 
     labels: tuple[str, ...]
-    rows: int
+    rows: Count
     failures: tuple[Failure, ...]
     overall: Slice
     buckets: tuple[Slice, ...]

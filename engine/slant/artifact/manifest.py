@@ -19,11 +19,11 @@ from slant.artifact import MANIFEST
 from slant.artifact.recipe import Recipe
 from slant.errors import CheckpointError
 from slant.files import write_whole
-from slant.validation import Sha256, record
+from slant.validation import Sha256, record, shown
 
 FORMAT, VERSION = "slant-artifact", 1
 # A name is never a path: nothing outside the folder is opened.
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
 Made = Annotated[dict[Literal["slant", "torch", "hqq", "device"], str], Field(min_length=4)]
 
 
@@ -31,7 +31,7 @@ Made = Annotated[dict[Literal["slant", "torch", "hqq", "device"], str], Field(mi
 class FileInfo:
     """Size in bytes and SHA-256 of a file."""
 
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=2**63)]
     sha256: Sha256
 
 
@@ -75,7 +75,9 @@ class Manifest:
         path = folder / MANIFEST
         try:
             written = path.read_bytes()
-            raw = json.loads(written, parse_constant=_refuse)
+            raw = json.loads(written)
+            content = {key: value for key, value in raw.items() if key != "sha256"} if isinstance(raw, dict) else {}
+            unchanged = _render(content, allow_nan=True) == written  # what reads a NaN's field names it
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist; give the folder of an artifact.") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -84,21 +86,16 @@ class Manifest:
             raise CheckpointError(f"{path} does not describe an artifact of slant.")
         if type(raw.get("version")) is not int or raw["version"] != VERSION:
             raise CheckpointError(
-                f"{path} is of version {raw.get('version')!r}, and this slant reads {VERSION}; "
-                "update slant or quantize again."
+                f"{path}: version is {shown(raw.get('version'))}, and this slant reads {VERSION}; update slant or "
+                "quantize again."
             )
-        raw.pop("sha256", None)
-        if _render(raw) != written:
+        if not unchanged:
             raise CheckpointError(f"{path} was changed after it was written; get the artifact again.")
-        content = {key: value for key, value in raw.items() if key not in ("format", "version")}
+        del content["format"], content["version"]
         return record(cls, content, str(path), CheckpointError, "quantize again")
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _render(content: Mapping[str, Any]) -> bytes:
-    body = json.dumps(content, indent=1, allow_nan=False)
+def _render(content: Mapping[str, Any], allow_nan: bool = False) -> bytes:
+    body = json.dumps(content, indent=1, allow_nan=allow_nan)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return (json.dumps({**content, "sha256": digest}, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps({**content, "sha256": digest}, indent=1, allow_nan=allow_nan) + "\n").encode()

@@ -28,7 +28,7 @@ from slant import tensor_files
 from slant.artifact import MANIFEST
 from slant.artifact.manifest import Manifest
 from slant.artifact.recipe import Grid
-from slant.errors import CheckpointError, RecipeError
+from slant.errors import CheckpointError, RecipeError, shortened
 from slant.files import sha256
 from slant.stand_ins import refuse_stand_in
 from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, finite, headers, opened
@@ -92,7 +92,8 @@ class Artifact(Generic[Config]):
             raise CheckpointError(f"{info.file} has an unexpected tensor {key}; get the artifact again.")
         self.head = EMBEDDING if self.manifest.answers is None else HEAD
         self.skipped: list[str] = []
-        self.notes = (f"quantized by slant {self.manifest.made['slant']} on {self.manifest.made['device']}.",)
+        version, device = (shortened(self.manifest.made[key]) for key in ("slant", "device"))
+        self.notes = (f"quantized by slant {version} on {device}.",)
 
     @property
     def certificate(self) -> Mapping[str, Any] | None:

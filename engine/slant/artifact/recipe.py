@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from slant.errors import RecipeError
 from slant.files import read_json
-from slant.validation import only, record
+from slant.validation import only, record, shown
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
@@ -48,9 +48,9 @@ class Recipe:
         """Raise RecipeError if a rule is for something other than a model's tensors ``names`` in a quantizable role."""
         for key in self.rules:
             if role_of(key) not in quantizable:
-                raise RecipeError(f"{key!r} cannot be quantized; a recipe names layers' {', '.join(quantizable)}.")
+                raise RecipeError(f"{shown(key)} cannot be quantized; a recipe names layers' {', '.join(quantizable)}.")
             if _LAYER.fullmatch(key) and key not in names:
-                raise RecipeError(f"the recipe has a rule for {key}, which the model does not have.")
+                raise RecipeError(f"the recipe has a rule for {shown(key)}, which the model does not have.")
 
     def json(self) -> dict[str, Any]:
         """What ``parse`` reads."""

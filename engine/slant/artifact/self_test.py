@@ -75,9 +75,9 @@ def check(stored: Mapping[str, Any], probabilities: NDArray[np.float32], arithme
         )
 
 
-def parse(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The stored object, checked for its form; raises CheckpointError."""
-    stored = table(Stored, raw, "the artifact's self-test is damaged", CheckpointError, "quantize again")
+def parse(raw: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """The stored object, checked for its form; raises CheckpointError. ``source`` names it."""
+    stored = table(Stored, raw, f"{source} is damaged", CheckpointError, "quantize again")
     return stored.model_dump()
 
 

@@ -66,7 +66,7 @@ def bench(
             raise SlantError(f"--lengths {length} is over --max-tokens {limit}; give --max-tokens {length} too.")
     own = None if source is None else read(source, rows=rows, **table)
     asked: dict[str, Any] = {"lengths": tokens, "counts": counts, "texts": own, "seconds": seconds}
-    use_threads(use_threads(options.threads))  # in the whole process: what the engine is compared with has as many
+    use_threads(options.threads, everywhere=True)  # what the engine is compared with has as many
     with Progress() as progress:
         report = measure(folder, options, **asked, imports=imports, progress=progress)
     line = json.dumps(report, allow_nan=False)

@@ -86,7 +86,7 @@ def drift(
         from slant.evaluation.drift.measure import measure
         from slant.runtime.resolved import use_threads
 
-        use_threads(use_threads(options.threads))  # in the whole process: a reference in transformers has as many
+        use_threads(options.threads, everywhere=True)  # a reference in transformers has as many
 
         dtype = reference.removeprefix("transformers").strip("-") or "bf16"
         report = measure(

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from slant.artifact import MANIFEST
 from slant.artifact.certificate import Certificate, parse
 from slant.artifact.recipe import NAMED
 from slant.evaluation.formatting import terminal_table
@@ -32,7 +33,8 @@ def report(model: str | Path, options: LoadOptions) -> RenderableType:
     prompt = Prompt.load(checkpoint.folders, template=options.template, labels=options.labels, max_tokens=limit)
     check_vocabulary(checkpoint, prompt)
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
-    certificates = [] if checkpoint.certificate is None else [certificate(parse(checkpoint.certificate))]
+    stored, source = checkpoint.certificate, f"the certificate in {checkpoint.folder / MANIFEST}"
+    certificates = [] if stored is None else [certificate(parse(stored, source))]
     parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, memory(checkpoint, prompt)]
     return Group(*notes, *(part for table in parts for part in (Text(), table)))
 
@@ -119,5 +121,8 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
                     table.add_row(device, name, tier.name, *map(human, sizes))
         table.add_section()
     budgets = " and ".join(f"{tokens:,} tokens on {device}" for device, tokens in TOKEN_BUDGETS.items())
-    table.caption = f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; on cuda formulas, not measured"
+    table.caption = (
+        f"batches of {budgets}, or one text of {prompt.max_tokens:,} tokens; {torch.get_num_threads()} CPU threads; on "
+        "cuda formulas, not measured"
+    )
     return table

@@ -6,12 +6,15 @@ exit code is 128 plus the signal's number. The process then ends without waiting
 
 from __future__ import annotations
 
+import codecs
 import io
+import locale
 import os
 import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -48,9 +51,10 @@ class Signals:
             os._exit(128 + self.received)
 
     def _lost(self, args: Any) -> None:
-        """An exception in a finalizer, which would be printed and forgotten."""
+        """An exception in a finalizer, which Python prints and forgets: no news for who runs a command."""
         if self.received is None or not issubclass(args.exc_type, KeyboardInterrupt):
-            sys.__unraisablehook__(args)
+            if "--debug" in sys.argv:
+                sys.__unraisablehook__(args)
             return
         number, self.received = self.received, None
         signal.signal(signal.SIGALRM, lambda _, frame: self._stop(number, frame))
@@ -92,8 +96,16 @@ def open_streams() -> None:
         sys.stdout = Stdout(out.detach(), encoding=out.encoding, errors="replace", line_buffering=out.line_buffering)
 
 
+def read_utf_8() -> None:
+    """Libraries that name no encoding read their own files as UTF-8, whatever the locale is: torch's compiler does."""
+    if os.name == "posix" and codecs.lookup(locale.getencoding()).name != "utf-8":
+        with suppress(locale.Error):  # where there is no such locale
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+
 def quiet_warnings() -> None:
     """Of warnings only slant's own are shown, a line each; those of libraries are no news for who runs a command."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from slant.cli.output import say
 
     warnings.resetwarnings()
@@ -109,6 +121,7 @@ def main() -> NoReturn:
     try:
         signals.watch()
         open_streams()
+        read_utf_8()
         quiet_warnings()
         from slant.cli.app import run
 

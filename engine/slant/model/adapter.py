@@ -17,7 +17,8 @@ from torch import Tensor
 
 from slant import tensor_files
 from slant.errors import CheckpointError
-from slant.model.folder import ADAPTER, ADAPTER_WEIGHTS, is_adapter, read_object, resolve
+from slant.files import read_object
+from slant.model.folder import ADAPTER, ADAPTER_WEIGHTS, is_adapter, resolve
 from slant.model.names import canonical
 from slant.stand_ins import refuse_stand_in
 from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, headers
@@ -74,7 +75,7 @@ class AdapterConfig(BaseModel):
     def read(cls, folder: Path) -> AdapterConfig:
         """Raises CheckpointError naming the first field that is wrong, or that asks for what is not merged here."""
         path = folder / ADAPTER
-        config = table(cls, read_object(path), str(path), CheckpointError, _PEFT.removesuffix("."))
+        config = table(cls, read_object(path, CheckpointError), str(path), CheckpointError, _PEFT.removesuffix("."))
         for pattern in config._patterns():
             try:
                 re.compile(pattern)

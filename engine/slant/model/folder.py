@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slant.artifact import MANIFEST
-from slant.errors import CheckpointError
-from slant.files import read_json
+from slant.errors import CheckpointError, reason
+from slant.files import read_object
 from slant.stand_ins import refuse_stand_in
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -77,15 +77,6 @@ def resolve(model: str | Path, revision: str | None = None) -> Path:
     return _checked(_snapshot(hub_id, revision))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError naming the file if it is not one."""
-    refuse_stand_in(path)
-    content = read_json(path, CheckpointError, unique=False)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged (it holds no JSON object); save or download it again.")
-    return content
-
-
 def has_weights(folder: Path) -> bool:
     """Whether there are files that transformers would take for the whole weights."""
     return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
@@ -112,7 +103,7 @@ def weight_files(folder: Path) -> WeightFiles:
     if not (folder / CONFIG).is_file():
         refuse_stand_in(folder / CONFIG)
         raise CheckpointError(f"{folder / CONFIG} does not exist; {_way_out(folder)}")
-    config = read_object(folder / CONFIG)
+    config = read_object(folder / CONFIG, CheckpointError)
     _refuse_quantized(folder / CONFIG, config)
     named = config.get("transformers_weights", WEIGHTS)
     if named not in (WEIGHTS, INDEX):
@@ -131,7 +122,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 def _sharded(folder: Path) -> WeightFiles:
     path = folder / INDEX
-    index = read_object(path)
+    index = read_object(path, CheckpointError)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is damaged (it has no weight_map of keys to files); download it again.")
@@ -220,5 +211,6 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
                 raise
             return Path(snapshot_download(hub_id, **wanted, local_files_only=True))  # a cache that is not ours to write
     except Exception as error:  # the hub client raises a family of its own, network errors and OSError
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{hub_id} is no local folder and could not be fetched from the hub: {reason}") from None
+        raise CheckpointError(
+            f"{hub_id} is no local folder and could not be fetched from the hub: {reason(error)}."
+        ) from None

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
-from slant.errors import PromptError, reason
+from slant.errors import PromptError
 from slant.files import first_with, read_json
 from slant.prompt.special_tokens import SpecialTokens
-from slant.prompt.tokenizer_class import check_class
+from slant.prompt.tokenizer_class import read_tokenizer
 from slant.prompt.truncation import Cuts
 from slant.validation import RECORD, table
 
@@ -140,9 +140,7 @@ class Prompt:
         """
         given = (Path(folders),) if isinstance(folders, str | Path) else tuple(folders)
         if tokenizer is None:
-            path = first_with(given, "tokenizer.json")
-            tokenizer = _tokenizer(path)
-            check_class(path.parent, tokenizer)
+            tokenizer = read_tokenizer(first_with(given, "tokenizer.json"))
         found = _settings(first_with(given, "slant.json"))
         template = found[0] if template is None else template
         labels = found[1] if labels is None else labels
@@ -227,22 +225,6 @@ class Prompt:
         """Where the tokens of the prompt of an article begin and end, in characters of the article."""
         shift = len(self._before)
         return [(start - shift, end - shift) for start, end in self.tokenizer.encode(self._fill(piece)).offsets]
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        others = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if path.with_name(name).exists()]
-        beside = f" ({', '.join(others)} cannot be read in its place)" if others else ""
-        raise PromptError(
-            f"{path} is missing{beside}: download it, or write it with transformers' "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except BaseException as error:  # tokenizers raises Exception itself, and a panic in it is not even that
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        raise PromptError(f"{path} is damaged ({reason(error)}); download it, or save it again.") from error
 
 
 def _batches(texts: Iterable[object]) -> Iterator[list[object]]:

@@ -1,4 +1,4 @@
-"""Whether transformers would make other tokens of a folder than its tokenizer.json says.
+"""Reads tokenizer.json, and refuses one of which transformers would make other tokens than the file says.
 
 transformers reads a byte-pair tokenizer.json as it is only where the class is generic. A class of a model, which
 tokenizer_config.json or the model's type names, takes vocabulary and merges from the file and splits texts its own way.
@@ -15,8 +15,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-from slant.errors import PromptError
-from slant.files import read_json
+from slant.errors import PromptError, reason
+from slant.files import read_object
 
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend", "LlamaTokenizer")
 OWN = "Qwen3_5Tokenizer"
@@ -26,16 +26,35 @@ PATTERNS = {OWN: _WORDS % (r"[\p{L}\p{M}]", r"\p{L}\p{M}"), "Qwen2Tokenizer": _W
 WAY_OUT = "let transformers save it again: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
 
-def check_class(folder: Path, tokenizer: Tokenizer) -> None:
-    """Raise PromptError if transformers' tokenizer of a folder is not the ``tokenizer`` of its tokenizer.json."""
-    model = tokenizer.model
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json. Raises PromptError if the file is missing, damaged or not what is used."""
+    if not path.is_file():
+        others = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if path.with_name(name).exists()]
+        beside = f" ({', '.join(others)} cannot be read in its place)" if others else ""
+        raise PromptError(
+            f"{path} is missing{beside}: download it, or write it with transformers' "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except BaseException as error:  # tokenizers raises Exception itself, and a panic in it is not even that
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise PromptError(f"{path} is damaged ({reason(error)}); download it, or save it again.") from error
+    _check_class(path, tokenizer)
+    return tokenizer
+
+
+def _check_class(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise PromptError if transformers' tokenizer of the folder is not the ``tokenizer`` of its tokenizer.json."""
+    model, folder = tokenizer.model, path.parent
     if not isinstance(model, models.BPE):
         return
-    path = folder / "tokenizer.json"
     if model.dropout:
         raise PromptError(f"{path} drops merges at random (dropout {model.dropout}); set its dropout to null.")
-    settings = _object(folder / "tokenizer_config.json")
-    name = _class(settings, _object(folder / "config.json"))
+    paths = folder / "tokenizer_config.json", folder / "config.json"
+    settings, config = (read_object(path, PromptError) if path.exists() else {} for path in paths)
+    name = _class(settings, config)
     if name in GENERIC:
         return
     if name not in PATTERNS:
@@ -78,10 +97,3 @@ def _pattern(tokenizer: Tokenizer) -> str | None:
 
 def _state(part: Any) -> Any:
     return None if part is None else json.loads(part.__getstate__())
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    found = read_json(path, PromptError) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise PromptError(f"{path} is not a JSON object.")
-    return found

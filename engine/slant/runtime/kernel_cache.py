@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slant.errors import SlantError
+from slant.errors import SlantError, reason
 from slant.files import write_whole
 from slant.runtime.memory import MemoryRequest
 from slant.runtime.resolved import FP8, INT8
@@ -72,11 +72,19 @@ def check(target: str, weights: str = "auto") -> None:
 
 
 def settle(folder: Path, home: Path) -> None:
-    """Write the folder's indices for the path ``home``, where it is or will be."""
-    for index in folder.glob("*/__grp__*.json"):
-        names = json.loads(index.read_bytes())["child_paths"]
-        paths = {name: str(home / index.parent.name / name) for name in names}
-        write_whole(index, json.dumps({"child_paths": paths}).encode())
+    """Write the folder's indices for the path ``home``, where it is or will be.
+
+    Raises SlantError for an index, or a description of a kernel, that is damaged.
+    """
+    for path in folder.glob("*/*.json"):
+        try:
+            found = json.loads(path.read_bytes())
+            names = list(found["child_paths"]) if path.name.startswith("__grp__") else None
+        except (ValueError, LookupError, TypeError) as error:
+            raise SlantError(f"{path} is damaged ({reason(error)}); delete {path.parent} and compile again.") from None
+        if names is not None:
+            paths = {name: str(home / path.parent.name / name) for name in names}
+            write_whole(path, json.dumps({"child_paths": paths}).encode())
 
 
 @contextmanager

@@ -96,17 +96,18 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
     )
 
 
-def use_threads(threads: int | None) -> int:
+def use_threads(threads: int | None, *, everywhere: bool = False) -> int:
     """The number of CPU threads to compute with.
 
     One that is given is set in torch, for the whole process; else it is torch's, at most the CPU quota of the control
-    group unless OMP_NUM_THREADS says otherwise. torch itself keeps to an affinity mask.
+    group unless OMP_NUM_THREADS says otherwise. torch itself keeps to an affinity mask. everywhere: set that one, too,
+    for what is computed, or predicted, outside of an engine.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-        return threads
     quota = None if os.environ.get("OMP_NUM_THREADS") else cpu_quota()
-    return min(torch.get_num_threads(), quota or 1024)
+    count = threads or min(torch.get_num_threads(), quota or 1024)
+    if threads is not None or everywhere:
+        torch.set_num_threads(count)
+    return count
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from slant.artifact import MANIFEST
 from slant.artifact.self_test import check, parse
+from slant.errors import CheckpointError
 from slant.options import token_limit
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import Classifier, answer_head
 from slant.runtime.execution import Executor
+from slant.validation import shown
 
 
 class SelfTest:
@@ -21,13 +24,20 @@ class SelfTest:
         """Raises CheckpointError if what is stored is damaged."""
         source, options = classifier.source, classifier.options
         assert source.self_test is not None
-        self._stored, self._arithmetic = parse(source.self_test), options.arithmetic()
+        name = f"the self-test (probe) in {source.folder / MANIFEST}"
+        self._stored, self._arithmetic = parse(source.self_test, name), options.arithmetic()
         limit = token_limit(None, source.config.max_position_embeddings)
         shared = classifier.prompt
         own = Prompt.load(
             source.folder, tokenizer=shared.tokenizer, max_tokens=limit, special_tokens=shared.special_tokens
         )
-        self._ids = [text.ids for text in own.encode(self._stored["texts"])]
+        encoded = own.encode(self._stored["texts"])
+        for index, (text, row) in enumerate(zip(self._stored["texts"], encoded, strict=True)):
+            if row.error is not None:
+                raise CheckpointError(
+                    f"{name} is damaged: texts[{index}] is {shown(text)}: {row.error.rstrip('.')}; quantize again."
+                )
+        self._ids = [row.ids for row in encoded]
         self._head = answer_head(source, own, options.device)
         self.tokens = max(map(len, self._ids))
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from slant.errors import TableError
+from slant.errors import TableError, reason
 from slant.tables.columns import missing, tell_apart
 from slant.tables.rows import Chunk, InputTable
 from slant.tables.signatures import ARROW
@@ -21,11 +21,6 @@ DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryE
 
 STRINGS = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")  # which may be texts in UTF-8
-
-
-def reason(error: BaseException) -> str:
-    """What pyarrow says, in one line without its end."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def read_arrow(
@@ -95,6 +90,8 @@ def batch_table(
                 yield Chunk(batch, texts, errors, end, decoded)
         except DAMAGED as error:
             raise TableError(f"{name} is damaged after row {end}: {reason(error)}; get the file again.") from error
+        if total not in (None, end):  # a column that ends early ends the reading, at a row that the window decides
+            raise TableError(f"{name} is damaged after row {end}: it should have {total}; get the file again.")
 
     return InputTable(schema, total, chunks())
 

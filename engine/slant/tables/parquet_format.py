@@ -9,8 +9,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slant.errors import TableError
-from slant.tables.arrow_format import DAMAGED, batch_table, reason
+from slant.errors import TableError, reason
+from slant.tables.arrow_format import DAMAGED, batch_table
 from slant.tables.rows import Chunk, InputTable, as_text
 
 ROW_GROUP = 64 << 20  # bytes of Arrow data gathered for one row group

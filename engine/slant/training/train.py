@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from slant.errors import SlantError
+from slant.files import sha256, write_whole
 from slant.training.data import Example
 from slant.training.recipe import TrainingRecipe
 
 BUCKET_BATCHES = 16  # batches that exchange their texts
-COMPLETE = "complete"  # a file in each checkpoint that was written completely
+COMPLETE = "complete"  # a file in each checkpoint that was written completely: the SHA-256 of its other files
 KEPT = 2  # checkpoints: one may be half-written
 LOGGED = 200  # losses recorded of a run, about
 
@@ -68,7 +71,7 @@ def train(
                 )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            seal(folder / f"checkpoint-{state.global_step}")
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -115,13 +118,36 @@ def _loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
 
 
 def last_complete(folder: Path) -> str | None:
-    """The newest complete checkpoint. Newer, half-written ones are removed: the run will write them again."""
-    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    """The newest complete checkpoint. Newer, half-written ones are removed: the run will write them again.
+
+    Raises SlantError if it was damaged since it was written.
+    """
+    numbers = {path: path.name.partition("-")[2] for path in folder.glob("checkpoint-*")}
+    found = {int(number): path for path, number in numbers.items() if number.isdecimal()}
     for step in sorted(found, reverse=True):
         if (found[step] / COMPLETE).exists():
+            _check(found[step])
             return str(found[step])
         shutil.rmtree(found[step])
     return None
+
+
+def seal(checkpoint: Path) -> None:
+    """Note that a checkpoint is complete."""
+    files = {str(path.relative_to(checkpoint)): sha256(path) for path in checkpoint.rglob("*") if path.is_file()}
+    write_whole(checkpoint / COMPLETE, json.dumps(files, indent=1).encode())
+
+
+def _check(checkpoint: Path) -> None:
+    damaged = COMPLETE
+    with suppress(OSError, ValueError, AttributeError):
+        files = json.loads((checkpoint / COMPLETE).read_bytes()).items()
+        damaged = next((name for name, digest in files if sha256(checkpoint / name) != digest), "")
+    if damaged:
+        raise SlantError(
+            f"{checkpoint / damaged} was damaged after it was written; remove {checkpoint} and resume again "
+            "(--resume): the run goes on from the checkpoint before it, or from its beginning."
+        )
 
 
 class LengthBuckets:
