@@ -119,6 +119,7 @@ def run(options: Namespace, console: Console, deadline: float, tuned: bool = Fal
         console.print(f"No case is called so; ops are {', '.join(dict.fromkeys(case.op for case in cases()))}.")
         return 2
     if tuned:
+        wanted = [case for case in wanted if tune.SHAPES.fullmatch(case.label)]
         wanted = wanted if options.op else worst_first(wanted, read(options.out / "gpu_model.jsonl"))
         stamp = f"{about['gpu']}, torch {about['torch']}, triton {about['triton']}, {about['commit']}"
 
@@ -161,17 +162,13 @@ def chosen(everything: Sequence[Case], ops: list[str] | None, shape: str | None)
 
 
 def worst_first(wanted: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
-    """The cases at the shapes of the newest waterfall, the op that loses most time to its limit first."""
+    """The cases of the ops in the newest waterfall, the op that loses most time to its limit first."""
     found = [row for row in rows if row.get("measure") == "waterfall" and row.get("op")]
     lost: dict[str, float] = {}
     for row in found:
         if row["time"] == found[-1]["time"]:
             lost[row["op"]] = lost.get(row["op"], 0.0) + row["microseconds"] - row["limit_microseconds"]
-    shapes = {row["batch"] for row in found}
-    return sorted(
-        (case for case in wanted if case.op in lost and (case.label in shapes or " x " not in case.label)),
-        key=lambda case: -lost[case.op],
-    )
+    return sorted((case for case in wanted if case.op in lost), key=lambda case: -lost[case.op])
 
 
 def tiny_cases() -> list[Case]:

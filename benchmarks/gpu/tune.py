@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,12 @@ def grid(
     return tuple(Config(size, w, s, registers=r) for size, w, s, r in product(sizes, warps, stages, registers))
 
 
-# What is tried beside the committed configuration.
+def tiles(BM: int, *found: tuple[int, int, int, int, int]) -> tuple[Config, ...]:
+    """The fused product's tiles for BM tokens: rows of W, columns, AHEAD, warps and stages."""
+    return tuple(Config({"BN": n, "BM": BM, "BK": k, "AHEAD": a}, warps, stages) for n, k, a, warps, stages in found)
+
+
+# What is tried beside the committed configuration, by table or by table and shape class.
 CANDIDATES: dict[str, tuple[Config, ...]] = {
     "delta_rule_kernel.PREPARE": grid((1, 2, 4), registers=(0, 168, 128)),
     "delta_rule_kernel.SERIAL": grid((4, 8), (1, 2, 3, 4), BV=(32, 64, 128)),
@@ -80,7 +86,36 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "swiglu.SWIGLU": grid((4, 8), BN=(512, 1024, 2048)),
     "rotary.ROTARY": grid((4, 8), BM=(4, 8, 16, 32)),
     "rotary.GATE": grid((4, 8), BM=(4, 8, 16, 32)),
-}
+    "quantized.DEQUANTIZE": tuple(
+        Config({"BN": rows, "BB": blocks}, warps)
+        for rows, blocks, warps in ((32, 1, 4), (64, 1, 4), (64, 2, 8), (16, 4, 4), (32, 4, 8), (8, 8, 4), (16, 8, 8))
+    ),
+    "quantized_linear.FUSED": grid((4,), M=(0, 4096)),
+    "quantized_linear.PROGRAMS 16": grid((4,), PROGRAMS=(264, 528, 792)),
+    "quantized_linear.PROGRAMS 64": grid((4,), PROGRAMS=(264, 528)),
+    "quantized_linear.PROGRAMS 128": grid((4,), PROGRAMS=(132, 396)),
+    "quantized_linear.PROGRAMS 256": grid((4,), PROGRAMS=(132,)),
+    "quantized_linear.TILES 16": tiles(
+        16, (64, 128, 0, 4, 3), (64, 128, 0, 4, 4), (64, 128, 2, 4, 4), (64, 128, 1, 4, 3), (64, 256, 2, 4, 3),
+        (64, 64, 2, 4, 4), (128, 128, 2, 8, 3), (128, 128, 0, 4, 3),
+    ),
+    "quantized_linear.TILES 64": tiles(
+        64, (64, 64, 0, 4, 3), (64, 64, 2, 4, 3), (64, 128, 2, 4, 3), (128, 64, 0, 8, 3), (128, 64, 1, 8, 3),
+        (128, 64, 0, 4, 3), (128, 128, 2, 8, 3),
+    ),
+    "quantized_linear.TILES 128": tiles(
+        128, (64, 64, 0, 4, 3), (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (128, 64, 1, 8, 3), (128, 64, 2, 8, 4),
+        (128, 128, 2, 8, 3), (256, 64, 0, 8, 3), (256, 64, 0, 8, 4),
+    ),
+    "quantized_linear.TILES 256": tiles(256, (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (256, 64, 0, 8, 3)),
+    "quantized_linear.TILES more": tiles(256, (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (256, 64, 0, 8, 3)),
+}  # fmt: skip
+# The shapes of the waterfall, and few enough products.
+SHAPES = re.compile(r"1 x 128|8 x 1024|1 x 8192|(gate_up 4|out_proj 8)/64(, (16|64|128|256|512))?")
+
+
+def candidates(slot: Slot) -> tuple[Config, ...]:
+    return CANDIDATES.get(" ".join(slot), CANDIDATES.get(slot[0], ()))
 
 
 def searches(device: DryRun, cache: int, seconds: float, cases: Sequence[Case], console: Console) -> list[Search]:
@@ -106,7 +141,7 @@ def run(
 ) -> int:
     """Try all candidates of every table that the cases look up; ``stamp`` says in the pasted row what measured it."""
     for search in searches(device, cache, seconds, cases, console):
-        best, (where, shape_class) = search.sweep(CANDIDATES.get(search.slot[0], ()), deadline, write), search.slot
+        best, (where, shape_class) = search.sweep(candidates(search.slot), deadline, write), search.slot
         gain = search.worth[_key(search.start)] / search.worth[_key(best)]
         console.print(f"{where}, class {shape_class!r}: {gain:.3f} times as fast as committed. The row:")
         console.print(row(shape_class, best, target(device.place), stamp), markup=False, highlight=False)
@@ -132,6 +167,7 @@ class Search:
     console: Console
     cases: list[Case] = field(default_factory=list)
     worth: dict[Any, float] = field(default_factory=dict)
+    times: dict[Any, dict[str, float]] = field(default_factory=dict)  # microseconds by case
 
     def sweep(
         self, candidates: Sequence[Config], deadline: float, write: Callable[[Row], None] = lambda row: None
@@ -145,19 +181,19 @@ class Search:
             best = config if worth < self.worth[_key(best)] else best
             about = {"table": self.slot[0], "class": self.slot[1], "blocks": dict(config.blocks)}
             about |= {"warps": config.num_warps, "stages": config.num_stages, "registers": config.registers}
-            cases = [f"{case.op} {case.label}" for case in self.cases]
-            write(about | {"cases": cases, "microseconds": 1e6 * worth if worth < math.inf else None})
+            write(about | {"microseconds": self.times.get(_key(config))})
         return best
 
     def try_out(self, config: Config) -> float:
         """The geometric mean of seconds a call; infinite if the configuration is out."""
         name = f"{dict(config.blocks)} warps {config.num_warps} stages {config.num_stages} {config.registers or ''}"
         try:
-            logs = [math.log(self._seconds(case, config)) for case in self.cases]
+            seconds = {f"{case.op} {case.label}": self._seconds(case, config) for case in self.cases}
         except Exception as error:  # Triton's errors are many: shared memory, registers, the compiler
             self.console.print(f"{name}: {type(error).__name__} {(str(error).strip().splitlines() or [''])[0]}")
             return math.inf
-        worth = math.exp(sum(logs) / len(logs))
+        self.times[_key(config)] = {case: round(1e6 * value, 2) for case, value in seconds.items()}
+        worth = math.exp(sum(map(math.log, seconds.values())) / len(seconds))
         self.console.print(f"{name}: {1e6 * worth:.1f} µs")
         return worth
 
