@@ -36,6 +36,11 @@ class Way:
     kind: str
     most: float | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in: bf16 but for fp32 weights."""
+        return torch.float32 if self.weights == "fp32" else BF16
+
     def recipe(self, config: ModelConfig) -> Recipe | None:
         return config.recipe(NAMED[self.weights]) if self.weights in NAMED else None
 
@@ -44,7 +49,7 @@ class Way:
         ids = len(random_prefix(config.vocab_size))
         sizes = len(ANSWERS), ids, max_tokens, token_budget
         eight_bit = self.weights if self.weights in EIGHT_BIT else None
-        request = MemoryRequest(config, self.recipe(config), BF16, "cuda", *sizes, eight_bit=eight_bit)
+        request = MemoryRequest(config, self.recipe(config), self.dtype, "cuda", *sizes, eight_bit=eight_bit)
         return next(tier for tier in tiers(request) if tier.name == self.kind)
 
 
@@ -85,6 +90,6 @@ def load(way: Way, config: ModelConfig, place: torch.device, max_tokens: int) ->
     source = RandomSource(config, place, way.recipe(config))
     norm, rows = source.read("norm.weight").float(), source.head_rows(ANSWERS).float()
     prompt: Any = SimpleNamespace(prefix_ids=random_prefix(config.vocab_size).tolist())
-    options = ResolvedOptions(way.weights, BF16, place, max_tokens, "head", max_tokens)
+    options = ResolvedOptions(way.weights, way.dtype, place, max_tokens, "head", max_tokens)
     classifier = Classifier(source, prompt, Head(norm, rows, config.rms_norm_eps), options)
     return Loaded(way, load_runner(classifier, way.predicted(config, max_tokens, max_tokens), positions=max_tokens))
