@@ -1,4 +1,4 @@
-"""Checks of correctness without a GPU: that they run and are right, that a fault is called wrong, and stops no other."""
+"""Checks of correctness, without a GPU: they run and are right; a fault is called wrong, and stops no other."""
 
 import json
 import math
@@ -33,7 +33,9 @@ def skipping(monkeypatch, name):
     """A kernel that is never launched: what it should write stays as it was."""
     real = launch.launch
     monkeypatch.setattr(
-        launch, "launch", lambda kernel, *rest, **named: None if name in kernel.__name__ else real(kernel, *rest, **named)
+        launch,
+        "launch",
+        lambda kernel, *rest, **named: None if name in kernel.__name__ else real(kernel, *rest, **named),
     )
 
 
@@ -117,7 +119,8 @@ for number in range(first, 3):
         print("an illegal address", file=sys.stderr)
         sys.stderr.flush()
         {fault}
-    say(group="g", check="abc"[number], shape="", dtype="", error=0, bound=0, right=True, seconds=0, note="", failure="")
+    about = dict(group="g", shape="", dtype="", error=0, bound=0, right=True, seconds=0, note="", failure="")
+    say(check="abc"[number], **about)
     say(finished=number)
 say(end=True)
 """
