@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from gpu.case import BF16, Case, Draw, case
+from gpu.case import BF16, FP32, Case, Draw, case
 from gpu.peers import DENSE, DENSE_8, HQQ
 from slant.model.config import ModelConfig
-from slant_kernels import fp8, quantized, quantized_linear
+from slant_kernels import fp8, norm, quantized, quantized_linear, rotary, swiglu
 from slant_kernels.cross import TARGETS
 from slant_kernels.fp8 import Fp8Matrix
 from slant_kernels.quantized import BITS, GROUP_SIZES
@@ -91,6 +92,53 @@ def fp8_cases(c: ModelConfig, tokens: list[int]) -> Iterator[Case]:
         N, K = matrices(c)[name]
         yield from (_quantize_rows(M, K) for M in tokens)
         yield from (_fp8_linear(name, N, K, M) for M in tokens)
+    yield from fused_cases(c, tokens)
+
+
+def fused_cases(c: ModelConfig, tokens: list[int]) -> Iterator[Case]:
+    """What writes its rows in 8 bits."""
+    D, F, EPS = c.hidden_size, c.intermediate_size, 1e-6
+    H, Dh, Hv, Vh = c.num_attention_heads, c.head_dim, c.linear_num_value_heads, c.linear_value_head_dim
+
+    def gate_up(on: Draw, M: int) -> tuple[torch.Tensor, fp8.Fp8Rows]:
+        x = on.normal(M, 2 * F)
+        return x, fp8.empty_rows((M, F), x)
+
+    for M in tokens:
+        options: dict[str, Any] = {"targets": FP8_TARGETS, "beside_torch": False}
+        yield case(
+            norm.add_rms_norm_fp8,
+            f"1 x {M}",
+            M * (7 * D + 4) + 4 * D,
+            lambda on, M=M: (on.normal(1, M, D), on.normal(1, M, D), on.normal(D, dtype=FP32), EPS),
+            uncounted=filled(M, D),
+            **options,
+        )
+        yield case(
+            norm.gated_rms_norm_fp8,
+            f"1 x {M}",
+            M * (5 * Hv * Vh + 4) + 4 * Vh,
+            lambda on, M=M: (on.normal(1, M, Hv, Vh), on.normal(1, M, Hv, Vh), on.normal(Vh, dtype=FP32), EPS),
+            uncounted=filled(M, Hv * Vh),
+            **options,
+        )
+        yield case(
+            rotary.gate_heads_fp8,
+            f"1 x {M}",
+            M * (5 * H * Dh + 4),
+            lambda on, M=M: (on.normal(1, H, M, Dh), on.normal(1, M, H, 2, Dh).unbind(3)[1]),
+            uncounted=filled(M, H * Dh),
+            **options,
+        )
+        yield case(
+            swiglu.swiglu_fp8, f"1 x {M}", M * (5 * F + 4), lambda on, M=M: gate_up(on, M),
+            uncounted=filled(M, F), **options,
+        )  # fmt: skip
+
+
+def filled(M: int, K: int) -> int:
+    """Bytes of the rows that nobody writes."""
+    return -M % fp8.MULTIPLE * (K + 4)
 
 
 def fp8_linear(x: torch.Tensor, matrix: Fp8Matrix) -> torch.Tensor:
@@ -103,7 +151,7 @@ def _quantize_rows(M: int, K: int) -> Case:
         f"{M} x {K}",
         M * (3 * K + 4),
         lambda on: (on.normal(M, K),),
-        uncounted=-M % fp8.MULTIPLE * (K + 4),  # rows that nobody writes
+        uncounted=filled(M, K),
         targets=FP8_TARGETS,
     )
 

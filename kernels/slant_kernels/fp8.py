@@ -8,12 +8,16 @@ Shapes: x ``[..., K]``, W and w8 ``[N, K]``, w_scale fp32 ``[N]`` -> y ``[..., N
 torch's, which sums in fp32, applies both scales as it writes, and rounds to bf16 once. It takes K and N that are
 multiples of 16; other matrices, and all on a CPU, are multiplied in fp32: the same numbers, for checks, and slowly.
 
+What writes x for such a product alone can write it so: the kernels of norms, gates and SwiGLU end with ``store_row``,
+and give the same bits as ``quantize_rows`` of their output.
+
 Left out: the rotations of ``int8``. They keep an outlier from coarsening the scale of its whole token; a code of e4m3
 has three bits behind its leading one down to a 28,672nd of the outlier. int8 on a GPU: its int32 sums have to be
 written, read and scaled.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +48,12 @@ class Fp8Rows:
     def rows(self) -> int:
         return math.prod(self.shape[:-1])
 
+    def split(self, rows: int) -> list["Fp8Rows"]:
+        """Parts of so many rows, a multiple of 16, each of shape ``[rows, K]``; the last may have fewer."""
+        counts = [min(rows, self.rows - start) for start in range(0, self.rows, rows)]
+        parts = zip(self.codes.split(rows), self.scales.split(rows), counts, strict=True)
+        return [Fp8Rows(codes, scales, (count, self.shape[-1]), self.dtype) for codes, scales, count in parts]
+
 
 @dataclass(frozen=True, eq=False)
 class Fp8Matrix:
@@ -60,9 +70,9 @@ class Fp8Matrix:
     def nbytes(self) -> int:
         return nbytes(self.shape)
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor | Fp8Rows) -> Tensor:
         """x ``[..., K]`` -> ``x W^T`` ``[..., N]`` of its dtype."""
-        rows = quantize_rows(x)
+        rows = x if isinstance(x, Fp8Rows) else quantize_rows(x)
         plain = self.codes.is_cpu or any(size % MULTIPLE for size in self.shape)
         y = self._plain(rows) if plain else self._scaled(rows)
         return y[: rows.rows].to(rows.dtype).view(*rows.shape[:-1], len(self.codes))
@@ -103,32 +113,43 @@ ROW = Table({("", ""): Config(num_warps=8)})
 
 
 @jit()
-def _quantize_rows_kernel(
-    p_x, p_codes, p_scales, STEP: tl.constexpr, LEAST: tl.constexpr, K: tl.constexpr, BK: tl.constexpr
-):
+def store_row(p_codes, p_scale, y, mask):
+    """One row of fp32 in a tile of any shape, 0 where mask is not, as codes and their scale: see the reference."""
+    scale = tl.maximum(tl.max(tl.abs(y)), 1e-30) * (1 / 448)
+    codes = y * tl.div_rn(1.0, scale)
+    tl.store(p_codes, codes.to(p_codes.dtype.element_ty), mask=mask)
+    tl.store(p_scale, scale)
+
+
+@jit()
+def _quantize_rows_kernel(p_x, p_codes, p_scales, K: tl.constexpr, BK: tl.constexpr):
     """One row."""
     i_row = tl.program_id(0).to(tl.int64)
     o_k = tl.arange(0, BK)
-    m_k = o_k < K
-    x = tl.load(p_x + i_row * K + o_k, mask=m_k, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(x)), LEAST) * STEP
-    codes = x * tl.div_rn(1.0, scale)
-    tl.store(p_codes + i_row * K + o_k, codes.to(p_codes.dtype.element_ty), mask=m_k)
-    tl.store(p_scales + i_row, scale)
+    x = tl.load(p_x + i_row * K + o_k, mask=o_k < K, other=0.0).to(tl.float32)
+    store_row(p_codes + i_row * K + o_k, p_scales + i_row, x, o_k < K)
 
 
-def quantize_rows(x: Tensor) -> Fp8Rows:
-    """x ``[..., K]`` in 8 bits; a row with NaN or infinity in it makes its whole row of a product NaN."""
+def quantize_rows(x: Tensor, out: Fp8Rows | None = None) -> Fp8Rows:
+    """x ``[..., K]`` in 8 bits, written into ``out`` if that is given.
+
+    A row with NaN or infinity in it makes its whole row of a product NaN.
+    """
     K = x.shape[-1]
     rows = x.reshape(-1, K).contiguous()
-    M = len(rows)
+    out = empty_rows(x.shape, x) if out is None else out
     if not launch.on_gpu(x):
-        return Fp8Rows(*quantize_rows_reference(rows), tuple(x.shape), x.dtype)
-    R = cdiv(M, MULTIPLE) * MULTIPLE
-    codes = torch.empty(R, K, dtype=E4M3, device=x.device)
-    scales = torch.empty(R, 1, dtype=torch.float32, device=x.device)
+        for place, part in zip((out.codes, out.scales), quantize_rows_reference(rows), strict=True):
+            place[: len(rows)] = part
+        return out
     launch.launch(
-        _quantize_rows_kernel, (M,), ROW.find(x.device),
-        rows, codes, scales, STEP=STEP, LEAST=LEAST, K=K, BK=power_of_2(K),
-    )  # fmt: skip
-    return Fp8Rows(codes, scales, tuple(x.shape), x.dtype)
+        _quantize_rows_kernel, (len(rows),), ROW.find(x.device), rows, out.codes, out.scales, K=K, BK=power_of_2(K)
+    )
+    return out
+
+
+def empty_rows(shape: Sequence[int], like: Tensor) -> Fp8Rows:
+    """Room for x of this shape, on the device of ``like`` and in place of its dtype."""
+    R = cdiv(math.prod(shape[:-1]), MULTIPLE) * MULTIPLE
+    codes = torch.empty(R, shape[-1], dtype=E4M3, device=like.device)
+    return Fp8Rows(codes, torch.empty(R, 1, dtype=torch.float32, device=like.device), tuple(shape), like.dtype)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import launch, native
+from slant_kernels.fp8 import Fp8Rows, empty_rows, quantize_rows, store_row
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 
 
@@ -33,12 +34,14 @@ def gated_rms_norm_reference(x: Tensor, z: Tensor, weight: Tensor, eps: float) -
 ROW = Table({("", ""): Config(num_warps=4)})
 # Heads of 128 are short rows: 16 of them make a program of 2048 elements, 16 a thread.
 GATED = Table({("", ""): Config({"BM": 16}, num_warps=4)})
+# All heads of a position, 4096 elements: 16 a thread.
+HEADS = Table({("", ""): Config(num_warps=8)})
 
 
 @jit()
 def _rms_norm_kernel(
-    p_x, p_residual, p_weight, p_out, p_stream, eps,
-    D: tl.constexpr, BD: tl.constexpr, ADD: tl.constexpr,
+    p_x, p_residual, p_weight, p_out, p_scales, p_stream, eps,
+    D: tl.constexpr, BD: tl.constexpr, ADD: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     """One row: stream = x + residual, rounded as it is stored, then normalised."""
     i_row = tl.program_id(0).to(tl.int64) * D
@@ -51,25 +54,34 @@ def _rms_norm_kernel(
         tl.store(p_stream + i_row + o_d, x, mask=m_d)
     x = x.to(tl.float32)
     y = x * tl.rsqrt(tl.sum(x * x) / D + eps) * (1 + tl.load(p_weight + o_d, mask=m_d, other=0.0))
-    tl.store(p_out + i_row + o_d, y.to(p_out.dtype.element_ty), mask=m_d)
+    y = y.to(p_x.dtype.element_ty)
+    if FP8:
+        store_row(p_out + i_row + o_d, p_scales + tl.program_id(0), y.to(tl.float32), m_d)
+    else:
+        tl.store(p_out + i_row + o_d, y, mask=m_d)
 
 
 @jit("rows")
 def _gated_rms_norm_kernel(
-    p_x, p_z, p_weight, p_out, rows, z_outer, eps,
-    H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    p_x, p_z, p_weight, p_out, p_scales, rows, z_outer, eps,
+    H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
-    """BM rows of x; row r of z lies at (r // H) z_outer + (r % H) D."""
-    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    """BM rows of x, or for FP8 the H of one position; row r of z lies at (r // H) z_outer + (r % H) D."""
+    M: tl.constexpr = H if FP8 else BM
+    o_m = tl.program_id(0).to(tl.int64) * M + tl.arange(0, BM)
     o_d = tl.arange(0, BD)
-    mask = (o_m < rows)[:, None] & (o_d < D)[None]
+    mask = ((o_m < rows) & (tl.arange(0, BM) < M))[:, None] & (o_d < D)[None]
     o_x = o_m[:, None] * D + o_d[None]
     o_z = (o_m // H * z_outer + o_m % H * D)[:, None] + o_d[None]
     x = tl.load(p_x + o_x, mask=mask, other=0.0).to(tl.float32)
     z = tl.load(p_z + o_z, mask=mask, other=0.0).to(tl.float32)
     weight = tl.load(p_weight + o_d, mask=o_d < D, other=0.0)
     y = x * tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None] * weight[None] * z * tl.sigmoid(z)
-    tl.store(p_out + o_x, y.to(p_out.dtype.element_ty), mask=mask)
+    y = y.to(p_z.dtype.element_ty)
+    if FP8:
+        store_row(p_out + o_x, p_scales + tl.program_id(0), y.to(tl.float32), mask)
+    else:
+        tl.store(p_out + o_x, y, mask=mask)
 
 
 NATIVE = native.Op("norm", "x residual z weight:fp32 out stream", "positions heads D z_stride", "eps")
@@ -97,15 +109,28 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     return rms_norm(stream, weight, eps), stream
 
 
-def _add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm_fp8(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Fp8Rows, Tensor]:
+    """``add_rms_norm`` with the normalised rows in 8 bits."""
+    if launch.on_gpu(x):
+        out = empty_rows(x.shape, x)
+        return out, _add_rms_norm(x, residual, weight, eps, out)[1]
+    y, stream = add_rms_norm(x, residual, weight, eps)
+    return quantize_rows(y), stream
+
+
+def _add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, rows: Fp8Rows | None = None
+) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     D = x.shape[-1]
     add = residual is not None
-    out, stream = torch.empty_like(x), torch.empty_like(x) if add else x
+    out = torch.empty_like(x) if rows is None else rows.codes
+    stream = torch.empty_like(x) if add else x
     residual = residual.contiguous() if residual is not None else x
     launch.launch(
         _rms_norm_kernel, (x.numel() // D,), ROW.find(x.device),
-        x, residual, weight, out, stream, eps, D=D, BD=power_of_2(D), ADD=add,
+        x, residual, weight, out, weight if rows is None else rows.scales, stream, eps,
+        D=D, BD=power_of_2(D), ADD=add, FP8=rows is not None,
     )  # fmt: skip
     return out, stream
 
@@ -116,10 +141,21 @@ def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     z may be a slice of a wider projection: ``[B, T, H, D]`` whose heads are contiguous.
     """
     if launch.on_gpu(x):
-        return _gated_rms_norm(x.contiguous(), z, weight, eps)
+        out = torch.empty(x.shape, dtype=z.dtype, device=x.device)
+        _gated_rms_norm(x.contiguous(), z, weight, eps, out)
+        return out
     if x.dtype == z.dtype and native.supports(x, x.shape[-1]):
         return _native_norm(x, None, z, weight, eps)[0]
     return F.rms_norm(x.float(), weight.shape, weight, eps).mul_(F.silu(z.float())).to(z.dtype)
+
+
+def gated_rms_norm_fp8(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Fp8Rows:
+    """``gated_rms_norm`` with the heads of a position ``[..., H, D]`` as one row of H D in 8 bits."""
+    if not launch.on_gpu(x):
+        return quantize_rows(gated_rms_norm(x, z, weight, eps).flatten(-2))
+    rows = empty_rows((*x.shape[:-2], x.shape[-2] * x.shape[-1]), z)
+    _gated_rms_norm(x.contiguous(), z, weight, eps, rows)
+    return rows
 
 
 def _native_norm(
@@ -135,16 +171,17 @@ def _native_norm(
     return out, stream
 
 
-def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    z, config = _positions(z), GATED.find(x.device)
+def _gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float, out: Tensor | Fp8Rows) -> None:
+    z = _positions(z)
     H, D = z.shape[1:]
-    rows = x.numel() // D
-    out = torch.empty(x.shape, dtype=z.dtype, device=x.device)
+    count, fp8 = x.numel() // D, isinstance(out, Fp8Rows)
+    config = HEADS.find(x.device) if fp8 else GATED.find(x.device)
+    blocks = {"BM": power_of_2(H)} if fp8 else {}
+    places = (out.codes, out.scales) if isinstance(out, Fp8Rows) else (out, weight)
     launch.launch(
-        _gated_rms_norm_kernel, (cdiv(rows, config.blocks["BM"]),), config,
-        x, z, weight, out, rows, z.stride(0), eps, H=H, D=D, BD=power_of_2(D),
+        _gated_rms_norm_kernel, (count // H if fp8 else cdiv(count, config.blocks["BM"]),), config,
+        x, z, weight, *places, count, z.stride(0), eps, H=H, D=D, BD=power_of_2(D), FP8=fp8, **blocks,
     )  # fmt: skip
-    return out
 
 
 def _positions(z: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import launch
+from slant_kernels.fp8 import Fp8Rows, empty_rows, quantize_rows, store_row
 from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
 from slant_kernels.norm import rms_norm, rms_norm_reference
 
@@ -46,6 +47,8 @@ def gate_heads_reference(x: Tensor, gate: Tensor) -> Tensor:
 # share a processor; four would keep no more loads in flight.
 ROTARY = Table({("", ""): Config({"BM": 8}, num_warps=4)})
 GATE = Table({("", ""): Config({"BM": 8}, num_warps=4)})
+# All heads of a position, 4096 elements: 16 a thread.
+HEADS = Table({("", ""): Config(num_warps=8)})
 
 
 @jit()
@@ -120,17 +123,24 @@ def _keys_values_kernel(
 
 @jit("T", "x_outer", "x_h", "x_t")
 def _gate_heads_kernel(
-    p_x, p_gate, p_y, T, x_outer, x_h, x_t,
+    p_x, p_gate, p_y, p_scales, T, x_outer, x_h, x_t,
     H: tl.constexpr, G_T: tl.constexpr, G_H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    FP8: tl.constexpr,
 ):  # fmt: skip
-    """BM rows (position, head) of one text; the strides of x count heads of D."""
+    """BM rows (position, head) of one text, or for FP8 the H of one position; the strides of x count heads of D."""
+    M: tl.constexpr = H if FP8 else BM
     i_b = tl.program_id(1).to(tl.int64)
-    o_m = (tl.program_id(0) * BM + tl.arange(0, BM))[:, None]
+    o_m = (tl.program_id(0) * M + tl.arange(0, BM))[:, None]
     o_t, o_h, o_d = o_m // H, o_m % H, tl.arange(0, BD)[None]
-    mask = (o_t < T) & (o_d < D)
+    mask = (o_t < T) & (tl.arange(0, BM) < M)[:, None] & (o_d < D)
     x = tl.load(p_x + i_b * x_outer * D + (o_h * x_h + o_t * x_t) * D + o_d, mask=mask, other=0.0).to(tl.float32)
     gate = tl.load(p_gate + i_b * T * G_T + o_t * G_T + o_h * G_H + o_d, mask=mask, other=0.0).to(tl.float32)
-    tl.store(p_y + i_b * T * H * D + o_m * D + o_d, (x * tl.sigmoid(gate)).to(p_y.dtype.element_ty), mask=mask)
+    y = (x * tl.sigmoid(gate)).to(p_x.dtype.element_ty)
+    p_y += i_b * T * H * D
+    if FP8:
+        store_row(p_y + o_m * D + o_d, p_scales + i_b * T + tl.program_id(0), y.to(tl.float32), mask)
+    else:
+        tl.store(p_y + o_m * D + o_d, y, mask=mask)
 
 
 def norm_rotary(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, before: int = 0) -> Tensor:
@@ -196,23 +206,36 @@ def _keys_values(
 
 def gate_heads(x: Tensor, gate: Tensor) -> Tensor:
     """x ``[B, H, T, D]`` times sigmoid of gate ``[B, T, H, D]`` -> ``[B, T, H D]``, the dtype of x."""
-    if launch.on_gpu(x):
-        return _gate_heads(x, gate)
-    return (x.transpose(1, 2) * torch.sigmoid(gate)).flatten(2)
+    if not launch.on_gpu(x):
+        return (x.transpose(1, 2) * torch.sigmoid(gate)).flatten(2)
+    y = x.new_empty(*gate.shape[:2], gate.shape[2] * gate.shape[3])
+    _gate_heads(x, gate, y)
+    return y
 
 
-def _gate_heads(x: Tensor, gate: Tensor) -> Tensor:
+def gate_heads_fp8(x: Tensor, gate: Tensor) -> Fp8Rows:
+    """``gate_heads`` with its rows in 8 bits."""
+    if not launch.on_gpu(x):
+        return quantize_rows(gate_heads(x, gate))
+    rows = empty_rows((*gate.shape[:2], gate.shape[2] * gate.shape[3]), x)
+    _gate_heads(x, gate, rows)
+    return rows
+
+
+def _gate_heads(x: Tensor, gate: Tensor, out: Tensor | Fp8Rows) -> None:
     gate, gate_t = _positions(gate)
-    (B, T, H, D), config = gate.shape, GATE.find(gate.device)
+    (B, T, H, D), fp8 = gate.shape, isinstance(out, Fp8Rows)
+    config = HEADS.find(gate.device) if fp8 else GATE.find(gate.device)
+    blocks = {"BM": power_of_2(H)} if fp8 else {}
+    places = (out.codes, out.scales) if isinstance(out, Fp8Rows) else (out, x)
     if x.stride(3) != 1 or any(stride % D for stride in x.stride()[:3]):
         x = x.contiguous()
     outer, x_h, x_t = (stride // D for stride in x.stride()[:3])
-    y = x.new_empty(B, T, H * D)
     launch.launch(
-        _gate_heads_kernel, (cdiv(T * H, config.blocks["BM"]), B), config,
-        x, gate, y, T, outer, x_h, x_t, H=H, G_T=gate_t, G_H=gate.stride(2), D=D, BD=power_of_2(D),
+        _gate_heads_kernel, (T if fp8 else cdiv(T * H, config.blocks["BM"]), B), config,
+        x, gate, *places, T, outer, x_h, x_t,
+        H=H, G_T=gate_t, G_H=gate.stride(2), D=D, BD=power_of_2(D), FP8=fp8, **blocks,
     )  # fmt: skip
-    return y
 
 
 def _positions(x: Tensor) -> tuple[Tensor, int]:

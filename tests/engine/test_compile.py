@@ -217,7 +217,7 @@ def test_a_folder_of_kernels_serves_another_process(home):
 
 @pytest.mark.slow
 def test_the_weights_fp8_have_a_kernel_more(tmp_path):
-    """That which quantizes rows, for each of their three widths; its products are no kernels of ours."""
+    """That which quantizes rows, of both widths of the weights; products are no kernels of ours."""
     pytest.importorskip("triton")
     arguments = "demo", "--target", "sm_90", "--output", tmp_path, "--weights", "fp8"
     shown = child.python("-c", COMPILE, *arguments).stdout

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from ops import randn
+from ops import EPS, randn
 
+from slant_kernels import norm, rotary, swiglu
 from slant_kernels.fp8 import (
     E4M3,
     STEP,
     Fp8Matrix,
+    empty_rows,
     fp8_matrix,
     multiplies_fp8,
     nbytes,
@@ -20,6 +22,7 @@ from slant_kernels.linear import linear
 CPU = torch.device("cpu")
 # Rows and K; K and N beside multiples of 16, which go to torch's own product on a GPU.
 ROWS = [(1, 16), (3, 48), (16, 208), (17, 65)]
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 SHAPES = [(1, 32, 64), (17, 48, 128), (40, 16, 96), (5, 24, 65), (33, 31, 64)]
 
 
@@ -42,7 +45,7 @@ def error(values, scales):
     return torch.maximum(values.abs() / 16, scales * 2**-10) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@DTYPES
 @pytest.mark.parametrize("shape", ROWS)
 def test_rows_are_those_of_the_reference_bit_for_bit(shape, dtype):
     x = (randn(*shape) * torch.logspace(-3, 3, shape[0], device=torch.get_default_device())[:, None]).to(dtype)
@@ -81,7 +84,7 @@ def test_a_row_of_zeros_has_a_scale():
     assert (scales > 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@DTYPES
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_those_of_the_codes(shape, dtype):
     """Sums in fp32, rounded to bf16 at most twice: where a GPU writes it, and as the result."""
@@ -119,6 +122,63 @@ def test_a_row_that_is_not_finite_stays_so_and_alone(bad):
     y = linear(x, fp8_matrix(randn(16, 32, seed=1)))
     assert y[1].isnan().all()
     assert torch.isfinite(y[[0, 2]]).all()
+
+
+def same(found, x):
+    """Whether rows are those of x in 8 bits: bit for bit, but on a GPU two kernels may sum x in another order."""
+    expected = quantize_rows(x)
+    count = expected.rows
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    assert len(found.codes) == len(expected.codes) == -(-count // 16) * 16
+    codes, others = (rows.codes[:count].view(torch.uint8) for rows in (found, expected))
+    scales, steps = found.scales[:count], expected.scales[:count]
+    if x.is_cuda:
+        return (codes != others).float().mean() < 0.02 and torch.allclose(scales, steps, rtol=2**-7, atol=0)
+    return torch.equal(codes, others) and torch.equal(scales, steps)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 3, 48), (1, 17, 65), (1, 16, 128)])
+def test_a_norm_writes_the_codes_of_its_output(shape, dtype):
+    x, residual, weight = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype, seed=1), randn(shape[-1], seed=2)
+    rows, stream = norm.add_rms_norm_fp8(x, residual, weight, EPS)
+    y, expected = norm.add_rms_norm(x, residual, weight, EPS)
+    assert same(rows, y)
+    assert torch.equal(stream, expected)
+
+
+@DTYPES
+@pytest.mark.parametrize(("heads", "width"), [(3, 16), (4, 32), (5, 24)])
+def test_a_gated_norm_writes_a_row_of_all_heads(heads, width, dtype):
+    """Of z where its projection left it."""
+    x, weight = randn(2, 9, heads, width, dtype=dtype), randn(width, seed=2)
+    z = randn(2, 9, 40 + heads * width, dtype=dtype, seed=1)[..., 40:].unflatten(-1, (heads, width))
+    rows = norm.gated_rms_norm_fp8(x, z, weight, EPS)
+    assert same(rows, norm.gated_rms_norm(x, z, weight, EPS).flatten(2))
+
+
+@DTYPES
+@pytest.mark.parametrize(("heads", "width"), [(3, 16), (4, 32), (5, 24)])
+def test_gated_heads_are_written_as_one_row(heads, width, dtype):
+    x = randn(2, heads, 12, width, dtype=dtype)[:, :, 3:]
+    gate = randn(2, 9, 2 * heads * width, dtype=dtype, seed=1).unflatten(-1, (heads, 2, width)).unbind(3)[1]
+    assert same(rotary.gate_heads_fp8(x, gate), rotary.gate_heads(x, gate))
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "columns"), [(1, 16), (33, 65), (16, 1100)])
+def test_swiglu_writes_the_codes_of_its_output(rows, columns, dtype):
+    gate_up = randn(rows, 2 * columns, dtype=dtype)
+    out = empty_rows((rows, columns), gate_up)
+    assert same(swiglu.swiglu_fp8(gate_up, out), swiglu.swiglu(gate_up))
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
+def test_parts_of_rows_are_the_rows(count):
+    x = randn(1, count, 32)
+    parts = quantize_rows(x).split(32)
+    assert [part.shape for part in parts] == [(min(32, count - start), 32) for start in range(0, count, 32)]
+    assert all(same(part, piece) for part, piece in zip(parts, x[0].split(32), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,20 @@ def compile_kernels(
     done, all).
     """
     kinds = {False, request.recipe is not None} if quantized is None else {quantized}
+    with rehearsing() as loading:
+        for kind in kinds:
+            _model(request, kind)
     outlines = [_outline(request, kind) for kind in kinds]
     needed: list[tuple[Eager, Shape]] = []
-    launches: set[str] = set()
+    launches = set(loading)
     for outline in outlines:
         for shape, names in rehearsed(outline, request):
             if not launches.issuperset(names):
                 needed.append((outline, shape))
                 launches.update(names)
     with collecting(lambda count: progress(count, len(launches))) as kernels:
+        for kind in kinds:
+            _model(request, kind)
         for outline, shape in needed:
             run(outline, shape)
     return kernels
@@ -105,13 +110,19 @@ def run(outline: Eager, shape: Shape) -> None:
         outline.model.prefix(torch.empty(length, dtype=torch.int64, device=META))
 
 
-def _outline(request: MemoryRequest, quantized: bool) -> Eager:
-    """A model of meta tensors with one block of each kind, and its head."""
+def _model(request: MemoryRequest, quantized: bool) -> Model:
+    """A model of meta tensors with one block of each kind; to load it in fp8 launches kernels too."""
     config, recipe = reduced(request.config, request.recipe if quantized else None)
     scratch = Scratch(request.dtype, META) if quantized else None
     weights = Weights(Outline(config, recipe), request.dtype, META, scratch, eight_bit=request.eight_bit)
-    with rehearsing():  # what quantizes weights at load quantizes activations too
-        model = Model(weights, request.max_tokens)
+    return Model(weights, request.max_tokens)
+
+
+def _outline(request: MemoryRequest, quantized: bool) -> Eager:
+    """Such a model and its head, with the state after the prefix."""
+    with rehearsing():
+        model = _model(request, quantized)
+    config = model.config
     norm = torch.empty(config.hidden_size, dtype=torch.float32, device=META)
     rows = torch.empty(request.answers, config.hidden_size, dtype=torch.float32, device=META)
     prefix = None

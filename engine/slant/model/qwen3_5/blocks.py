@@ -17,10 +17,11 @@ from slant.model.weights import Weights
 from slant.tensor_files import finite
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
+from slant_kernels.fp8 import Fp8Matrix, empty_rows
 from slant_kernels.linear import Weight, linear, unpacked
-from slant_kernels.norm import add_rms_norm, gated_rms_norm
-from slant_kernels.rotary import gate_heads, keys_values, norm_rotary
-from slant_kernels.swiglu import swiglu
+from slant_kernels.norm import add_rms_norm, add_rms_norm_fp8, gated_rms_norm, gated_rms_norm_fp8
+from slant_kernels.rotary import gate_heads, gate_heads_fp8, keys_values, norm_rotary
+from slant_kernels.swiglu import swiglu, swiglu_fp8
 
 # For gate and up at a time: as many fill any device, and of more these projections are most of the memory.
 MLP_TOKENS = 4096
@@ -70,6 +71,8 @@ class DeltaNet(Part):
         return o, z.unflatten(-1, o.shape[2:]), state
 
     def _project(self, o: Tensor, z: Tensor) -> Tensor:
+        if isinstance(self.out, Fp8Matrix):
+            return self.out.multiply(gated_rms_norm_fp8(o, z, self.norm, self.config.rms_norm_eps))
         return linear(gated_rms_norm(o, z, self.norm, self.config.rms_norm_eps).flatten(2), self.out)
 
 
@@ -94,8 +97,8 @@ class Attention(Part):
         k, v = self._keys_values(kv, rotary, state)
         before = k.shape[2] - x.shape[1]
         q, gate = self._query_gate(qg, rotary, before)
-        o = gate_heads(causal_attention(q, k, v, before), gate)
-        return linear(o, self.out), (k, v) if keep_state else None
+        o = self._project(causal_attention(q, k, v, before), gate)
+        return o, (k, v) if keep_state else None
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
         """The output at each text's last position, ``[B, 1, hidden]``."""
@@ -104,7 +107,7 @@ class Attention(Part):
         cos, sin = (table[lengths - 1, None] for table in rotary)
         q, gate = self._query_gate(linear(at_last(x, lengths), in_qg), (cos, sin))
         prefix = k.shape[2] - x.shape[1]
-        return linear(gate_heads(last_attention(q, k, v, lengths + prefix), gate), self.out)
+        return self._project(last_attention(q, k, v, lengths + prefix), gate)
 
     def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
         k, v, q = (f"self_attn.{part}_proj.weight" for part in "kvq")
@@ -118,6 +121,11 @@ class Attention(Part):
     def _query_gate(self, qg: Tensor, rotary: State, before: int = 0) -> tuple[Tensor, Tensor]:
         q, gate = qg.unflatten(-1, (self.config.num_attention_heads, 2, self.config.head_dim)).unbind(3)
         return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps, before), gate
+
+    def _project(self, o: Tensor, gate: Tensor) -> Tensor:
+        if isinstance(self.out, Fp8Matrix):
+            return self.out.multiply(gate_heads_fp8(o, gate))
+        return linear(gate_heads(o, gate), self.out)
 
 
 class Block(Part):
@@ -155,6 +163,12 @@ class Block(Part):
         yield self.down, ("mlp.down_proj.weight",)
 
     def _mlp(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.gate_up, Fp8Matrix) and isinstance(self.down, Fp8Matrix):
+            rows, residual = add_rms_norm_fp8(x, residual, self.post_norm, self.eps)
+            narrow = empty_rows((rows.rows, self.inner_width), x)
+            for few, place in zip(rows.split(MLP_TOKENS), narrow.split(MLP_TOKENS), strict=True):
+                swiglu_fp8(self.gate_up.multiply(few), place)
+            return self.down.multiply(narrow).view_as(x), residual
         x, residual = add_rms_norm(x, residual, self.post_norm, self.eps)
         inputs = x.flatten(0, 1)
         parts = inputs.split(MLP_TOKENS)
