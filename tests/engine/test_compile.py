@@ -210,7 +210,7 @@ def test_a_folder_of_kernels_serves_another_process(home):
     assert width.startswith("the kernel swiglu._swiglu_kernel is not compiled for I=32, not ")
     assert precision == "the kernel swiglu._swiglu_kernel is not compiled for p_gate_up=" + (
         "*fp32 tt.divisibility:16, not *bf16 tt.divisibility:16; p_out=*fp32 tt.divisibility:16, not "
-        "*bf16 tt.divisibility:16"
+        "*bf16 tt.divisibility:16; p_scales=*fp32 tt.divisibility:16, not *bf16 tt.divisibility:16"
     )
     assert said["outside"] == "compiled"
 
