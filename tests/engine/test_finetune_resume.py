@@ -24,7 +24,7 @@ def kill(base, folder, *places):
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(base, tmp_path):
-    """Killed in the second epoch, in the middle of writing a checkpoint."""
+    """Killed in the second epoch, in the middle of writing a checkpoint (huggingface/transformers#35782)."""
     assert kill(base, tmp_path, "save:15") == ["save:15", "checkpoint-6"]
 
 
@@ -60,6 +60,7 @@ def test_an_unfinished_run_is_not_overwritten_and_not_mixed(base, tmp_path):
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "adapter_model.safetensors", "complete"])
 @pytest.mark.parametrize("content", [b"", b"x", None])
 def test_a_damaged_checkpoint_is_named_and_can_be_removed(tmp_path, name, content):
+    """As in bghira/SimpleTuner#2613."""
     for step in (3, 12):
         checkpoint = tmp_path / f"checkpoint-{step}"
         checkpoint.mkdir()

@@ -163,6 +163,7 @@ def test_rows_are_those_of_the_whole_matrix(base, tmp_path):
     ],
 )
 def test_names_as_tools_write_them(adapter, made, name):
+    """As in vllm-project/vllm#34186, where an adapter of other names is silently the base."""
     rename(adapter, name)
     np.testing.assert_array_equal(oracle.ours(adapter), oracle.ours(made))
 

@@ -133,7 +133,8 @@ def fields(raw: Any) -> set[str]:
 
 L, F = "linear_attention", "full_attention"
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
-# Where tools put the same settings, and what they leave out or add: to be computed as transformers does.
+# Where tools put the same settings, and what they leave out or add: to be computed as transformers does. Others took
+# the default of rope_theta where it stands in rope_parameters (deepspeedai/DeepSpeed#8345, THUDM/slime#1720).
 ACCEPTED: list[dict[str, Any]] = [
     {},
     {"architectures": None},
@@ -270,6 +271,7 @@ def test_the_tied_flag_is_that_of_the_class(architecture: str | None, top: Any, 
 
 @pytest.mark.parametrize("flag", [True, False, "absent"])
 def test_a_head_in_the_file_is_the_head_whatever_the_flag(flag: Any) -> None:
+    """As in huggingface/transformers#42612, vllm-project/vllm#51665: it was tied all the same."""
     raw = config() | {"tie_word_embeddings": flag}
     if flag == "absent":
         del raw["tie_word_embeddings"]

@@ -164,6 +164,7 @@ def test_index_without_a_map(shards, index):
 
 
 def test_adapter_beside_whole_weights(folder):
+    """peft leaves it there, and transformers attaches it again (huggingface/peft#1381)."""
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     message = refused(folder)
     assert "adapter_config.json" in message

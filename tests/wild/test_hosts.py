@@ -77,7 +77,8 @@ def streamed(engine):
     return np.stack([score.logits for score in engine.stream(iter(TEXTS), window=len(TEXTS))]).tobytes()
 
 
-# gunicorn --preload and its like: OpenMP's threads do not survive a fork.
+# gunicorn --preload and its like: OpenMP's threads do not survive a fork (pytorch/pytorch#17199, #49555,
+# benoitc/gunicorn#2478).
 @pytest.mark.parametrize("use", [bits, streamed, lambda engine: (engine.warmup(), bits(engine))[1]])
 def test_a_forked_process_scores_with_the_engine_it_inherits(engine, expected, use):
     assert in_child(lambda: use(engine)) == expected
@@ -169,6 +170,7 @@ def test_a_data_loader_with_workers(engine):
 
 
 def test_an_engine_on_a_gpu_says_what_to_do_after_a_fork(engine, monkeypatch):
+    """As in IDEA-Research/GroundingDINO#276."""
     monkeypatch.setattr(engine._thread, "forkable", False)
     message = in_child(lambda: bits(engine))
     assert message.startswith("SlantError: the engine is on a GPU, which a forked process cannot use; load it after")

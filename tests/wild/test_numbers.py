@@ -216,7 +216,10 @@ def test_an_adapter_with_a_value_that_is_no_number_is_named(tmp_path: Path, valu
 
 
 def test_activations_beyond_f16(tmp_path: Path) -> None:
-    """F16 is a way to store weights, and nothing is computed in it: transformers in float32 is the truth."""
+    """F16 is a way to store weights, and nothing is computed in it: transformers in float32 is the truth.
+
+    As in QwenLM/Qwen3#761, deepseek-ai/DeepSeek-V2#93.
+    """
     folder = classifier.write(tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     for name in tensors:

@@ -45,6 +45,7 @@ def test_no_control_groups(tmp_path):
 
 
 def test_threads_follow_it_unless_they_are_given(monkeypatch):
+    """As in onyx-dot-app/onyx#12351, ollama/ollama#17916."""
     monkeypatch.setattr(resolved, "cpu_quota", lambda: 1)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(2)

@@ -176,7 +176,10 @@ def work(folder, adapter, monkeypatch):
 @pytest.mark.parametrize("seed", range(200, 208))
 @pytest.mark.parametrize("kind", ["compile", "finetune", "merge"])
 def test_long_commands_that_are_interrupted(work, kind, seed):
-    """And given again: what an interruption left is not taken for whole."""
+    """And given again: what an interruption left is not taken for whole.
+
+    As in unslothai/unsloth#11151: exit code 0, and the next command took what was there.
+    """
     code = check_interrupted(work, kind, seed)
     again = COMMANDS[kind][0] + (" --resume" if kind == "finetune" else "")
     if code and (kind == "compile" or "out" not in names(work)):

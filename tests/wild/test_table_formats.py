@@ -321,9 +321,9 @@ def test_columns_of_parquet_that_end_early(tmp_path: Path, window: int) -> None:
     page = b"\x15\x00\x15\x90\x01\x15\x90\x01\x2c\x15"  # the header of a page of 72 bytes; its values follow, doubled
     assert data.count(page + b"\x12") == 1
     source.write_bytes(data.replace(page + b"\x12", page + b"\x0c"))
-    with pytest.raises(TableError, match="in.parquet is damaged after row"):
+    with pytest.raises(TableError, match=r"in\.parquet is damaged after row"):
         score_table(Engine(), source, tmp_path / "out.csv", window=window, prefix="new_")
-    with pytest.raises(TableError, match="in.parquet is damaged after row"):
+    with pytest.raises(TableError, match=r"in\.parquet is damaged after row"):
         LabelledTexts.read(source, labels_column="label")
 
 

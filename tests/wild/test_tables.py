@@ -170,6 +170,7 @@ def test_lines_that_end_as_on_old_macs(tmp_path: Path) -> None:
 
 
 def test_empty_lines_are_no_rows_and_are_counted(tmp_path: Path) -> None:
+    """As in microsoft/graphrag#2424."""
     for name, content in {
         "in.csv": "\n\r\ntext,id\n\n\na,1\n\n,,\n",
         "in.jsonl": '\n\r\n \t\n{"text": "a", "id": "1"}\n\n\n\nbroken\n\n',
@@ -185,6 +186,7 @@ def test_empty_lines_are_no_rows_and_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-be marked", "utf-32-be marked"])
 @pytest.mark.parametrize("format", ["csv", "jsonl", "json", "txt", "tsv"])
 def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, notes: list[str], encoding: str, format: str) -> None:
+    """As in pandas-dev/pandas#4793, UKGovernmentBEIS/inspect_ai#5353."""
     texts = [text.replace("\n", " ") for _, text in ROWS]
     content = {
         "csv": "text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts),

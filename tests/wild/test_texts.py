@@ -108,6 +108,7 @@ SPELLED = st.lists(st.one_of(PIECES, st.sampled_from([t for _, t in QWEN3_5_SPEC
 @settings(deadline=None, max_examples=100)
 @given(texts=st.lists(SPELLED.map("".join).filter(str.strip), min_size=1, max_size=3))
 def test_a_special_token_in_a_text_is_text(prompts, oracles, name: str, texts: list[str]) -> None:
+    """As in marcelroed/gigatoken#57: what users write is not to be framing."""
     tokenizer, template = oracles[name]
     for text, row in zip(texts, prompts[name].encode(texts), strict=True):
         assert row.ids.tolist() == tokenizer.encode(template.replace(MARKER, text.strip())).ids

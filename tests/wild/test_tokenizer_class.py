@@ -81,6 +81,7 @@ def outcome(folder) -> str:
 @pytest.mark.parametrize("change", FILES)
 @pytest.mark.parametrize("model_type", ["qwen3_5", "qwen3_5_text"])
 def test_tokens_are_those_of_transformers_or_the_folder_is_refused(tmp_path, model_type, change):
+    """As in huggingface/transformers#45701, #45920: version 5 leaves the file's own splitting out."""
     for name in CLASSES:
         folder = tmp_path / str(name)
         folder.mkdir()

@@ -11,6 +11,7 @@ import errno
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,7 +28,6 @@ from slant.cli.merge import merge
 from slant.cli.output import Notes, say
 from slant.cli.quantize import quantize
 from slant.cli.score import score
-from slant.cli.start import Signals
 from slant.cli.start import main as main  # the console script of earlier versions
 from slant.errors import SlantError
 
@@ -62,16 +62,15 @@ for command in (score, demo, inspect, bench, drift, evaluate, finetune, merge, q
 app.command("compile")(compile_ahead)
 
 
-def run(arguments: list[str], signals: Signals | None = None) -> int:
-    """Run the command line ``arguments`` and return the exit code."""
+def run(arguments: list[str], stopped: Callable[[], bool] = lambda: False) -> int:
+    """Run the command line ``arguments`` and return the exit code. ``stopped`` says whether a signal came."""
     try:
         code = _invoke([word for word in arguments if word != "--debug"])
         sys.stdout.flush()
         return code
     except BaseException as error:
-        stopped = signals is not None and signals.received is not None  # a library may have made it another error
-        if stopped or isinstance(error, KeyboardInterrupt | typer.Abort):
-            say("interrupted.")
+        if stopped() or isinstance(error, KeyboardInterrupt | typer.Abort):
+            say("interrupted.")  # a library may have made it another error
             return INTERRUPTED
         if isinstance(error, BrokenPipeError):
             return NO_READER

@@ -125,7 +125,7 @@ def main() -> NoReturn:
         quiet_warnings()
         from slant.cli.app import run
 
-        code = run(sys.argv[1:], signals)
+        code = run(sys.argv[1:], lambda: signals.received is not None)
         signals.ignore()
     except BaseException:
         if signals.received is None:
