@@ -172,3 +172,28 @@ def mixed_bits(rows: Sequence[Row], path: Path) -> None:
     axes.set_title(f"The demo checkpoint, {rows[0]['held_out_texts']} texts that it was not calibrated with")
     label_ends(axes, ends)
     save(figure, path)
+
+
+def gpu_waterfall(rows: Sequence[Row], path: Path) -> None:
+    """The ops of one batch, those that lose most on top: time beside its limit, and the difference; two panels a card.
+
+    Ops of less than a thousandth of the time are left out.
+    """
+    cards = distinct(rows, "gpu")
+    figure, grid = panels(len(cards), 2, (4.2, 3.4), sharey="row", width_ratios=[1.5, 1])
+    for (times, losses), card in zip(grid, cards, strict=True):
+        some = [row for row in rows if row["gpu"] == card and row["share"] >= 1e-3]
+        some.sort(key=lambda row: row["microseconds"] - row["limit_microseconds"])
+        for place, row in enumerate(some):
+            took, limit = row["microseconds"] / 1e3, row["limit_microseconds"] / 1e3
+            if limit:
+                times.plot([limit, took], [place, place], color=INK, lw=1)
+                times.plot(limit, place, color=INK, marker="|", markersize=10)
+            times.plot(took, place, color=COLOURS[0], marker=MARKERS[0])
+            losses.barh(place, took - limit, color=COLOURS[1], height=0.6)
+        times.set_yticks(range(len(some)), [row["op"] for row in some])
+        times.set(xscale="log", xlabel="ms, log scale; dot: the time, tick: its limit")
+        times.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        times.set_title(f"{card}, {some[-1]['weights']}, {some[-1]['batch']} tokens")
+        losses.set(xlabel="ms", title="Time over the limit")
+    save(figure, path)

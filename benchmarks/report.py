@@ -1,10 +1,11 @@
-"""Writes the figures of docs/benchmarks.md from the newest result rows, so that none is typed, and draws all pictures.
+"""Writes the figures of the pages from the newest result rows, so that none is typed, and draws all pictures.
 
-    python benchmarks/report.py            the part of the page between the markers, and benchmarks/results/*.svg
-    python benchmarks/report.py --check    exit 1 if the page is not what the rows give
+    python benchmarks/report.py            the part of each page between the markers, and benchmarks/results/*.svg
+    python benchmarks/report.py --check    exit 1 if a page is not what the rows give
 
-The figures are of results/peers.jsonl (the newest row of each system and workload on the newest row's machine), and of
-results/cpu.jsonl and results/growth.jsonl (the newest whole run). A file that is not there is left out.
+The figures of docs/benchmarks.md are of results/peers.jsonl (the newest row of each system and workload on the newest
+row's machine), and of results/cpu.jsonl and results/growth.jsonl (the newest whole run). Those of docs/gpu.md and the
+README's paragraph on the GPU are of results/gpu_*.jsonl. A file that is not there is left out.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gpu import figures
+from harness.prose import listed, number, paragraph, plural
 from harness.rows import BENCHMARKS, RESULTS, Row, newest_run, read
 from harness.tables import markdown
 
-PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 WORKLOADS = ("1x128", "1x1024", "8x128", "posts", "speeches")  # of the peers, in the table
 BASE = "slant bf16"  # what the ratios refer to
@@ -167,28 +168,10 @@ def texts(count: int, length: int) -> str:
     return f"{plural(count, 'text')} of {length} tokens"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count > 1)
-
-
 def took(row: Row) -> str:
     """The median seconds with the 20th and 80th percentile."""
     low, middle, high = (f"{row['seconds'][key]:.3g}" for key in ("p20", "p50", "p80"))
     return f"{middle} s ({low} to {high})"
-
-
-def number(value: float) -> str:
-    """Three digits, or all of a whole number's, in groups of three."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def paragraph(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def listed(lines: Iterable[str]) -> str:
-    """A list of sentences."""
-    return "\n".join(paragraph(f"* {line[0].upper()}{line[1:]}.", "  ") for line in lines)
 
 
 def updated(page: str, figures: str) -> str:
@@ -210,6 +193,7 @@ def draw(results: Path) -> None:
         "cpu": newest_run(found.get("cpu", []), "group", "model"),
         "growth": newest_run(found.get("growth", []), "kind", "point"),
         "mixed_bits": newest_run(found.get("mixed_bits", []), "kind", "uniform"),
+        "gpu_waterfall": figures.waterfalls(results),
         "lora_sweep": newest_sweep(found["lora_sweep"], found["lora_sweep"][-1]) if "lora_sweep" in found else [],
     }
     for name, rows in chosen.items():
@@ -219,25 +203,39 @@ def draw(results: Path) -> None:
         pictures.baselines(*newest_baselines(found["baselines"]), results / "baselines.svg")
 
 
+PAGES: dict[str, Callable[[Path], str]] = {
+    "docs/benchmarks.md": section,
+    "docs/gpu.md": figures.section,
+    "README.md": figures.summary,
+}
+"""What stands between the markers of a page."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--root", type=Path, default=BENCHMARKS.parent, help="the folder of README.md and docs/")
     options = parser.parse_args(arguments)
-    old = options.page.read_text(encoding="utf-8")
-    try:
-        new = updated(old, section(options.results))
-    except ValueError as error:
-        print(f"{options.page} was left alone: {error}", file=sys.stderr)
-        return 2
-    if options.check:
+    stale = {}
+    for name, write in PAGES.items():
+        page = options.root / name
+        old = page.read_text(encoding="utf-8")
+        try:
+            new = updated(old, write(options.results))
+        except ValueError as error:
+            print(f"{page} was left alone: {error}", file=sys.stderr)
+            return 2
         if new != old:
-            print(f"{options.page} is not what the rows give; run python benchmarks/report.py.", file=sys.stderr)
-        return int(new != old)
-    options.page.write_text(new, encoding="utf-8")
-    draw(options.results)
-    return 0
+            stale[page] = new
+    for page, new in stale.items():
+        if options.check:
+            print(f"{page} is not what the rows give; run python benchmarks/report.py.", file=sys.stderr)
+        else:
+            page.write_text(new, encoding="utf-8")
+    if not options.check:
+        draw(options.results)
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md: those of the newest rows and of no others, and never typed."""
+"""The figures of docs/benchmarks.md, those of the newest rows and of no others; and that those of no page are typed."""
 
 import json
 
@@ -192,51 +192,68 @@ def test_lines_are_not_long(tmp_path, written):
     assert max(len(line) for line in lines if not line.startswith(("|", "!"))) <= 120
 
 
-def test_the_command_writes_checks_and_draws(tmp_path, written, capsys):
+@pytest.fixture
+def root(tmp_path):
+    """A folder with the pages, each as README above."""
+    (tmp_path / "docs").mkdir()
+    for name in report.PAGES:
+        (tmp_path / name).write_text(README, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_command_writes_checks_and_draws(root, written, capsys):
     written(**ROWS)
-    readme, results = tmp_path / "README.md", ["--results", str(tmp_path)]
-    readme.write_text(README, encoding="utf-8")
-    options = [*results, "--page", str(readme)]
+    page, options = root / "docs" / "benchmarks.md", ["--results", str(root), "--root", str(root)]
     assert report.main([*options, "--check"]) == 1
-    assert "run python benchmarks/report.py" in capsys.readouterr().err
-    assert readme.read_text() == README
-    assert not list(tmp_path.glob("*.svg"))
+    assert capsys.readouterr().err.count("run python benchmarks/report.py") == len(report.PAGES)
+    assert page.read_text() == README
+    assert not list(root.glob("*.svg"))
 
     assert report.main(options) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith(README.partition(report.BEGIN)[0])
     assert text.endswith(README.partition(report.END)[2])
     assert "1,024" not in text
     assert "old" not in text
     assert report.main([*options, "--check"]) == 0
-    pictures = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    pictures = {path.name: path.read_bytes() for path in root.glob("*.svg")}
     assert pictures.keys() == {"cpu.svg", "growth.svg", "peers.svg"}
     assert report.main(options) == 0
-    assert pictures == {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    assert pictures == {path.name: path.read_bytes() for path in root.glob("*.svg")}
 
-    readme.write_text(text.replace("480, with", "490, with"), encoding="utf-8")
+    page.write_text(text.replace("480, with", "490, with"), encoding="utf-8")
     assert report.main([*options, "--check"]) == 1
-    readme.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     written(cpu=[row | LATER for row in ROWS["cpu"]])
     assert report.main([*options, "--check"]) == 1
+
+
+@pytest.mark.parametrize("name", report.PAGES)
+def test_each_page_is_checked_and_has_its_own_figures(name, root, capsys):
+    options = ["--results", str(root), "--root", str(root)]
+    assert report.main(options) == 0
+    page = root / name
+    assert page.read_text().split(report.BEGIN)[1].split(report.END)[0] == f"\n{report.PAGES[name](root)}\n"
+    page.write_text(README, encoding="utf-8")
+    assert report.main([*options, "--check"]) == 1
+    assert f"{page} is not what the rows give" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "readme",
     ["# It\n", f"{report.BEGIN}\n", f"{report.END}\n{report.BEGIN}\n", README + README, README + report.END],
 )
-def test_a_page_without_its_markers_is_left_alone(readme, tmp_path, capsys):
-    path = tmp_path / "README.md"
-    path.write_text(readme, encoding="utf-8")
-    assert report.main(["--page", str(path), "--results", str(tmp_path)]) == 2
+@pytest.mark.parametrize("name", report.PAGES)
+def test_without_the_markers_of_a_page_all_are_left_alone(name, readme, root, capsys):
+    (root / name).write_text(readme, encoding="utf-8")
+    before = {page: (root / page).read_text() for page in report.PAGES}
+    assert report.main(["--root", str(root), "--results", str(root)]) == 2
     assert "once each" in capsys.readouterr().err
-    assert path.read_text() == readme
+    assert {page: (root / page).read_text() for page in report.PAGES} == before
 
 
-def test_a_damaged_row_is_named(tmp_path, written, capsys):
+def test_a_damaged_row_is_named(root, written, capsys):
     written(**ROWS)
-    (tmp_path / "cpu.jsonl").write_text("{}\n{", encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text(README, encoding="utf-8")
-    assert report.main(["--page", str(readme), "--results", str(tmp_path)]) == 2
+    (root / "cpu.jsonl").write_text("{}\n{", encoding="utf-8")
+    assert report.main(["--root", str(root), "--results", str(root)]) == 2
     assert "cpu.jsonl, line 2 is not JSON; remove it." in capsys.readouterr().err
