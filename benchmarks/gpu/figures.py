@@ -1,7 +1,7 @@
 """What the rows of the GPU suite say of each card, as text for docs/gpu.md and the README.
 
-Of a card the newest rows of each measure and way of holding the weights count, and the newest row of each check. Rows
-of tuning and of single ops are left out: they lead to configurations, not to figures.
+Of a card the newest rows of each measure and way of holding the weights count, and the newest of each group of checks:
+a test that passes has no row of its own. Rows of tuning and of single ops are left out: they lead to configurations.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def cards(results: Path) -> list[Card]:
         measured = newest([row for row in own if "failure" not in row], "measure", "weights")
         failed = [row for row in newest(own, "measure", "weights") if "failure" in row]
         checked = [row for row in checks if row.get("gpu") == name]
-        found.append(Card(name, measured, failed, newest(checked, "group", "check", "shape", "dtype")))
+        found.append(Card(name, measured, failed, newest(checked, "group")))
     return sorted(found, key=lambda card: max((row["time"] for row in card.rows), default=""), reverse=True)
 
 
@@ -141,8 +141,9 @@ def right_or_wrong(card: Card) -> Iterator[str]:
 
 def wrong_check(row: Row) -> str:
     about = ", ".join(str(row[key]) for key in ("check", "shape", "dtype") if row.get(key))
-    sizes = [f"{name} {row[name]:.3g}" for name in ("error", "bound") if isinstance(row.get(name), float | int)]
-    return f"wrong: {row['group']}, {about}" + f" ({', '.join(sizes)})" * bool(sizes)
+    sizes = [f"{name} {row[name]:.3g}" for name in ("error", "bound") if row[name] is not None]
+    reason = (row["failure"] or row["note"]).strip().split("\n")[0].rstrip(".")
+    return f"wrong: {row['group']}, {about}" + f" ({', '.join(sizes)})" * bool(sizes) + f": {reason}" * bool(reason)
 
 
 def ways(card: Card) -> Iterator[str]:

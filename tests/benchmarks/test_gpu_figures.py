@@ -43,7 +43,7 @@ def op(name, share, took, limit, batch="8 x 1024", **more):
 
 def check(name="swiglu", right=True, group="ops", **more):
     values = {"group": group, "check": name, "shape": "8 x 1024", "dtype": "bf16", "error": 0.5, "bound": 0.25}
-    return ABOUT | values | {"right": right, "seconds": 1.0} | more
+    return ABOUT | values | {"right": right, "seconds": 1.0, "note": "", "failure": ""} | more
 
 
 RATES = [
@@ -144,10 +144,16 @@ def test_checks_by_group_and_the_wrong_ones(written):
     said = written(RATES, checks)
     assert "3 checks are right and 1 wrong (ops 2 of 2, model 1 of 2)." in said
     assert "* Wrong: model, demo, 8 x 1024, bf16 (error 0.5, bound 0.25)." in said
-    mended = check("demo", True, "model", time=NEW)
-    said = written(RATES, [*checks, mended])
-    assert "4 checks are right and 0 wrong" in said
-    assert "Wrong:" not in said
+    raised = check("demo", False, error=None, bound=None, failure="RuntimeError: no such kernel.\nTraceback")
+    assert "* Wrong: ops, demo, 8 x 1024, bf16: RuntimeError: no such kernel." in written(RATES, [raised])
+    assert "bf16 (error 0.5, bound 0.25): result 1." in written(RATES, [check(right=False, note="result 1")])
+    mended = check("a check of another name", group="model", time=NEW)
+    for rows in ([*checks, mended], [mended, *checks]):
+        said = written(RATES, rows)
+        assert "3 checks are right and 0 wrong (" in said
+        assert "ops 2 of 2" in said
+        assert "model 1 of 1" in said
+        assert "Wrong:" not in said
     assert "3 checks are right and 1 wrong" in written(RATES, [*checks, check("other", gpu="Another")])
 
 
