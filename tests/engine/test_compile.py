@@ -278,7 +278,7 @@ def test_a_damaged_file_of_the_folder_is_named(tmp_path, name, content):
 
 @pytest.mark.parametrize("problem", [json.JSONDecodeError("x", "", 0), UnicodeDecodeError("utf-8", b"x", 0, 1, "y")])
 def test_a_damaged_cache_of_triton_is_one_sentence(monkeypatch, capsys, problem):
-    """Where no folder was compiled ahead: Triton's own in the home folder (triton-lang/triton#8923)."""
+    """Where no folder was compiled ahead: Triton's own in the home folder."""
     pytest.importorskip("triton")
 
     class Kernel:

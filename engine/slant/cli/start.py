@@ -123,10 +123,12 @@ def main() -> NoReturn:
         open_streams()
         read_utf_8()
         quiet_warnings()
-        from slant.cli.app import run
+        from slant.cli.app import INTERRUPTED, run
 
         code = run(sys.argv[1:], lambda: signals.received is not None)
         signals.ignore()
+        if signals.received is not None and code != INTERRUPTED:  # a library swallowed it
+            raise KeyboardInterrupt
     except BaseException:
         if signals.received is None:
             raise
