@@ -40,7 +40,8 @@ from harness.rows import RESULTS, Row, append, environment, gpu  # noqa: E402
 
 NAME = "gpu_correct"
 MARK = "@row "
-AT_ONCE = 10  # processes: compilation takes the time
+AT_ONCE = 11  # processes: compilation takes the time
+MARGIN = 5.0  # seconds to end in
 
 
 class Group(NamedTuple):
@@ -69,7 +70,18 @@ def checks(group: str, place: Place, seconds: float) -> list[Check]:
     """A group's checks; it alone is imported, so that none can stop another."""
     module = importlib.import_module(f"gpu.correct_{MODULES.get(group, group)}")
     found: list[Check] = module.checks(place, **({"seconds": seconds} if group == "tests" else {}))
-    return [check for check in found if (check.name in PRODUCTS) == (group == "linear")]
+    return (
+        found
+        if module.__name__ != "gpu.correct_ops"
+        else [c for c in found if (c.name in PRODUCTS) == (group == "linear")]
+    )
+
+
+def divided(found: list[Check], group: str, index: int, count: int) -> list[Check]:
+    """A process' share. What compiles the same kernels stays together: an op, or a matrix or configuration of one."""
+    keys = [check.shape.split(",")[0] if group in ("linear", "delta") else check.name for check in found]
+    order = list(dict.fromkeys(keys))
+    return [check for check, key in zip(found, keys, strict=True) if order.index(key) % count == index]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = environment() | ({"dry_run": True} if options.dry_run else gpu())
     about |= {"commit": options.commit} if options.commit else {}
     report = Report(about, options.out)
-    end = time.monotonic() + options.seconds
+    end = time.monotonic() + max(2.0, options.seconds - MARGIN)
     wanted = [group for group in GROUPS if group.name in (options.group or [group.name])]
     parts = [
         Part(group, f"{index}/{count}", worker_command(group, index, count, options), report, end)
@@ -229,7 +241,8 @@ def work(options: argparse.Namespace) -> int:
     torch.backends.cudnn.allow_tf32 = False
     if options.dry_run:
         torch.set_num_threads(1)
-    found = [c for c in checks(group, place, options.seconds) if options.check in f"{c.name} {c.shape}"][index::count]
+    found = [c for c in checks(group, place, options.seconds) if options.check in f"{c.name} {c.shape}"]
+    found = divided(found, group, index, count)
     say({"planned": [f"{check.name}, {check.shape}" for check in found]})
     with place.interpreter():
         for number, check in list(enumerate(found))[options.first :]:
@@ -245,7 +258,7 @@ def work(options: argparse.Namespace) -> int:
 
 def end_with_parent() -> None:
     """The pipe from the parent ends when it is gone, however that came."""
-    sys.stdin.read()
+    os.read(0, 1)
     os.killpg(0, signal.SIGKILL)
 
 

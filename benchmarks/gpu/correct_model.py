@@ -101,7 +101,7 @@ class Demo:
     def texts(self) -> list[str]:
         from slant.demo import passages
 
-        return [passage["text"] for passage in passages()][: 4 if self.place.dry else None]
+        return [passage["text"] for passage in passages()][: 2 if self.place.dry else None]
 
     @cache  # noqa: B019
     def theirs(self, weights: str) -> Logits:

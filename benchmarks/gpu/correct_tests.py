@@ -38,7 +38,7 @@ def run(arguments: list[str], seconds: float) -> Iterator[Finding]:
     # Options of the project's own configuration name plug-ins that may be missing.
     command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "-rfE", "--tb=short"]
     command += ["-n", str(min(WORKERS, os.cpu_count() or 1))] if xdist else []
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     with subprocess.Popen([*command, *arguments], cwd=TESTS.parent, text=True, **pipes) as process:  # type: ignore[call-overload]
         timer = threading.Timer(max(1.0, seconds - LEAST), process.send_signal, (signal.SIGINT,))
         timer.start()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from gpu import correct, correct_delta, correct_ops, findings
+from gpu import correct, correct_delta, correct_ops, findings, kernels
 from gpu.correct import GROUPS, Part, Report
 from gpu.findings import Check, Finding, Place
 from slant_kernels import delta_rule_kernel, launch
@@ -173,3 +173,15 @@ def test_one_check_runs_in_a_process_of_its_own(tmp_path, capsys):
     assert {row["check"] for row in rows} == {"rms_norm", "add_rms_norm", "gated_rms_norm"}
     assert len({row["time"] for row in rows}) == 1
     assert rows[0].keys() >= {"commit", "torch", "triton", "group", "shape", "dtype", "error", "bound", "right"}
+
+
+def test_processes_share_all_checks_and_each_configuration_is_compiled_in_one():
+    for group in ("ops", "linear", "delta", "large"):
+        found = correct.checks(group, PLACE, 1)
+        parts = [correct.divided(found, group, index, 3) for index in range(3)]
+        assert sorted(map(id, sum(parts, []))) == sorted(map(id, found))
+        assert all(parts) or group == "delta"
+    assert {check.name for check in correct.checks("linear", PLACE, 1)} == set(correct.PRODUCTS)
+    assert "quantize_rows" in {check.name for check in correct.checks("large", PLACE, 1)}
+    ops = {check.name for group in ("ops", "linear") for check in correct.checks(group, PLACE, 1)}
+    assert ops == {case.op for case in kernels.tiny_cases()}

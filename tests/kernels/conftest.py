@@ -4,8 +4,8 @@ What is compiled from C++ has widths of its own, and its own tests in ``test_nat
 """
 
 import pytest
-import torch
 
+from gpu import findings
 from slant_kernels import native
 
 
@@ -19,18 +19,6 @@ def path(request, monkeypatch, two_threads):
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """Memory that nobody wrote is NaN."""
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
-
-
-def poisoned(allocate):
-    """Memory that nobody wrote is NaN, or the greatest integer, so that a result shows where it was not written."""
-
-    def filled(*args, **kwargs):
-        out = allocate(*args, **kwargs)
-        return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).max)
-
-    return filled
+def poison():
+    with findings.poison():
+        yield
