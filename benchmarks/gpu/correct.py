@@ -70,11 +70,9 @@ def checks(group: str, place: Place, seconds: float) -> list[Check]:
     """A group's checks; it alone is imported, so that none can stop another."""
     module = importlib.import_module(f"gpu.correct_{MODULES.get(group, group)}")
     found: list[Check] = module.checks(place, **({"seconds": seconds} if group == "tests" else {}))
-    return (
-        found
-        if module.__name__ != "gpu.correct_ops"
-        else [c for c in found if (c.name in PRODUCTS) == (group == "linear")]
-    )
+    if group in ("ops", "linear"):
+        return [check for check in found if (check.name in PRODUCTS) == (group == "linear")]
+    return found
 
 
 def divided(found: list[Check], group: str, index: int, count: int) -> list[Check]:
@@ -95,14 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     about |= {"commit": options.commit} if options.commit else {}
     report = Report(about, options.out)
     end = time.monotonic() + max(2.0, options.seconds - MARGIN)
-    wanted = [group for group in GROUPS if group.name in (options.group or [group.name])]
+    usual = [group.name for group in GROUPS if not (options.dry_run and group.name == "tests")]
+    wanted = [group for group in GROUPS if group.name in (options.group or usual)]
     parts = [
         Part(group, f"{index}/{count}", worker_command(group, index, count, options), report, end)
         for group in wanted
         for count in (1 if options.dry_run else group.processes,)
         for index in range(count)
     ]
-    with ThreadPoolExecutor(1 if options.dry_run else AT_ONCE) as pool:
+    with ThreadPoolExecutor(2 if options.dry_run else AT_ONCE) as pool:
         list(pool.map(Part.follow, parts))
     return report.close()
 
