@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpu.case import BF16, Case, Draw
 from gpu.device import tensors
-from gpu.findings import Check, Finding, Place, compared, worst
+from gpu.findings import Check, Finding, Place, compared, distances, worst
 from gpu.kernel_cases import EPS, TINY, cases
 from random_model import SHAPES
 from slant.model.config import ModelConfig
@@ -26,6 +26,7 @@ TINY_BATCHES = ((2, 70),)
 # Their results are beside what the torch path errs, since they multiply rounded numbers; all others round once.
 LIKE_TORCH = ("delta_rule", "delta_net", "causal_attention", "last_attention")
 EXACT = ("embedding", "dequantize")
+FUSED = "_fp8"  # an op that writes its rows in 8 bits
 Tensors = tuple[Tensor, ...]
 
 
@@ -60,7 +61,9 @@ def judged(place: Place, case: Case) -> Iterable[Finding]:
         outs = tuple(tensors(case.run(*arguments)))
     if case.op == "quantize_rows":
         return worst(rows_in_8_bits(outs, *arguments))
-    truth = REFERENCES[case.op](place, *arguments)
+    truth = REFERENCES[case.op.removesuffix(FUSED)](place, *arguments)
+    if case.op.endswith(FUSED):
+        return worst(fused(outs, *truth))
     if case.op in EXACT:
         return worst([Finding(float((out != wanted).sum()), 0.0) for out, wanted in zip(outs, truth, strict=True)])
     others: Tensors = ()
@@ -82,6 +85,20 @@ def rows_in_8_bits(outs: Tensors, x: Tensor) -> Iterable[Finding]:
     """The reference's scales and codes bit for bit; rows that only fill up are nobody's."""
     for out, wanted in zip(outs, fp8.quantize_rows_reference(x), strict=True):
         yield Finding(float((out[: len(x)].float() != wanted.float()).sum()), 0.0, f"{out.dtype} that differ")
+
+
+def fused(outs: Tensors, truth: Tensor, *more: Tensor) -> Iterable[Finding]:
+    """Codes times scales err as the reference's codes of the exact rows do; what else the op returns is exact."""
+    codes, scales, *rest = outs
+    exact = truth.float().reshape(-1, codes.shape[1])
+    codes, scales = codes[: len(exact)], scales[: len(exact)]
+    theirs, their_scales = fp8.quantize_rows_reference(exact)
+    yield Finding(float(((scales - their_scales).abs() / their_scales).max()), 2**-7, "scales")
+    errors, allowed = (distances(c.float() * s, exact) for c, s in ((codes, scales), (theirs, their_scales)))
+    yield Finding(errors[0], 1.01 * allowed[0], "norm of codes")
+    yield Finding(errors[1], 1.1 * allowed[1], "element of codes")
+    for out, wanted in zip(rest, more, strict=True):
+        yield Finding(float((out != wanted).sum()), 0.0, "residual stream")
 
 
 def add_rms_norm(place: Place, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensors:
@@ -150,7 +167,7 @@ REFERENCES: dict[str, Callable[..., Tensors]] = {
     "norm_rotary": lambda place, *args: (F.pad(rotary.norm_rotary_reference(*args[:5]), (0, 0, args[5], 0)),),
     "keys_values": keys_values,
     "gate_heads": lambda place, *args: (rotary.gate_heads_reference(*args),),
-    "swiglu": lambda place, *args: (swiglu.swiglu_reference(*args),),
+    "swiglu": lambda place, *args: (swiglu.swiglu_reference(args[0]),),
     "delta_inputs": lambda place, *args: delta_inputs.delta_inputs_reference(*args),
     "delta_rule": rule,
     "delta_net": net,
