@@ -97,6 +97,17 @@ def test_an_artifact_is_multiplied_in_fp8_whatever_it_was_quantized_to(tmp_path)
     engine = Engine.load(small, weights="fp8", device="cpu", memory="1GB")
     assert engine.options.arithmetic().weights == "fp8"
     assert isinstance(engine.runner.model.blocks[0].gate_up, Fp8Matrix)
+    made = Classifier.open(small, LoadOptions(weights="fp8", device="cpu"))
+    *_, offload = tiers(replace(made.memory_request(), device_type="cuda"))
+    with load_runner(made, offload, positions=512).blocks.use(0) as block:
+        assert isinstance(block.gate_up, Fp8Matrix)
+
+
+def test_an_mlp_of_many_tokens_is_computed_in_parts(monkeypatch):
+    whole = Engine.load(FOLDER, weights="fp8", device="cpu").score(TEXTS[:3]).logits
+    monkeypatch.setattr("slant.model.qwen3_5.blocks.MLP_TOKENS", 32)
+    parts = Engine.load(FOLDER, weights="fp8", device="cpu").score(TEXTS[:3]).logits
+    assert np.abs(parts - whole).max() < 0.1
 
 
 def test_who_cannot_multiply_is_refused(monkeypatch):
