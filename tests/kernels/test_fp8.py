@@ -112,7 +112,8 @@ def test_every_number_of_rows_is_multiplied_alike():
     for rows in (1, 2, 15, 16, 17):
         y = linear(x[:rows], matrix)
         assert y.shape == (rows, 32)
-        assert ((y.float() - whole[:rows]).abs() <= 2**-7 * whole[:rows].abs() + 1e-3).all()
+        # Products of a standard deviation of 8, of which a tensor core keeps some 14 bits.
+        assert ((y.float() - whole[:rows]).abs() <= 2**-7 * whole[:rows].abs() + 0.02).all()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
