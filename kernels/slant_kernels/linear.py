@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from slant_kernels import fp8, int8
-from slant_kernels.fp8 import Fp8Matrix, fp8_matrix
+from slant_kernels.fp8 import Fp8Matrix, Fp8Rows, fp8_matrix
 from slant_kernels.int8 import Int8Matrix, int8_matrix
 from slant_kernels.merged import MergedMatrix
 from slant_kernels.onednn import OneDnnMatrix, multiply
@@ -33,12 +33,16 @@ def linear_reference(x: Tensor, weight: Tensor) -> Tensor:
     return (x.float().unsqueeze(-2) * weight.float()).sum(-1)
 
 
-def linear(x: Tensor, weight: Weight) -> Tensor:
-    """``x W^T`` in the dtype of x.
+def linear(x: Tensor | Fp8Rows, weight: Weight) -> Tensor:
+    """``x W^T`` in the dtype of x; rows in fp8 are for a W in fp8, else it is a TypeError.
 
     A merged W of a single part is multiplied quantized where that is faster; others are dequantized first.
     """
-    if isinstance(weight, OneDnnMatrix | Int8Matrix | Fp8Matrix):
+    if isinstance(weight, Fp8Matrix):
+        return weight.multiply(x)
+    if isinstance(x, Fp8Rows):
+        raise TypeError(f"rows in fp8 are multiplied by a matrix in fp8, not by a {type(weight).__name__}")
+    if isinstance(weight, OneDnnMatrix | Int8Matrix):
         return weight.multiply(x)
     if isinstance(weight, Tensor):
         return multiply(x, weight)

@@ -21,8 +21,9 @@ from slant.cli.options import load_options
 from slant.demo import FOLDER
 from slant.options import SPECIAL_TOKENS, TRUNCATIONS, WEIGHTS, LoadOptions
 from slant.runtime.execution import Eager
-from slant.runtime.resolved import DTYPES, INT8
+from slant.runtime.resolved import DTYPES
 from slant.training.recipe import PRECISIONS, SCHEDULES, TrainingRecipe
+from slant_kernels.linear import EIGHT_BIT
 
 COMMANDS = typer.main.get_command(cli.app).commands
 FIELDS = {field.name for field in fields(LoadOptions)}
@@ -174,7 +175,7 @@ def test_choices_are_all_there_are():
         for make in (load_options, training_recipe)
         for name, option in signature(make, eval_str=True).parameters.items()
     }
-    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, INT8, *NAMED)
+    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, *EIGHT_BIT, *NAMED)
     assert choices["truncation"] == TRUNCATIONS
     assert choices["special_tokens"] == SPECIAL_TOKENS
     assert choices["schedule"] == SCHEDULES

@@ -174,6 +174,14 @@ def test_swiglu_writes_the_codes_of_its_output(rows, columns, dtype):
     assert same(swiglu.swiglu_fp8(gate_up, out), swiglu.swiglu(gate_up))
 
 
+def test_rows_in_fp8_are_for_a_matrix_in_fp8():
+    x = randn(3, 32, dtype=torch.bfloat16)
+    rows, matrix = quantize_rows(x), fp8_matrix(randn(16, 32, seed=1))
+    assert torch.equal(linear(rows, matrix), linear(x, matrix))
+    with pytest.raises(TypeError, match="multiplied by a matrix in fp8, not by a Tensor"):
+        linear(rows, randn(16, 32))
+
+
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
 def test_parts_of_rows_are_the_rows(count):
     x = randn(1, count, 32)

@@ -17,7 +17,7 @@ from slant.model.weights import Weights
 from slant.tensor_files import finite
 from slant_kernels.attention import causal_attention, last_attention
 from slant_kernels.delta_net import delta_net
-from slant_kernels.fp8 import Fp8Matrix, empty_rows
+from slant_kernels.fp8 import Fp8Matrix, Fp8Rows, empty_rows
 from slant_kernels.linear import Weight, linear, unpacked
 from slant_kernels.norm import add_rms_norm, add_rms_norm_fp8, gated_rms_norm, gated_rms_norm_fp8
 from slant_kernels.rotary import gate_heads, gate_heads_fp8, keys_values, norm_rotary
@@ -72,7 +72,7 @@ class DeltaNet(Part):
 
     def _project(self, o: Tensor, z: Tensor) -> Tensor:
         if isinstance(self.out, Fp8Matrix):
-            return self.out.multiply(gated_rms_norm_fp8(o, z, self.norm, self.config.rms_norm_eps))
+            return linear(gated_rms_norm_fp8(o, z, self.norm, self.config.rms_norm_eps), self.out)
         return linear(gated_rms_norm(o, z, self.norm, self.config.rms_norm_eps).flatten(2), self.out)
 
 
@@ -97,8 +97,8 @@ class Attention(Part):
         k, v = self._keys_values(kv, rotary, state)
         before = k.shape[2] - x.shape[1]
         q, gate = self._query_gate(qg, rotary, before)
-        o = self._project(causal_attention(q, k, v, before), gate)
-        return o, (k, v) if keep_state else None
+        o = self._gated(causal_attention(q, k, v, before), gate)
+        return linear(o, self.out), (k, v) if keep_state else None
 
     def last(self, x: Tensor, rotary: State, state: State | None, lengths: Tensor) -> Tensor:
         """The output at each text's last position, ``[B, 1, hidden]``."""
@@ -107,7 +107,7 @@ class Attention(Part):
         cos, sin = (table[lengths - 1, None] for table in rotary)
         q, gate = self._query_gate(linear(at_last(x, lengths), in_qg), (cos, sin))
         prefix = k.shape[2] - x.shape[1]
-        return self._project(last_attention(q, k, v, lengths + prefix), gate)
+        return linear(self._gated(last_attention(q, k, v, lengths + prefix), gate), self.out)
 
     def matrices(self) -> Iterator[tuple[Weight, tuple[str, ...]]]:
         k, v, q = (f"self_attn.{part}_proj.weight" for part in "kvq")
@@ -122,10 +122,8 @@ class Attention(Part):
         q, gate = qg.unflatten(-1, (self.config.num_attention_heads, 2, self.config.head_dim)).unbind(3)
         return norm_rotary(q, self.q_norm, *rotary, self.config.rms_norm_eps, before), gate
 
-    def _project(self, o: Tensor, gate: Tensor) -> Tensor:
-        if isinstance(self.out, Fp8Matrix):
-            return self.out.multiply(gate_heads_fp8(o, gate))
-        return linear(gate_heads(o, gate), self.out)
+    def _gated(self, o: Tensor, gate: Tensor) -> Tensor | Fp8Rows:
+        return gate_heads_fp8(o, gate) if isinstance(self.out, Fp8Matrix) else gate_heads(o, gate)
 
 
 class Block(Part):
