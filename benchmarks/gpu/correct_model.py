@@ -37,14 +37,11 @@ Logits = NDArray[np.float32]
 
 
 def checks(place: Place) -> list[Check]:
-    sys.modules |= dict.fromkeys(("fla", "causal_conv1d"))  # None: transformers takes its plain torch path
     demo, model = Demo(place), Random(place)
     shape = "tiny" if place.dry else "0.8b"
     found = [
         Check("demo beside transformers", "demo", "bf16", partial(beside, demo, "bf16")),
-        Check("demo beside transformers", "demo", "fp32", partial(beside, demo, "fp32")),
         Check("random beside transformers", shape, "bf16", partial(beside, model, "bf16")),
-        Check("random beside transformers", shape, "fp32", partial(beside, model, "fp32")),
     ]
     for way in filter(None, (BF16_RESIDENT, HQQ4, FP8 if multiplies_fp8(place.target) else None)):
         found += [
@@ -60,6 +57,9 @@ def checks(place: Place) -> list[Check]:
         Check("the engine deterministic", "demo", "bf16", demo.deterministic),
         Check("the engine within autocast", "demo", "bf16", partial(demo.within, "autocast")),
         Check("the engine within deterministic algorithms", "demo", "bf16", partial(demo.within, "algorithms")),
+        # Last: the kernels of fp32 take half a minute to compile.
+        Check("demo beside transformers", "demo", "fp32", partial(beside, demo, "fp32")),
+        Check("random beside transformers", shape, "fp32", partial(beside, model, "fp32")),
     ]
     return found
 
@@ -74,6 +74,14 @@ def beside(of: Any, weights: str) -> Iterator[Finding]:
             bound = (2 if weights == "bf16" else OF_BF16) * measure
             note = f"{kind} of {what}; transformers in bf16 {measure:.2e}, the logits' own {rms(truth):.2e}"
             yield Finding(error, bound, note)
+
+
+def plain_transformers() -> Any:
+    """transformers, which takes its plain torch path where these packages are not to be found."""
+    sys.modules |= dict.fromkeys(("fla", "causal_conv1d"))
+    import transformers
+
+    return transformers
 
 
 def rms(x: Logits) -> float:
@@ -108,6 +116,7 @@ class Demo:
         from slant.demo import FOLDER
         from slant.evaluation.reference import Reference
 
+        plain_transformers()
         reference = Reference.load(FOLDER, weights=weights, device=str(self.place.device))
         return np.asarray(reference.score(self.texts, batch_size=4).logits)
 
@@ -176,16 +185,15 @@ class Random:
 
     @cache  # noqa: B019
     def theirs(self, weights: str) -> Logits:
-        from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
-
         from slant.evaluation.reference import last_logits
 
+        transformers = plain_transformers()
         source, dtype = RandomSource(parse_config(self.shape), self.place.device), DTYPES[weights]
-        settings = Qwen3_5TextConfig(
+        settings = transformers.Qwen3_5TextConfig(
             **{k: v for k, v in self.shape.items() if k not in ("architectures", "model_type")}
         )
         with torch.device(self.place.device):
-            model = AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
+            model = transformers.AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
         state = {f"model.{name}": source.read(name) for name in source.tensors}
         told = model.load_state_dict(state, strict=False)
         if told.unexpected_keys or set(told.missing_keys) - {"lm_head.weight"}:

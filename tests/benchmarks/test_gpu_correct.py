@@ -10,10 +10,10 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from gpu import correct, correct_delta, correct_ops, findings, kernels
+from gpu import correct, correct_delta, correct_large, correct_model, correct_ops, findings, kernels
 from gpu.correct import GROUPS, Part, Report
 from gpu.findings import Check, Finding, Place
-from slant_kernels import delta_rule_kernel, launch
+from slant_kernels import delta_rule_kernel, launch, swiglu
 
 PLACE = Place(dry=True)
 
@@ -81,6 +81,44 @@ def test_a_race_in_the_delta_rule_is_wrong(monkeypatch):
     (row,) = rows_of([check])
     assert not row["right"]
     assert "twice" in row["note"]
+
+
+def test_the_delta_rule_runs_in_the_configuration_that_is_asked_for(monkeypatch):
+    used = []
+    monkeypatch.setattr(launch, "launch", lambda kernel, grid, config, *args, **named: used.append(config))
+    for target in ("sm_90", "sm_80"):
+        found = correct_delta.configurations(target)
+        assert len(found) == len({(config.blocks["BV"], config.num_warps, config.num_stages) for _, config, _ in found})
+        assert {name for names, _, _ in found for name in names.split(", ")} == {
+            " ".join(filter(None, row)) for row in delta_rule_kernel.SERIAL.rows
+        }
+        assert target in found[0][0]
+        for _, config, dtype in found:
+            inputs, state = correct_delta.random(PLACE, (1, 1, 16), dtype, 20)
+            correct_delta.forced(PLACE, config, inputs, state, keep=True)
+            assert used[-1] is config
+
+
+@pytest.mark.parametrize("group", ["large", "model"])
+def test_a_last_text_or_a_replay_that_answers_otherwise_is_wrong(group, monkeypatch):
+    if group == "large":
+        real = swiglu.swiglu
+        keep = torch.tensor([1, 1, 0]).view(-1, 1, 1)
+        check = next(check for check in correct.checks("large", PLACE, 1) if check.name == "swiglu")
+        case = replaced(check.run.args[1], lambda x: real(x) * keep if len(x) > 1 else real(x))
+        broken = Check("", "", "", lambda: correct_large.run(PLACE, case))
+        assert [row["right"] for row in rows_of([check, broken])] == [True, False]
+        return
+    check = next(check for check in correct_model.checks(PLACE) if check.name == "twice, bf16")
+    assert all(row["right"] for row in rows_of([check]))
+    real, calls = correct_model.answers, []
+
+    def drifting(*args):
+        calls.append(1)
+        return real(*args) + (1e-6 if len(calls) == 3 else 0)
+
+    monkeypatch.setattr(correct_model, "answers", drifting)
+    assert [row["right"] for row in rows_of([check])] == [True, False, True]
 
 
 def test_a_check_that_fails_says_what_it_met():
