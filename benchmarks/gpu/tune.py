@@ -67,9 +67,9 @@ def grid(
     return tuple(Config(size, w, s, registers=r) for size, w, s, r in product(sizes, warps, stages, registers))
 
 
-def tiles(BM: int, *found: tuple[int, int, int, int, int]) -> tuple[Config, ...]:
-    """The fused product's tiles for BM tokens: rows of W, columns, AHEAD, warps and stages."""
-    return tuple(Config({"BN": n, "BM": BM, "BK": k, "AHEAD": a}, warps, stages) for n, k, a, warps, stages in found)
+def tiles(BM: int, *found: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    """The fused product's tiles for BM tokens: rows of W, columns, warps and stages."""
+    return tuple(Config({"BN": n, "BM": BM, "BK": k}, warps, stages) for n, k, warps, stages in found)
 
 
 # What is tried beside the committed configuration, by table or by table and shape class.
@@ -94,22 +94,10 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "quantized_linear.PROGRAMS 16": grid((4,), PROGRAMS=(264, 528, 792)),
     "quantized_linear.PROGRAMS 64": grid((4,), PROGRAMS=(264, 528)),
     "quantized_linear.PROGRAMS 128": grid((4,), PROGRAMS=(132, 396)),
-    "quantized_linear.PROGRAMS 256": grid((4,), PROGRAMS=(132,)),
-    "quantized_linear.TILES 16": tiles(
-        16, (64, 128, 0, 4, 3), (64, 128, 0, 4, 4), (64, 128, 2, 4, 4), (64, 128, 1, 4, 3), (64, 256, 2, 4, 3),
-        (64, 64, 2, 4, 4), (128, 128, 2, 8, 3), (128, 128, 0, 4, 3),
-    ),
-    "quantized_linear.TILES 64": tiles(
-        64, (64, 64, 0, 4, 3), (64, 64, 2, 4, 3), (64, 128, 2, 4, 3), (128, 64, 0, 8, 3), (128, 64, 1, 8, 3),
-        (128, 64, 0, 4, 3), (128, 128, 2, 8, 3),
-    ),
-    "quantized_linear.TILES 128": tiles(
-        128, (64, 64, 0, 4, 3), (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (128, 64, 1, 8, 3), (128, 64, 2, 8, 4),
-        (128, 128, 2, 8, 3), (256, 64, 0, 8, 3), (256, 64, 0, 8, 4),
-    ),
-    "quantized_linear.TILES 256": tiles(256, (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (256, 64, 0, 8, 3)),
-    "quantized_linear.TILES more": tiles(256, (64, 64, 2, 4, 3), (128, 64, 0, 8, 3), (256, 64, 0, 8, 3)),
-}  # fmt: skip
+    "quantized_linear.TILES 16": tiles(16, (64, 128, 4, 2), (64, 128, 4, 4), (64, 64, 4, 4), (128, 128, 4, 3)),
+    "quantized_linear.TILES 64": tiles(64, (64, 128, 4, 3), (128, 64, 8, 3), (128, 64, 4, 3)),
+    "quantized_linear.TILES 128": tiles(128, (64, 64, 4, 4), (128, 64, 8, 3), (128, 128, 8, 3)),
+}
 # The shapes of the waterfall, and few enough products.
 SHAPES = re.compile(r"1 x 128|8 x 1024|1 x 8192|(gate_up 4|out_proj 8)/64(, (16|64|128|256|512))?")
 

@@ -28,7 +28,24 @@ if importlib.util.find_spec("triton") is not None:
 else:
     triton, tl = None, SimpleNamespace(constexpr=None)  # kernels annotate arguments with tl.constexpr
 
-__all__ = ["Config", "Table", "cdiv", "followers", "jit", "launch", "on_gpu", "power_of_2", "target", "tl", "triton"]
+__all__ = [
+    "H200",
+    "Config",
+    "Table",
+    "cdiv",
+    "followers",
+    "jit",
+    "launch",
+    "on_gpu",
+    "power_of_2",
+    "target",
+    "tl",
+    "triton",
+]
+
+
+# What chose a row of a table, of the times in benchmarks/results/gpu_tune.jsonl.
+H200 = "NVIDIA H200, torch 2.11.0+cu130, triton 3.6.0, 6cdc10b"
 
 
 @dataclass(frozen=True)

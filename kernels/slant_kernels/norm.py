@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slant_kernels import launch, native
 from slant_kernels.fp8 import Fp8Rows, empty_rows, quantize_rows, store_row
-from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
+from slant_kernels.launch import H200, Config, Table, cdiv, jit, power_of_2, tl
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -31,9 +31,14 @@ def gated_rms_norm_reference(x: Tensor, z: Tensor, weight: Tensor, eps: float) -
 
 
 # One row of 2560 bf16 is 20 elements a thread at 4 warps: enough loads in flight, and several programs an SM.
-ROW = Table({("", ""): Config(num_warps=4)})
+ROW = Table({("", ""): Config(num_warps=4), ("", "sm_90"): Config(num_warps=8, measured=H200)})
 # Heads of 128 are short rows: 16 of them make a program of 2048 elements, 16 a thread.
-GATED = Table({("", ""): Config({"BM": 16}, num_warps=4)})
+GATED = Table(
+    {
+        ("", ""): Config({"BM": 16}, num_warps=4),
+        ("", "sm_90"): Config({"BM": 16}, num_warps=8, measured=H200),
+    }
+)
 # All heads of a position, 4096 elements: 16 a thread.
 HEADS = Table({("", ""): Config(num_warps=8)})
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from slant_kernels import launch
-from slant_kernels.launch import Config, Table, cdiv, jit, tl
+from slant_kernels.launch import H200, Config, Table, cdiv, jit, tl
 from slant_kernels.onednn import multiply
 from slant_kernels.quantized import QuantizedMatrix, dequantize, dequantize_reference, weights
 
@@ -40,6 +40,7 @@ FUSED = Table(
     {
         ("", ""): Config({"M": 768}),
         ("", "sm_75"): Config({"M": 0}),  # no matrix unit in Triton
+        ("", "sm_90"): Config({"M": 128}, measured=H200),  # at 256 gate_up takes 101 us fused and 67 dequantized
         ("", "sm_86"): Config({"M": 512}),  # a dense product is slower for its memory: the detour costs less
         ("", "sm_120"): Config({"M": 512}),  # as sm_86
         ("", "sm_100"): Config({"M": 256}),  # the weights pass through shared memory to the tensor memory
@@ -47,9 +48,8 @@ FUSED = Table(
     }
 )
 
-# Programs to fill the GPU with at M <= 256, by splitting K. On Hopper as many as 132 processors hold at once (8, 3 and
-# 2 each): a program waits more than it computes. A part has 512 k at least, or it would be over before its loads run
-# ahead.
+# Programs to fill the GPU with at M <= 256, by splitting K. On Hopper as many as 132 processors hold at once: a program
+# waits more than it computes. A part has 512 k at least, or it would be over before its loads run ahead.
 _PROGRAMS = {
     "sm_80": 108,  # 108 processors; 8 warps a program: one each
     "sm_86": 84,  # 84 processors, one each
@@ -60,38 +60,32 @@ _PROGRAMS = {
 PROGRAMS = Table(
     {(str(most), ""): Config({"PROGRAMS": count}) for most, count in zip(CLASSES, (1056, 396, 264, 264), strict=True)}
     | {(str(most), sm): Config({"PROGRAMS": count}) for most in CLASSES for sm, count in _PROGRAMS.items()}
+    | {("16", "sm_90"): Config({"PROGRAMS": 1056}, measured=H200)}
 )
 
-# Rows of W in tiles of wgmma's 64 for each warp group. x is read again for each tile of rows: for 128 tokens and 64
-# rows 16 KB of x a step for 2 KB of codes, so that from 64 tokens on a tile has 128 rows, and half the reads.
+# Rows of W in tiles of wgmma's 64: one warp group, several programs a processor.
 _WGMMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 2}, num_warps=4, num_stages=3),  # 20 KB, eight a processor
-    "64": Config({"BN": 128, "BM": 64, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 32 KB, three a processor
-    "128": Config({"BN": 128, "BM": 128, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 56 KB, two a processor
-    "256": Config({"BN": 128, "BM": 256, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),  # 104 KB, one a processor
-    "more": Config({"BN": 128, "BM": 256, "BK": 64, "AHEAD": 2}, num_warps=8, num_stages=3),
+    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=3, measured=H200),
+    "64": Config({"BN": 64, "BM": 64, "BK": 64}, num_warps=4, num_stages=3, measured=H200),
+    "128": Config({"BN": 64, "BM": 128, "BK": 64}, num_warps=4, num_stages=3, measured=H200),
+    "256": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),
+    "more": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),
 }
 # mma.sync: in tiles not wider than high, of 16 rows a warp, Triton gives each warp rows of its own; warps that shared
 # rows would convert each of them again. The widest take 96 KB at 8 bits, below the 99 of sm_86, sm_89 and sm_120.
 _MMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 0}, num_warps=4, num_stages=4),  # as above
-    "64": Config(
-        {"BN": 128, "BM": 64, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=3
-    ),  # 25 KB: two programs by registers
-    "128": Config(
-        {"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3
-    ),  # one program, two steps ahead
-    "256": Config({"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3),
-    "more": Config({"BN": 128, "BM": 128, "BK": 128, "AHEAD": 0}, num_warps=8, num_stages=3),
+    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=4),  # as above
+    "64": Config({"BN": 128, "BM": 64, "BK": 64}, num_warps=8, num_stages=3),  # 25 KB: two programs by registers
+    "128": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),  # one program, two steps ahead
+    "256": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),
+    "more": Config({"BN": 128, "BM": 128, "BK": 128}, num_warps=8, num_stages=3),
 }
 # 64 KB of shared memory; a wave of 64 lanes takes 16 or 32 rows.
 _MFMA = {
-    "16": Config({"BN": 64, "BM": 16, "BK": 128, "AHEAD": 0}, num_warps=4, num_stages=2),
-    "64": Config({"BN": 64, "BM": 64, "BK": 64, "AHEAD": 0}, num_warps=4, num_stages=2),
-    "128": Config({"BN": 128, "BM": 128, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=2),
-    "256": Config(
-        {"BN": 128, "BM": 128, "BK": 64, "AHEAD": 0}, num_warps=8, num_stages=2
-    ),  # FUSED takes no more tokens here
+    "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=2),
+    "64": Config({"BN": 64, "BM": 64, "BK": 64}, num_warps=4, num_stages=2),
+    "128": Config({"BN": 128, "BM": 128, "BK": 64}, num_warps=8, num_stages=2),
+    "256": Config({"BN": 128, "BM": 128, "BK": 64}, num_warps=8, num_stages=2),  # FUSED takes no more tokens here
 }
 TILES = Table(
     {(rows, ""): config for rows, config in _WGMMA.items()}
@@ -102,36 +96,15 @@ TILES = Table(
 SUM = Table({("", ""): Config({"BD": 1024}, num_warps=4)})
 
 
-@jit()
-def _groups(
-    p_zeros, p_scales, r_n, i_step,
-    K: tl.constexpr, SCALE_ROW: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    """The zeros and scales of a step, as tuples of ``[BN]`` by group. Past K they are those of the last group."""
-    zeros: tl.tuple = ()
-    scales: tl.tuple = ()
-    for i in tl.static_range((STEP + GROUP - 1) // GROUP):
-        p_group = tl.minimum(i_step * STEP // GROUP + i, (K - 1) // GROUP) * SCALE_ROW + r_n
-        zeros += (tl.load(p_zeros + p_group),)
-        scales += (tl.load(p_scales + p_group),)
-    return zeros, scales
-
-
 @jit("M")
 def _quantized_linear_kernel(
     p_x, p_codes, p_scales, p_zeros, p_out, M,
     N: tl.constexpr, K: tl.constexpr, X_ROW: tl.constexpr, CODE_ROW: tl.constexpr, SCALE_ROW: tl.constexpr,
     BITS: tl.constexpr, GROUP: tl.constexpr, SPLITS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """BN rows of W times BM rows of x over one of SPLITS parts of K, into ``[SPLITS, M, N]``; BK is 64, 128 or 256.
+    """BN rows of W times BM rows of x over one of SPLITS parts of K, into ``[SPLITS, M, N]``; BK is 64 or 128.
 
     Programs that share weights are neighbours. Rows past N and M repeat the last one and are not stored.
-
-    Triton prefetches codes and x, but not the zeros and scales, which are too small: at AHEAD = 0 each step waits for
-    memory. At 1 they are loaded a step before; but what a loop carries Triton does not keep in the layout of a dot's
-    operand, so that the weights pass through shared memory. At 2 they are loaded twice, a step before into the cache
-    only: the greatest of them times zero is added to the sums, or the compiler would drop the loads.
     """
     RUN: tl.constexpr = 32
     FIELD: tl.constexpr = 2 if BITS == 3 else BITS
@@ -147,18 +120,14 @@ def _quantized_linear_kernel(
     p_code = p_codes + r_n[:, None] * CODE_ROW
     p_xt = p_x + r_m[None] * X_ROW + o_j[:, None]
     acc = tl.zeros((BN, BM), dtype=tl.float32)
-    first, end = i_split * PART, tl.minimum((i_split + 1) * PART, STEPS)
-    seen = tl.zeros((BN,), dtype=tl.float16)
-    if AHEAD == 1:
-        next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, first, K, SCALE_ROW, STEP, GROUP)
-    for i_step in range(first, end):
-        if AHEAD == 1:
-            zeros, scales = next_zeros, next_scales
-            next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, i_step + 1, K, SCALE_ROW, STEP, GROUP)
-        else:
-            zeros, scales = _groups(p_zeros, p_scales, r_n, i_step, K, SCALE_ROW, STEP, GROUP)
-        if AHEAD == 2:
-            next_zeros, next_scales = _groups(p_zeros, p_scales, r_n, i_step + 1, K, SCALE_ROW, STEP, GROUP)
+    for i_step in range(i_split * PART, tl.minimum((i_split + 1) * PART, STEPS)):
+        # Too small for Triton to prefetch: load all of a step at once, to wait once. Past K the last group is read.
+        zeros: tl.tuple = ()
+        scales: tl.tuple = ()
+        for i in tl.static_range((STEP + GROUP - 1) // GROUP):
+            p_group = tl.minimum(i_step * STEP // GROUP + i, (K - 1) // GROUP) * SCALE_ROW + r_n
+            zeros += (tl.load(p_zeros + p_group),)
+            scales += (tl.load(p_scales + p_group),)
         for i in tl.static_range(STEP // RUN):
             k = i_step * STEP + i * RUN
             if i % FIELDS == 0:
@@ -174,11 +143,6 @@ def _quantized_linear_kernel(
             w = weights(code, zero[:, None], scale[:, None], BITS)
             x = tl.load(p_xt + k) if K % STEP == 0 else tl.load(p_xt + k, mask=o_j[:, None] + k < K, other=0.0)
             acc = tl.dot(w.to(x.dtype), x, acc, input_precision="ieee")
-        if AHEAD == 2:
-            for i in tl.static_range((STEP + GROUP - 1) // GROUP):
-                seen = tl.maximum(seen, tl.maximum(next_zeros[i], next_scales[i]))
-    if AHEAD == 2:
-        acc += (seen.to(tl.float32) * 0)[:, None]
     p_tile = p_out + (i_split * M + o_m)[None] * N + o_n[:, None]
     tl.store(p_tile, acc.to(p_out.dtype.element_ty), mask=(o_m < M)[None] & (o_n < N)[:, None])
 
