@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu.cold_start import PARTS
+from gpu.model_tiers import WAYS
 from harness.prose import listed, number, paragraph
 from harness.rows import Row, read
 from harness.tables import distinct, markdown
@@ -23,6 +24,7 @@ OURS, THEIRS = "slant", "transformers"
 PICTURE = "../benchmarks/results/gpu_waterfall.svg"  # from the page
 REQUESTS = ((1, 16), (1, 128), (1, 1024), (8, 1024), (1, 8192))  # texts, tokens of each
 POSTS, SPEECHES = ("posts", 512), ("speeches", 64)
+EIGHT_BIT = ("fp8", "bf16")
 BATCHES = ("8 x 1024", "1 x 8192")  # by op, the first also as a picture
 LEAST_SHARE = 0.01  # of an op with a line of its own
 KERNELS = {"compiled": "none before", "cached": "by an earlier start", "ahead of time": "ahead of time"}
@@ -151,6 +153,8 @@ def ways(card: Card) -> Iterator[str]:
     head = [f"{texts}x{tokens}, ms" for texts, tokens in REQUESTS]
     head += [f"{name}, tokens/s" for name, _ in (POSTS, SPEECHES)] + ["of the matmul rate", "peak (predicted)"]
     named = distinct([row for row in card.rows if row["measure"] in ("memory", "latency", "throughput")], "weights")
+    order = [way.name for way in WAYS]
+    named.sort(key=lambda name: order.index(name) if name in order else len(order))
     lines = [[name, *way(card, name)] for name in named]
     used = [0, *(i for i in range(1, len(head) + 1) if any(line[i] for line in lines))]
     if not lines:
@@ -173,8 +177,7 @@ def way(card: Card, name: str) -> Iterator[str]:
         best = min(found, key=lambda row: row["milliseconds"]["p50"], default=None)
         yield number(best["milliseconds"]["p50"]) + " g" * (best["by"] == "graph") if best else ""
     totals = [
-        card.first("throughput", weights=name, mixture=mixture, texts=count, costs="cuda")
-        for mixture, count in (POSTS, SPEECHES)
+        card.first("throughput", weights=name, mixture=mixture, texts=count) for mixture, count in (POSTS, SPEECHES)
     ]
     yield from (number(row["tokens_per_s"]) if row else "" for row in totals)
     yield f"{totals[1]['of_matmul']:.0%}" if totals[1] else ""
@@ -262,7 +265,7 @@ def failures(card: Card) -> Iterator[str]:
 def summary(results: Path) -> str:
     """Two or three figures of the card that was measured last, for the README."""
     for card in cards(results):
-        text = card.first("throughput", weights="bf16", mixture=POSTS[0], texts=POSTS[1], costs="cuda")
+        text = card.first("throughput", weights="bf16", mixture=POSTS[0], texts=POSTS[1])
         requests = card.of("latency", weights="bf16", texts=1, tokens=128)
         figures = [f"{number(text['texts_per_s'])} posts/s ({number(text['tokens_per_s'])} tokens/s)"] if text else []
         if requests:
@@ -270,6 +273,10 @@ def summary(results: Path) -> str:
             figures.append(f"{number(best)} ms for one text of 128 tokens")
         if memory := card.first("memory", weights="bf16"):
             figures.append(f"a peak of {memory['peak_bytes'] / 1e9:.1f} GB")
+        long = [card.first("throughput", weights=name, mixture=SPEECHES[0], texts=SPEECHES[1]) for name in EIGHT_BIT]
+        if all(long):
+            times = long[0]["tokens_per_s"] / long[1]["tokens_per_s"]
+            figures.append(f"{number(long[0]['tokens_per_s'])} tokens/s of speeches in fp8, {times:.2f} times bf16's")
         if figures:
             last = max(card.rows, key=lambda row: row["time"])
             return paragraph(

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import launch, native
-from slant_kernels.launch import Config, Table, cdiv, jit, power_of_2, tl
+from slant_kernels.launch import H200, Config, Table, cdiv, jit, power_of_2, tl
 from slant_kernels.onednn import multiply
 
 
@@ -45,7 +45,13 @@ def last_attention_reference(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -
 LOG2_E = 1.4426950408889634
 # A step of 32 keys is 32 KB for 8 warps, 8 loads of 16 bytes a thread. 8192 keys are 32 pieces, which with 4 groups is
 # about a program for each of an H100's 132 processors.
-PIECE = Table({("", ""): Config({"BS": 256, "BN": 4, "W": 8}, num_warps=8)})
+PIECE = Table(
+    {
+        ("", ""): Config({"BS": 256, "BN": 4, "W": 8}, num_warps=8),
+        ("", "sm_90"): Config({"BS": 128, "BN": 2, "W": 4}, num_warps=4, measured=H200),
+        ("", "sm_100"): Config({"BS": 256, "BN": 2, "W": 8}, num_warps=8),  # four keys a warp spill two registers
+    }
+)
 MERGE = Table({("", ""): Config({"BP": 32}, num_warps=4)})
 
 
