@@ -26,7 +26,7 @@ SHAPES = (*((1, 16 << step) for step in range(8)), (8, 128), (8, 1024))
 LONG = 10_000  # characters
 COMMANDS = {
     "import slant": ["-c", "import slant"],
-    "slant demo": ["-c", "from slant.cli.app import main; main()", "demo"],
+    "slant demo": ["-c", "from slant.cli.start import main; main()", "demo"],
     "Engine.load": ["-c", "import sys, slant; slant.Engine.load(sys.argv[1], device='cpu')"],
 }
 

@@ -63,7 +63,7 @@ class Engine:
 
 
 if __name__ == "__main__":
-    from slant.cli.app import main
+    from slant.cli.start import main
 
     module = ModuleType("slant.engine")
     module.Engine = Engine  # type: ignore[attr-defined]

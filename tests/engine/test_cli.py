@@ -25,7 +25,7 @@ from slant.scores import Score
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake.py"))]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-SLANT = [sys.executable, "-c", "from slant.cli.app import main; main()"]
+SLANT = [sys.executable, "-c", "from slant.cli.start import main; main()"]
 
 
 @pytest.fixture

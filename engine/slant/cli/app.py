@@ -28,7 +28,6 @@ from slant.cli.merge import merge
 from slant.cli.output import Notes, say
 from slant.cli.quantize import quantize
 from slant.cli.score import score
-from slant.cli.start import main as main  # the console script of earlier versions
 from slant.errors import SlantError
 
 FAILURE, INTERRUPTED, NO_READER = 2, 130, 141
