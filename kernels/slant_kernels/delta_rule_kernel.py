@@ -29,8 +29,14 @@ CHUNK = 64
 LEAST = -100.0  # a lower g counts as this: exp(-100) is 0 in fp32, and a bounded c keeps its differences exact to 2^-12
 
 # One warp a chunk and head: blocks of 16 x 16 are what one warp multiplies, and no step waits for another warp.
-# Twelve of them fit on an H200's processor at 168 registers, with a few spilled: 9 % less than nine without.
-PREPARE = Table({("", ""): Config(num_warps=1), ("", "sm_90"): Config(num_warps=1, registers=168, measured=H200)})
+PREPARE = Table(
+    {
+        ("", ""): Config(num_warps=1),
+        # Twelve of them fit on a processor, with a few registers spilled: 9 % less time than nine with none.
+        ("", "sm_90"): Config(num_warps=1, registers=168, measured=H200),
+        ("fp32", ""): Config(num_warps=1),  # operands take twice the registers
+    }
+)
 
 # Shared memory holds q, k (16 KB each), M and P (8 KB each) of a chunk, once for each stage in flight.
 SERIAL = Table(
@@ -265,7 +271,7 @@ def delta_rule_chunks(
     )
     sizes = {"Q": q.stride(1), "KEY": k.stride(1), "H": H, "HV": Hv, "K": K, "BK": BK, "PRECISION": precision}
     launch.launch(
-        _prepare_kernel, (2 * Hv, chunks, B), PREPARE.find(q.device),
+        _prepare_kernel, (2 * Hv, chunks, B), PREPARE.find(q.device, "fp32" if q.dtype == torch.float32 else ""),
         q, k, g, beta, M, P, c, T, LEAST=LEAST, **sizes,
     )  # fmt: skip
 

@@ -34,17 +34,18 @@ def quantized_linear_reference(x: Tensor, q: QuantizedMatrix) -> Tensor:
     return (x.float().unsqueeze(-2) * dequantize_reference(q).to(x.device, x.dtype).float()).sum(-1)
 
 
-# The most tokens for the kernel. Dequantizing gate_up costs an H100 about 35 us (118 MB), a dense product 0.16 us a
-# token: a kernel that runs at 0.8 of the dense speed is even at some 900 tokens, one at 0.7 at 500.
+# The most tokens for the kernel. Reckoned but for sm_90: dequantizing gate_up (118 MB) costs as much as a dense product
+# of some 200 tokens, so that a kernel at 0.8 of the dense speed is even at some 900 tokens, one at 0.7 at 500.
 FUSED = Table(
     {
-        ("", ""): Config({"M": 768}),
+        # sm_100: the weights pass through shared memory to the tensor memory; gfx942: 64 KB keep the tiles small
+        ("", ""): Config({"M": 256}),
         ("", "sm_75"): Config({"M": 0}),  # no matrix unit in Triton
-        ("", "sm_90"): Config({"M": 128}, measured=H200),  # at 256 gate_up takes 101 us fused and 67 dequantized
+        ("", "sm_80"): Config({"M": 768}),
         ("", "sm_86"): Config({"M": 512}),  # a dense product is slower for its memory: the detour costs less
+        ("", "sm_89"): Config({"M": 768}),
+        ("", "sm_90"): Config({"M": 128}, measured=H200),  # at 256 gate_up takes 101 us fused and 67 dequantized
         ("", "sm_120"): Config({"M": 512}),  # as sm_86
-        ("", "sm_100"): Config({"M": 256}),  # the weights pass through shared memory to the tensor memory
-        ("", "gfx942"): Config({"M": 256}),  # 64 KB of shared memory keep the tiles small
     }
 )
 
@@ -68,8 +69,7 @@ _WGMMA = {
     "16": Config({"BN": 64, "BM": 16, "BK": 128}, num_warps=4, num_stages=3, measured=H200),
     "64": Config({"BN": 64, "BM": 64, "BK": 64}, num_warps=4, num_stages=3, measured=H200),
     "128": Config({"BN": 64, "BM": 128, "BK": 64}, num_warps=4, num_stages=3, measured=H200),
-    "256": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),
-    "more": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),
+    "256": Config({"BN": 64, "BM": 256, "BK": 64}, num_warps=4, num_stages=3),  # FUSED takes no more tokens there
 }
 # mma.sync: in tiles not wider than high, of 16 rows a warp, Triton gives each warp rows of its own; warps that shared
 # rows would convert each of them again. The widest take 96 KB at 8 bits, below the 99 of sm_86, sm_89 and sm_120.
