@@ -51,7 +51,7 @@ def test_long_commands_that_are_interrupted(work, kind, seed):
 def check_kernels(folder):
     """Each index names files that are there, and machine code is an ELF file to its end."""
     kernels = [path for path in folder.iterdir() if list(path.glob("__grp__*"))]
-    assert len(kernels) == 16
+    assert len(kernels) == 18
     for kernel in kernels:
         for index in kernel.glob("__grp__*.json"):
             paths = [Path(path) for path in json.loads(index.read_text())["child_paths"].values()]

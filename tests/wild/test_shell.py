@@ -239,7 +239,7 @@ def test_a_working_folder_that_is_gone(folder):
     script = f"rmdir {shlex.quote(str(gone))}; {shlex.join(command)} --force"
     gone.mkdir()
     code, _, errors = shell(gone, ["sh", "-c", script])
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (2, "slant: the working folder was deleted; change to one that exists.\n")
 
 
 @pytest.mark.parametrize("name", ["a\nb.csv", "a\udcff.csv", "ñ 🙂.csv", "-x.csv", "missing \x1b[31m.csv"])

@@ -114,6 +114,17 @@ def quiet_warnings() -> None:
     warnings.showwarning = lambda message, *_: say(str(message))
 
 
+def check_working_folder() -> None:
+    """Exit if the working folder was deleted: MKL would end the process in the middle of a product."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        from slant.cli.output import say
+
+        say("the working folder was deleted; change to one that exists.")
+        sys.exit(2)
+
+
 def main() -> NoReturn:
     """Run ``sys.argv`` and exit with its code."""
     signals = Signals()
@@ -123,6 +134,7 @@ def main() -> NoReturn:
         open_streams()
         read_utf_8()
         quiet_warnings()
+        check_working_folder()
         from slant.cli.app import INTERRUPTED, run
 
         code = run(sys.argv[1:], lambda: signals.received is not None)
