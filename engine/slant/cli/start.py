@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -117,7 +118,7 @@ def quiet_warnings() -> None:
 def check_working_folder() -> None:
     """Exit if the working folder was deleted: MKL would end the process in the middle of a product."""
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         from slant.cli.output import say
 
