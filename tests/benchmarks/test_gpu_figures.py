@@ -223,6 +223,8 @@ def test_the_summary_has_the_figures_that_were_measured(tmp_path, written):
     assert summary(memory(2e9)).startswith(f"{start}a peak of 2.0 GB. 2026-01-02,")
     speeches = [throughput("speeches", 64, rate, weights) for weights, rate in (("bf16", 50_000), ("fp8", 70_000))]
     assert "70,000 tokens/s of speeches in fp8, 1.40 times bf16's. 2026" in summary(*speeches)
+    speeches[0]["commit"] = "another"
+    assert "70,000 tokens/s of speeches in fp8. 2026" in summary(*speeches)
     assert summary(*RATES, latency(1, 128, 4.75, weights="hqq4")) == figures.NO_SUMMARY
 
 

@@ -165,8 +165,21 @@ def _activations(request: MemoryRequest, budget: int) -> int:
     itemsize = FP32 if _in_fp32(request) else request.dtype.itemsize
     length = min(128, request.max_tokens)
     shapes = ((max(1, budget // length), length), (1, request.max_tokens))
-    sizes = (activation_bytes(request.config, itemsize, *shape, request.device_type) for shape in shapes)
+    sizes = (
+        activation_bytes(request.config, itemsize, *shape, request.device_type) + _rows(request, *shape)
+        for shape in shapes
+    )
     return max(sizes)
+
+
+def _rows(request: MemoryRequest, rows: int, length: int) -> int:
+    """What a product of the weights fp8 takes on a CPU beside fp32: the codes of its rows, and those in fp32.
+
+    Where activations are of 16 bits, they were counted as fp32, which is more.
+    """
+    if not _in_fp32(request) or request.dtype != torch.float32:
+        return 0
+    return rows * length * max(columns for _, columns in request.config.merged_shapes()) * (1 + FP32)
 
 
 def human(size: float) -> str:
