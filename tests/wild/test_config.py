@@ -175,7 +175,7 @@ REFUSED: list[tuple[str, list[Any]]] = [
     ("head_dim", [None, 32.0, "32", 0, -32]),
     ("num_key_value_heads", [None, 0, 3]),
     ("linear_num_key_heads", [0, 3, None]),
-    ("rms_norm_eps", [None, "1e-6", 0, 0.0, -1e-6, 1, float("nan"), float("inf"), {"__float__": "NaN"}, True]),
+    ("rms_norm_eps", [None, "1e-6", 0, 0.0, 1e-320, -1e-6, 1, float("nan"), float("inf"), {"__float__": "NaN"}, True]),
     ("max_position_embeddings", [None, "32768", 0, -1, 32768.0]),
     ("tie_word_embeddings", ["false", "true", 0, 1, None, [], {}]),
     ("layer_types", [[], [F], [L, L, L, "x"], [L, L, L, None], "full_attention", {"0": L}, 4, [L, L, L, [F]]]),

@@ -13,8 +13,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from queue import SimpleQueue
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from slant.errors import SlantError
 from slant.runtime.settings import own_settings
 
 T = TypeVar("T")
+TURN = 0.1  # seconds
 Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 Progress = Callable[[int, int], None]
 
@@ -53,7 +54,7 @@ class OwnThread:
         """
         future = self._submit(function)
         try:
-            return future.result()
+            return _answer(future)
         finally:
             future.cancel()  # where this thread was interrupted before the task's turn
 
@@ -73,9 +74,9 @@ class OwnThread:
         future = self._submit(lambda: function(pass_on))
         future.add_done_callback(lambda _: reports.put(None))
         try:
-            while (counts := reports.get()) is not None:
+            while (counts := _first(reports)) is not None:
                 progress(*counts)
-            return future.result()
+            return _answer(future)
         finally:
             stopped.set()
             future.cancel()
@@ -159,6 +160,23 @@ def _run(future: Future[T], function: Callable[[], T]) -> None:
             future.set_result(function())
         except BaseException as error:
             future.set_exception(error)
+
+
+def _answer(future: Future[T]) -> T:
+    """The future's result, waited for in short turns: a signal that comes just before a wait begins does not end it."""
+    while True:
+        try:
+            return future.result(TURN)
+        except TimeoutError:
+            if future.done():  # the task's own
+                raise
+
+
+def _first(queue: SimpleQueue[T]) -> T:
+    """The first of a queue, waited for likewise."""
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=TURN)
 
 
 _all: weakref.WeakSet[OwnThread] = weakref.WeakSet()

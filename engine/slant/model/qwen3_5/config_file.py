@@ -33,6 +33,7 @@ def _absent(reason: str) -> BeforeValidator:
 # The upper bounds are far above any model, and low enough for a list of layers or a product of sizes.
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 RopeType = Annotated[str, only("default"), Field(validation_alias=AliasChoices("rope_type", "type"))]
+FP32_LEAST = 2.0**-126  # what is smaller may be 0 in fp32, and the norm of zeros NaN
 Theta = Annotated[float, Field(ge=1, le=1e15)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Ids = Annotated[list[int], BeforeValidator(lambda ids: ids if isinstance(ids, list) else [ids])]
@@ -91,7 +92,7 @@ class Text(Common):
     linear_key_head_dim: Size = 128
     linear_value_head_dim: Size = 128
     linear_conv_kernel_dim: Size = 4
-    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    rms_norm_eps: Annotated[float, Field(ge=FP32_LEAST, lt=1)] = 1e-6
     max_position_embeddings: Annotated[int, Field(ge=1, le=1 << 31)] = 32768
     layer_types: list[Annotated[str, only(*LAYER_TYPES)]] | None = None
     full_attention_interval: Annotated[int, Field(ge=1, le=1024)] = 4
