@@ -30,8 +30,14 @@ def shell(folder, command, redirection="", **variables):
     """Run a command with a redirection of sh; gives exit code, and stdout and stderr where they are not redirected."""
     kept = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1"} | variables
     line = f"{shlex.join(command)} {redirection}"
-    done = subprocess.run(["sh", "-c", line], cwd=folder, env=kept, capture_output=True, text=True, check=False)
+    options = {"cwd": folder, "env": kept, "capture_output": True, "text": True, "preexec_fn": take_interrupts}
+    done = subprocess.run(["sh", "-c", line], check=False, **options)
     return done.returncode, done.stdout, done.stderr
+
+
+def take_interrupts():
+    """Also where the tests run in the background, and so ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def names(folder):
