@@ -105,6 +105,12 @@ def test_what_the_checks_said_is_told_to_the_later_stages(stages, tmp_path):
     assert (status, ran) == (0, [("limits", "not run"), ("correct", "not run"), ("bf16", "1 wrong")])
 
 
+def test_checks_that_leave_no_rows_are_not_those_of_an_earlier_run(stages, tmp_path):
+    (tmp_path / gpu_suite.CHECKS).write_text(json.dumps({"time": "before", "right": True}) + "\n")
+    _, ran = stages(("correct", "1 / 0"), ("bf16", ""), out=tmp_path)
+    assert ran == [("correct", "not run"), ("bf16", "not run")]
+
+
 def test_a_stage_for_which_there_is_no_time_is_named(stages, capsys, tmp_path):
     assert stages(("limits", ""), minutes=0.01, out=tmp_path) == (0, [])
     assert "Not started, for want of time: limits." in capsys.readouterr().out
