@@ -90,7 +90,7 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config({"BN": rows, "BB": blocks}, warps)
         for rows, blocks, warps in ((32, 1, 4), (64, 1, 4), (64, 2, 8), (16, 4, 4), (32, 4, 8), (8, 8, 4), (16, 8, 8))
     ),
-    "quantized_linear.FUSED": grid((4,), M=(0, 4096)),
+    "quantized_linear.FUSED": grid((4,), M=(0, 256)),
     "quantized_linear.PROGRAMS 16": grid((4,), PROGRAMS=(264, 528, 792)),
     "quantized_linear.PROGRAMS 64": grid((4,), PROGRAMS=(264, 528)),
     "quantized_linear.PROGRAMS 128": grid((4,), PROGRAMS=(132, 396)),
