@@ -266,17 +266,17 @@ def delta_rule_chunks(
     o = torch.empty(B, T, Hv, V, dtype=v.dtype, device=v.device)
     S = torch.empty(B, Hv, K, V, dtype=torch.float32, device=v.device) if keep_state else c
     # Three products on tensor cores are nearly fp32; fp32 itself would be multiply-adds, but not on AMD.
-    precision = (
-        ("tf32x3" if q.dtype == torch.float32 else "tf32") if launch.target(v.device).startswith("sm_") else "ieee"
-    )
-    sizes = {"Q": q.stride(1), "KEY": k.stride(1), "H": H, "HV": Hv, "K": K, "BK": BK, "PRECISION": precision}
+    fp32, products = q.dtype == torch.float32, "ieee"
+    if launch.target(v.device).startswith("sm_"):
+        products = "tf32x3" if fp32 else "tf32"
+    sizes = {"Q": q.stride(1), "KEY": k.stride(1), "H": H, "HV": Hv, "K": K, "BK": BK, "PRECISION": products}
     launch.launch(
-        _prepare_kernel, (2 * Hv, chunks, B), PREPARE.find(q.device, "fp32" if q.dtype == torch.float32 else ""),
+        _prepare_kernel, (2 * Hv, chunks, B), PREPARE.find(q.device, "fp32" if fp32 else ""),
         q, k, g, beta, M, P, c, T, LEAST=LEAST, **sizes,
     )  # fmt: skip
 
     many = "few" if B * Hv * cdiv(V, 32) <= FEW else "many"
-    config = SERIAL.find(q.device, "fp32" if q.dtype == torch.float32 else many)
+    config = SERIAL.find(q.device, "fp32" if fp32 else many)
     launch.launch(
         _serial_kernel, (Hv * cdiv(V, config.blocks["BV"]), B), config,
         q, k, v, M, P, c, c if state is None else state.contiguous(), o, S,

@@ -115,7 +115,8 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, *args: Any, **con
     """
     # The default of fused multiply-adds differs between versions of Triton.
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-    options |= {"maxnreg": config.registers} if config.registers else {}
+    if config.registers:
+        options["maxnreg"] = config.registers
     device = args[0].device
     try:
         if device.type == "meta":
