@@ -1,8 +1,8 @@
 """Matrices in panels of output columns, in the order in which a CPU multiplies by them: layout and packing.
 
-y = x W^T with W ``[N, K]``. A panel is P consecutive columns of y (rows of W); P is as wide as two vectors of fp32 of the
-library in use (``native.panel``), N is padded to whole panels with zeros, and K is a multiple of 32. A product reads
-each panel once, from beginning to end.
+y = x W^T with W ``[N, K]``. A panel is P consecutive columns of y (rows of W); P is as wide as two vectors of fp32 of
+the library in use (``native.panel``), N is padded to whole panels with zeros, and K is a multiple of 32. A product
+reads each panel once, from beginning to end.
 
 words           int32 ``[N / P, K bits / 32, P]``. With codes, lane n of panel p belongs to column p P + n, and a word
                 holds 32 / bits consecutive k of it. ``word >> bits j & mask``, with the field's mask in all four bytes,
@@ -17,9 +17,9 @@ words           int32 ``[N / P, K bits / 32, P]``. With codes, lane n of panel p
 
 scales, zeros   fp16 ``[N / P, G, P]``, of the groups of ``quantized``, whose formula gives the numbers.
 
-With 16 bits a word holds two numbers in bf16 and no scales belong to it: words ``[N / P, K, P / 2]``, stored in rows of
-P, where lane n of k has column p P + n in its lower half and p P + P / 2 + n in its upper half. A vector of words becomes
-two of fp32, of neighbouring columns, by one shift and one mask.
+With 16 bits a word holds two numbers in bf16 and no scales belong to it: words ``[N / P, K, P / 2]``, stored in rows
+of P, where lane n of k has column p P + n in its lower half and p P + P / 2 + n in its upper half. A vector of words
+becomes two of fp32, of neighbouring columns, by one shift and one mask.
 """
 
 from __future__ import annotations
