@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+HEADERS = ("integers.h", "vectors.h")
 SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "swiglu.cpp")
 FLAGS = (
     "-O3",
@@ -39,7 +40,7 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
 
 def library(level: str) -> Path:
     """The library of an instruction set; a hash of the sources in its name keeps an outdated one from being called."""
-    sources = b"".join((HERE / name).read_bytes() for name in ("vectors.h", *SOURCES))
+    sources = b"".join((HERE / name).read_bytes() for name in (*HEADERS, *SOURCES))
     return HERE / f"native.{level}.{hashlib.sha256(sources).hexdigest()[:8]}.so"
 
 

@@ -1,8 +1,13 @@
-// Rows to 8 bits on a CPU: the formula of int8.py, a row at a time. The rotation's first steps are in registers.
+// Rows to 8 bits on a CPU, and their product: the formulas of int8.py. Rows are rotated one at a time, the first steps in
+// registers.
+//
+// The product is for processors that do not multiply four pairs of bytes at once. Codes become int16, whose products two
+// instructions add exactly, two at a time; a strip of a panel is widened once for the rows of a block, and stays in the
+// first-level cache meanwhile.
 
 #include <utility>
 
-#include "vectors.h"
+#include "integers.h"
 
 namespace {
 
@@ -104,11 +109,108 @@ void run(const Args &args) {
             ints code = __builtin_convertvector(load(row + k) * factor + 128.5f, ints);
             *(bytes *)(args.codes + r * args.K + k) = __builtin_convertvector(code, bytes);
         }
-        args.scales[r] = largest / 127;
+        args.scales[r] = largest / 127 + 0 * largest;  // infinity as NaN
+    }
+}
+
+constexpr int64_t BLOCK_ROWS = 128;  // of int16: half a megabyte, for the second-level cache
+constexpr int64_t DEPTH = 256;       // pairs of k in a strip: 16 or 32 KB
+
+// x as slant_quantize_rows made it; w int8 [columns / PANEL, pairs, PANEL, 2], of which both are padded with 0.
+struct Product {
+    void *out;  // [rows, N]
+    const uint8_t *x;
+    const float *x_scales;
+    const int8_t *w;
+    const float *w_scales;  // [columns]
+    float *workspace;       // slant_int8_linear_floats()
+    int64_t rows, N, K;
+    int64_t is_bf16, threads;
+
+    int64_t pairs() const { return (K + 1) / 2; }
+    int64_t shared() const { return BLOCK_ROWS * pairs(); }  // the block of x, in int32
+    static constexpr int64_t scratch = DEPTH * PANEL + BLOCK_ROWS * PANEL;
+};
+
+typedef int8_t codes8 __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
+typedef int16_t codes16 __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE void widen(const uint8_t *x, int64_t K, int16_t *out) {
+    for (int64_t k = 0; k < K; k++) out[k] = (int16_t)(x[k] - 128);
+    if (K % 2) out[K] = 0;
+}
+
+// sums [R, PANEL] += x w^T for pairs of x [R, depth] that are ``row`` apart, and of the strip [depth, PANEL]
+template <int R>
+INLINE void add_products(int32_t *sums, const int32_t *x, int64_t row, const int32_t *strip, int64_t depth) {
+    ints sum[R][2];
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++) sum[i][j] = load(sums + i * PANEL + j * LANES);
+    for (int64_t p = 0; p < depth; p++) {
+        ints left = load(strip + p * PANEL), right = load(strip + p * PANEL + LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++) {
+            ints factor = x[i * row + p] - ints{};
+            sum[i][0] = add_pairs(sum[i][0], factor, left);
+            sum[i][1] = add_pairs(sum[i][1], factor, right);
+        }
+    }
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++) store(sums + i * PANEL + j * LANES, sum[i][j]);
+}
+
+// The columns of a panel for a block of x
+template <typename T>
+INLINE void multiply(const Product &args, int64_t first, int64_t rows, int64_t column, const int32_t *x, int32_t *strip) {
+    int64_t pairs = args.pairs(), count = args.N - column < PANEL ? args.N - column : PANEL;
+    int32_t *sums = strip + DEPTH * PANEL;
+    memset(sums, 0, 4 * rows * PANEL);
+    for (int64_t p0 = 0; p0 < pairs; p0 += DEPTH) {
+        int64_t depth = pairs - p0 < DEPTH ? pairs - p0 : DEPTH;
+        const int8_t *w = args.w + 2 * (column * pairs + p0 * PANEL);
+        for (int64_t i = 0; i < depth * PANEL; i += LANES)
+            *(codes16 *)(strip + i) = __builtin_convertvector(*(const codes8 *)(w + 2 * i), codes16);
+        int64_t bytes = 2 * depth * PANEL;  // of the next strip, fetched while this one is used
+        for (int64_t r = 0; r < rows; r += TALL)
+            with_rows(rows - r, [&](auto R) {
+                if (rows > TALL) prefetch(w + bytes + bytes * r / rows, bytes * TALL / rows);
+                add_products<R>(sums + r * PANEL, x + r * pairs + p0, pairs, strip, depth);
+            });
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        T edge[PANEL], *out = (T *)args.out + (first + r) * args.N + column, *y = count < PANEL ? edge : out;
+        for (int64_t n = 0; n < PANEL; n += LANES) {
+            vec scaled = __builtin_convertvector(load(sums + r * PANEL + n), vec) * load(args.w_scales + column + n);
+            store(y + n, scaled * args.x_scales[first + r]);
+        }
+        if (y == edge) memcpy(out, edge, count * sizeof(T));
+    }
+}
+
+template <typename T>
+void run_linear(const Product &args) {
+    int32_t *x = (int32_t *)args.workspace;
+#pragma omp parallel num_threads(args.threads)
+    for (int64_t first = 0; first < args.rows; first += BLOCK_ROWS) {
+        int64_t rows = args.rows - first < BLOCK_ROWS ? args.rows - first : BLOCK_ROWS;
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++)
+            widen(args.x + (first + r) * args.K, args.K, (int16_t *)(x + r * args.pairs()));
+#pragma omp for schedule(dynamic)
+        for (int64_t column = 0; column < args.N; column += PANEL)
+            multiply<T>(args, first, rows, column, x, x + args.shared() + thread() * Product::scratch);
     }
 }
 
 }  // namespace
+
+extern "C" int64_t slant_int8_linear_floats(const Product *args) {
+    return args->shared() + args->threads * Product::scratch;
+}
+
+extern "C" void slant_int8_linear(const Product *args) {
+    (args->is_bf16 ? run_linear<bf16> : run_linear<float>)(*args);
+}
 
 extern "C" int64_t slant_quantize_rows_floats(const Args *args) { return args->threads * args->K; }
 

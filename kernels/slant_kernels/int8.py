@@ -7,10 +7,12 @@
 Quantization is that of ``fp8``, to integers and after a rotation: an outlier would make the scale of its whole token
 coarse, and H spreads it over the b channels of its block (QuaRot: Ashkboos et al. 2024, arXiv 2404.00456). b is the
 largest power of two that divides K, up to 4096: 512 or more in every Qwen3.5, so a mixer's output is spread across its
-heads. x8 is uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its reference
-implementation, a thousand times slower. The product is scaled by w_scale and written in the dtype of x, then scaled by
-x_scale in place.
-Processors without VNNI are left out: they add pairs of products in int16, which overflows.
+heads. x8 is uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its
+reference implementation, a thousand times slower.
+
+The sums are integers, and exact on every processor. Each is multiplied by w_scale, then by x_scale. Where there is VNNI
+oneDNN computes them, elsewhere ``int8.cpp``: without VNNI oneDNN adds pairs of products in int16, which overflows. torch
+computes them where nothing is compiled, in parts that fp32 holds exactly, slower than the weights fp32.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from functools import cache
 from math import gcd
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import cpu, native
@@ -26,15 +29,15 @@ ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # the largest |x| of a row counts as this at least: a row of zeros has a scale
 BLOCK = 4096  # the largest b
 TILE = 128  # of int8.cpp: a multiple of its vectors' width on every processor
+EXACT = 1024  # sums of so many products of codes are below 2**24: exact in fp32
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Matrix:
-    """W ``[N, K]`` as codes in oneDNN's layout, with scales fp32 and zeros (all 0) int32 ``[N]``."""
+    """W ``[N, K]`` as int8 codes with scales fp32, one an output channel."""
 
     codes: Tensor
     scales: Tensor
-    zeros: Tensor
     shape: tuple[int, int]
 
     @property
@@ -44,30 +47,64 @@ class Int8Matrix:
     def multiply(self, x: Tensor) -> Tensor:
         """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype."""
         x8, x_scale = quantize_rows(x)
+        return self.product(x8, x_scale, x.dtype)
+
+    def product(self, x8: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """``x W^T`` in ``dtype`` for rows as ``quantize_rows`` gives them; here by torch, of codes ``[N, K]``."""
+        sums = torch.zeros(*x8.shape[:-1], self.shape[0], dtype=torch.int32, device=x8.device)
+        for x, w in zip(x8.split(EXACT, -1), self.codes.split(EXACT, 1), strict=True):
+            sums += (F.linear(x.float() - ZERO, w.float())).int()
+        return sums.float().mul_(self.scales).mul_(x_scale).to(dtype)
+
+
+class OneDnnInt8Matrix(Int8Matrix):
+    """The codes in oneDNN's layout."""
+
+    def product(self, x8: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
+        zeros = torch.zeros(self.shape[0], dtype=torch.int32, device="cpu")
         y = torch.ops.onednn.qlinear_pointwise(
-            x8, 1.0, ZERO, self.codes, self.scales, self.zeros, None, 1.0, 0, x.dtype, "none", [], ""
+            x8, 1.0, ZERO, self.codes, self.scales, zeros, None, 1.0, 0, dtype, "none", [], ""
         )
-        return y.mul_(x_scale.to(x.dtype))
+        return y.mul_(x_scale.to(dtype))
+
+
+class PanelInt8Matrix(Int8Matrix):
+    """The codes in int8.cpp's panels ``[N / panel, K / 2, panel, 2]``; N and K are padded."""
+
+    def product(self, x8: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
+        N, K = self.shape
+        out = torch.empty(*x8.shape[:-1], N, dtype=dtype, device="cpu")
+        if out.numel():
+            PRODUCT((out, x8.contiguous(), x_scale, self.codes, self.scales), (x_scale.numel(), N, K))
+        return out
+
+
+PRODUCT = native.Op("int8_linear", "out x:uint8 x_scales:fp32 w:uint8 w_scales:fp32 workspace", "rows N K")
 
 
 def nbytes(shape: tuple[int, int]) -> int:
     """Bytes of a matrix ``[N, K]``."""
-    return shape[0] * (shape[1] + 8)
+    return shape[0] * (shape[1] + 4)
 
 
 def can_multiply_int8(device: torch.device) -> bool:
-    """Whether this build of torch has the product, and this process may use VNNI."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and cpu.has("avx512vnni")
+    """Whether ``int8_matrix`` makes matrices for this device."""
+    return device.type == "cpu"
 
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
-    """Quantize a dense matrix."""
+    """Quantize a dense matrix, for the fastest product there is."""
     N, K = weight.shape
     codes, scales = quantize_rows(weight)
-    signed = codes.bitwise_xor_(ZERO).view(torch.int8)  # less 128
-    reordered = torch.ops.onednn.qlinear_prepack(signed, None)
-    zeros = torch.zeros(N, dtype=torch.int32, device=weight.device)
-    return Int8Matrix(reordered, scales[:, 0] / block(K), zeros, (N, K))
+    signed, scales = codes.bitwise_xor_(ZERO).view(torch.int8), scales[:, 0] / block(K)  # less 128
+    if cpu.has("avx512vnni") and torch.backends.mkldnn.is_available():
+        return OneDnnInt8Matrix(torch.ops.onednn.qlinear_prepack(signed, None), scales, (N, K))
+    panel = native.panel()
+    if panel is None:
+        return Int8Matrix(signed, scales, (N, K))
+    rows = -N % panel
+    parts = F.pad(signed, (0, K % 2, 0, rows)).unflatten(0, (-1, panel)).unflatten(2, (-1, 2))
+    return PanelInt8Matrix(parts.transpose(1, 2).contiguous().view(torch.uint8), F.pad(scales, (0, rows)), (N, K))
 
 
 def block(columns: int) -> int:
@@ -104,4 +141,4 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     rotated = rotate(x)
     largest = rotated.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
     codes = torch.addcmul(rotated.new_tensor(ZERO + 0.5), rotated, 127 / largest)
-    return codes.to(torch.uint8), largest.div_(127)
+    return codes.to(torch.uint8), largest / 127 + 0 * largest  # infinity as NaN

@@ -36,10 +36,16 @@ def library(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(build_native.library(name)))
 
 
+def panel() -> int | None:
+    """The columns of a panel, as vectors.h says; None: the ops run on torch."""
+    name = level()
+    return None if name is None else int(library(name).slant_panel())
+
+
 def supports_widths(*widths: int) -> bool:
     """Whether there is a library and it supports rows of these widths."""
-    name = level()
-    return name is not None and not any(width % library(name).slant_panel() for width in widths)
+    width = panel()
+    return width is not None and not any(one % width for one in widths)
 
 
 def supports(x: Tensor, *widths: int) -> bool:

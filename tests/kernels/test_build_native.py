@@ -16,7 +16,7 @@ def path(request):
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
     """A copy of the sources, with one level to compile, beside a library of older sources."""
-    for name in ("vectors.h", *build_native.SOURCES):
+    for name in (*build_native.HEADERS, *build_native.SOURCES):
         shutil.copy(build_native.HERE / name, tmp_path)
     (tmp_path / "native.any.00000000.so").touch()
     monkeypatch.setattr(build_native, "HERE", tmp_path)

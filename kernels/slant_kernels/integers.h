@@ -1,0 +1,49 @@
+// Sums of products of small integers, for the CPU ops that multiply codes: in panels, as vectors.h has them, whose lane
+// of 32 bits holds consecutive k of a column.
+
+#pragma once
+
+#include "vectors.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// Rows of x for one pass over a panel: two sums each, beside two operands, a factor and a product in registers.
+#if defined(__AVX512F__)
+constexpr int TALL = 12;
+#elif defined(__AVX2__)
+constexpr int TALL = 6;
+#else
+constexpr int TALL = 8;
+#endif
+
+INLINE ints load(const int32_t *p) { return *(const ints *)p; }
+
+INLINE void store(int32_t *p, ints x) { *(ints *)p = x; }
+
+// sum + a0 b0 + a1 b1 in each lane of two int16, exactly; -2^15 may stand on one side only
+INLINE ints add_pairs(ints sum, ints a, ints b) {
+#if defined(__AVX512VNNI__)
+    return (ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return sum + (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return sum + (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+// f(constant R) for R = min(rows, MOST), so that a loop over R rows is unrolled
+template <int MOST = TALL, typename F>
+INLINE void with_rows(int64_t rows, F f) {
+    if constexpr (MOST > 1) {
+        if (rows < MOST) return with_rows<MOST - 1>(rows, f);
+    }
+    f(std::integral_constant<int, MOST>{});
+}
+
+INLINE void prefetch(const void *p, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
+}
