@@ -116,28 +116,26 @@ void run(const Args &args) {
 constexpr int64_t BLOCK_ROWS = 128;  // of int16: half a megabyte, for the second-level cache
 constexpr int64_t DEPTH = 256;       // pairs of k in a strip: 16 or 32 KB
 
-// x as slant_quantize_rows made it; w int8 [columns / PANEL, pairs, PANEL, 2], of which both are padded with 0.
+// x as slant_quantize_rows made it; w int8 in words of panels.py, K padded to four and N to PANEL with 0.
 struct Product {
     void *out;  // [rows, N]
     const uint8_t *x;
     const float *x_scales;
-    const int8_t *w;
+    const int32_t *w;       // [columns / PANEL, pairs / 2, PANEL]
     const float *w_scales;  // [columns]
     float *workspace;       // slant_int8_linear_floats()
     int64_t rows, N, K;
     int64_t is_bf16, threads;
 
-    int64_t pairs() const { return (K + 1) / 2; }
-    int64_t shared() const { return BLOCK_ROWS * pairs(); }  // the block of x, in int32
+    int64_t pairs() const { return (K + 3) / 4 * 2; }
+    int64_t shared() const { return BLOCK_ROWS * pairs(); }  // the block of x
     static constexpr int64_t scratch = DEPTH * PANEL + BLOCK_ROWS * PANEL;
 };
 
-typedef int8_t codes8 __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
-typedef int16_t codes16 __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-INLINE void widen(const uint8_t *x, int64_t K, int16_t *out) {
-    for (int64_t k = 0; k < K; k++) out[k] = (int16_t)(x[k] - 128);
-    if (K % 2) out[K] = 0;
+// A row as int16, of four k the first and third, then the second and fourth, as words widen.
+INLINE void widen_row(const uint8_t *x, int64_t K, int16_t *out) {
+    for (int64_t k = 0; k < K; k += 4)
+        for (int i = 0; i < 4; i++) out[k + i % 2 * 2 + i / 2] = k + i < K ? (int16_t)(x[k + i] - 128) : 0;
 }
 
 // sums [R, PANEL] += x w^T for pairs of x [R, depth] that are ``row`` apart, and of the strip [depth, PANEL]
@@ -167,13 +165,17 @@ INLINE void multiply(const Product &args, int64_t first, int64_t rows, int64_t c
     memset(sums, 0, 4 * rows * PANEL);
     for (int64_t p0 = 0; p0 < pairs; p0 += DEPTH) {
         int64_t depth = pairs - p0 < DEPTH ? pairs - p0 : DEPTH;
-        const int8_t *w = args.w + 2 * (column * pairs + p0 * PANEL);
-        for (int64_t i = 0; i < depth * PANEL; i += LANES)
-            *(codes16 *)(strip + i) = __builtin_convertvector(*(const codes8 *)(w + 2 * i), codes16);
+        const int32_t *w = args.w + (column * pairs + p0 * PANEL) / 2;
+        for (int64_t p = 0; p < depth; p += 2)
+            for (int64_t n = 0; n < PANEL; n += LANES) {
+                shorts word = (shorts)load(w + p / 2 * PANEL + n);
+                store(strip + p * PANEL + n, (ints)(word << 8 >> 8));
+                store(strip + (p + 1) * PANEL + n, (ints)(word >> 8));
+            }
         int64_t bytes = 2 * depth * PANEL;  // of the next strip, fetched while this one is used
         for (int64_t r = 0; r < rows; r += TALL)
             with_rows(rows - r, [&](auto R) {
-                if (rows > TALL) prefetch(w + bytes + bytes * r / rows, bytes * TALL / rows);
+                if (rows > TALL) prefetch((const char *)(w + depth * PANEL / 2) + bytes * r / rows, bytes * TALL / rows);
                 add_products<R>(sums + r * PANEL, x + r * pairs + p0, pairs, strip, depth);
             });
     }
@@ -195,7 +197,7 @@ void run_linear(const Product &args) {
         int64_t rows = args.rows - first < BLOCK_ROWS ? args.rows - first : BLOCK_ROWS;
 #pragma omp for
         for (int64_t r = 0; r < rows; r++)
-            widen(args.x + (first + r) * args.K, args.K, (int16_t *)(x + r * args.pairs()));
+            widen_row(args.x + (first + r) * args.K, args.K, (int16_t *)(x + r * args.pairs()));
 #pragma omp for schedule(dynamic)
         for (int64_t column = 0; column < args.N; column += PANEL)
             multiply<T>(args, first, rows, column, x, x + args.shared() + thread() * Product::scratch);

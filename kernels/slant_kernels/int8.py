@@ -10,9 +10,9 @@ largest power of two that divides K, up to 4096: 512 or more in every Qwen3.5, s
 heads. x8 is uint8 because oneDNN's product is fast for unsigned by signed; signed by signed runs its
 reference implementation, a thousand times slower.
 
-The sums are integers, and exact on every processor. Each is multiplied by w_scale, then by x_scale. Where there is VNNI
-oneDNN computes them, elsewhere ``int8.cpp``: without VNNI oneDNN adds pairs of products in int16, which overflows. torch
-computes them where nothing is compiled, in parts that fp32 holds exactly, slower than the weights fp32.
+The sums are integers, exact on every processor. Each is multiplied by w_scale, then by x_scale. oneDNN computes them
+where there is VNNI, and ``int8.cpp`` elsewhere: without VNNI oneDNN adds pairs of products in int16, which overflows.
+Where nothing is compiled torch does, in parts that fp32 holds exactly, and more slowly than it multiplies fp32.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import cpu, native
+from slant_kernels.panels import pack_codes
 
 ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # the largest |x| of a row counts as this at least: a row of zeros has a scale
@@ -53,7 +54,7 @@ class Int8Matrix:
         """``x W^T`` in ``dtype`` for rows as ``quantize_rows`` gives them; here by torch, of codes ``[N, K]``."""
         sums = torch.zeros(*x8.shape[:-1], self.shape[0], dtype=torch.int32, device=x8.device)
         for x, w in zip(x8.split(EXACT, -1), self.codes.split(EXACT, 1), strict=True):
-            sums += (F.linear(x.float() - ZERO, w.float())).int()
+            sums += F.linear(x.float() - ZERO, w.float()).int()
         return sums.float().mul_(self.scales).mul_(x_scale).to(dtype)
 
 
@@ -69,7 +70,7 @@ class OneDnnInt8Matrix(Int8Matrix):
 
 
 class PanelInt8Matrix(Int8Matrix):
-    """The codes in int8.cpp's panels ``[N / panel, K / 2, panel, 2]``; N and K are padded."""
+    """The codes as words of ``panels``; K is padded to four, and N to whole panels."""
 
     def product(self, x8: Tensor, x_scale: Tensor, dtype: torch.dtype) -> Tensor:
         N, K = self.shape
@@ -79,17 +80,12 @@ class PanelInt8Matrix(Int8Matrix):
         return out
 
 
-PRODUCT = native.Op("int8_linear", "out x:uint8 x_scales:fp32 w:uint8 w_scales:fp32 workspace", "rows N K")
+PRODUCT = native.Op("int8_linear", "out x:uint8 x_scales:fp32 w:int32 w_scales:fp32 workspace", "rows N K")
 
 
 def nbytes(shape: tuple[int, int]) -> int:
     """Bytes of a matrix ``[N, K]``."""
     return shape[0] * (shape[1] + 4)
-
-
-def can_multiply_int8(device: torch.device) -> bool:
-    """Whether ``int8_matrix`` makes matrices for this device."""
-    return device.type == "cpu"
 
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
@@ -102,9 +98,8 @@ def int8_matrix(weight: Tensor) -> Int8Matrix:
     panel = native.panel()
     if panel is None:
         return Int8Matrix(signed, scales, (N, K))
-    rows = -N % panel
-    parts = F.pad(signed, (0, K % 2, 0, rows)).unflatten(0, (-1, panel)).unflatten(2, (-1, 2))
-    return PanelInt8Matrix(parts.transpose(1, 2).contiguous().view(torch.uint8), F.pad(scales, (0, rows)), (N, K))
+    words = pack_codes(F.pad(signed, (0, -K % 4)).view(torch.uint8), 8, panel)
+    return PanelInt8Matrix(words, F.pad(scales, (0, -N % panel)), (N, K))
 
 
 def block(columns: int) -> int:

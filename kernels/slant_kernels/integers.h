@@ -18,6 +18,8 @@ constexpr int TALL = 6;
 constexpr int TALL = 8;
 #endif
 
+typedef int16_t shorts __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
 INLINE ints load(const int32_t *p) { return *(const ints *)p; }
 
 INLINE void store(int32_t *p, ints x) { *(ints *)p = x; }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slant_kernels import build_native, cpu
 
-DTYPES = {"fp32": torch.float32, "uint8": torch.uint8}
+DTYPES = {"fp32": torch.float32, "uint8": torch.uint8, "int32": torch.int32}
 
 
 @cache
@@ -57,8 +57,8 @@ class Op:
     """An op of the libraries, ``slant_NAME``, which takes one struct: pointers, integers, then doubles.
 
     A wrong pointer would corrupt memory, so each tensor is checked before its address is taken. ``tensors`` names them
-    in the order of the struct: ``name:fp32`` and ``name:uint8`` have that dtype, all others the dtype of the first. An
-    op whose last pointer is ``workspace`` gets memory from torch to work in.
+    in the order of the struct: ``name:fp32`` and the like have that dtype of ``DTYPES``, all others the dtype of the
+    first. An op whose last pointer is ``workspace`` gets memory from torch to work in.
     """
 
     def __init__(self, name: str, tensors: str, integers: str, doubles: str = "") -> None:

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slant import Engine
 from slant.demo import FOLDER
-from slant_kernels.int8 import can_multiply_int8
 
 TEXTS = ["Rain.", "x " * 150, "The bridge will be repaired. " * 9, "Ñandú 🙂"]
 
@@ -117,11 +116,10 @@ def attempt(function, *arguments):
 
 def main(names):
     warnings.simplefilter("ignore")
-    ways = [way for way in WAYS if way != "int8" or can_multiply_int8(torch.device("cpu"))]
-    usual = {way: load(way) for way in ways}
+    usual = {way: load(way) for way in WAYS}
     for name in names:
         found = {}
-        for way in ("fp32", "offloaded") if name in ARITHMETIC else ways:
+        for way in ("fp32", "offloaded") if name in ARITHMETIC else WAYS:
             with SETTINGS[name]():
                 found[f"score: {way}"] = attempt(digest, usual[way])
                 torch.set_num_threads(1)

@@ -31,7 +31,6 @@ from slant.model.registry import activation_bytes, read_config
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.tensor_files import EMBEDDING
-from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.onednn import can_reorder
 
 CPU = torch.device("cpu")
@@ -234,9 +233,9 @@ def test_products_are_counted_and_run():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ways_multiply(dtype):
     x, matrix = torch.randn(5, 64, dtype=dtype), torch.randn(32, 64, dtype=dtype)
-    found = roofline.ways(dtype, CPU, eight_bit="int8" if can_multiply_int8(CPU) else None)
+    found = roofline.ways(dtype, CPU, eight_bit="int8")
     assert "int8" not in roofline.ways(dtype, CPU, eight_bit=None)
-    assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), can_multiply_int8(CPU))
+    assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), True)
     for prepare, multiply in found.values():
         torch.testing.assert_close(multiply(x, prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)
 

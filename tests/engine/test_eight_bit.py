@@ -19,15 +19,11 @@ from slant.runtime.classifier import Classifier
 from slant.runtime.load import load_runner
 from slant.runtime.memory import tiers
 from slant.runtime.resolved import choose_dtype
-from slant_kernels import cpu
 from slant_kernels.fp8 import Fp8Matrix
-from slant_kernels.int8 import Int8Matrix, can_multiply_int8
+from slant_kernels.int8 import Int8Matrix
 
 CPU = torch.device("cpu")
-needs_vnni = pytest.mark.skipif(not can_multiply_int8(CPU), reason="this CPU has no VNNI")
-ways = pytest.mark.parametrize(
-    ("weights", "kind"), [pytest.param("int8", Int8Matrix, marks=needs_vnni), ("fp8", Fp8Matrix)], ids=["int8", "fp8"]
-)
+ways = pytest.mark.parametrize(("weights", "kind"), [("int8", Int8Matrix), ("fp8", Fp8Matrix)], ids=["int8", "fp8"])
 TEXTS = [passage["text"] for passage in passages()]
 
 
@@ -111,11 +107,8 @@ def test_an_mlp_of_many_tokens_is_computed_in_parts(monkeypatch):
 
 
 def test_who_cannot_multiply_is_refused(monkeypatch):
-    with pytest.raises(SlantError, match="need a CPU with VNNI, and this is cuda; use hqq8"):
+    with pytest.raises(SlantError, match="are for CPUs, and this is cuda; use fp8"):
         choose_dtype("int8", torch.device("cuda"))
-    monkeypatch.setattr(cpu, "instruction_set", lambda: "avx512")
-    with pytest.raises(SlantError, match="VNNI"):
-        choose_dtype("int8", CPU)
     for name in ("sm_89", "sm_90", "sm_86", "gfx942"):
         monkeypatch.setattr(resolved, "target", lambda device, name=name: name)
         if name in ("sm_89", "sm_90"):

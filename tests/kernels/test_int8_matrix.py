@@ -1,15 +1,48 @@
-"""The int8 linear layer of a CPU: a rotation, the codes, exact sums of their products, one rounding for each scale."""
+"""The int8 linear layer of a CPU: a rotation, the codes, exact sums of their products, one rounding for each scale.
+
+Its product on all ways there are here: oneDNN's, that of each compiled library, and torch's.
+"""
 
 import numpy as np
 import pytest
 import torch
 from ops import assert_fp32, randn
 
-from slant_kernels.int8 import ZERO, block, can_multiply_int8, int8_matrix, quantize_rows, rotate
+from slant_kernels import cpu, native
+from slant_kernels.int8 import (
+    ZERO,
+    Int8Matrix,
+    OneDnnInt8Matrix,
+    PanelInt8Matrix,
+    block,
+    int8_matrix,
+    quantize_rows,
+    rotate,
+)
 from slant_kernels.linear import linear
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not can_multiply_int8(CPU), reason="this CPU has no VNNI")
+WAYS = {"torch": Int8Matrix, **dict.fromkeys(native.levels() if native.level() else (), PanelInt8Matrix)}
+if cpu.has("avx512vnni") and torch.backends.mkldnn.is_available():
+    WAYS["onednn"] = OneDnnInt8Matrix
+
+
+@pytest.fixture(params=["torch"], autouse=True)
+def path(request):
+    """Only the torch path of other ops; this one's are below."""
+
+
+@pytest.fixture(params=list(WAYS), autouse=True)
+def way(request, monkeypatch, poison):
+    """A way to multiply, which the test must take; rows are quantized by torch on all but the libraries."""
+    name, kind, products = request.param, WAYS[request.param], []
+    monkeypatch.setattr(native, "levels", lambda: (name,) if kind is PanelInt8Matrix else ())
+    has = cpu.has
+    monkeypatch.setattr(cpu, "has", lambda asked: has(asked) and (kind is OneDnnInt8Matrix or "vnni" not in asked))
+    call = kind.product
+    monkeypatch.setattr(kind, "product", lambda self, *rest: products.append(type(self)) or call(self, *rest))
+    yield name
+    assert set(products) <= {kind}
 
 
 def reference(x, weight):
@@ -37,7 +70,7 @@ def test_products_are_those_of_the_codes(inner, outer):
     weight = randn(outer, inner, seed=1).to(CPU) / inner**0.5
     matrix = int8_matrix(weight)
     assert matrix.shape == (outer, inner)
-    assert matrix.nbytes == outer * inner + 8 * outer
+    assert matrix.nbytes == outer * inner + 4 * outer
     for rows in (1, 3, 130):
         x = randn(rows, inner).to(CPU)
         assert_fp32(linear(x, matrix), reference(x, weight))
@@ -81,10 +114,51 @@ def test_each_token_has_its_own_scale():
     assert torch.isfinite(scales).all()
 
 
-def test_a_token_of_nan_stays_nan_and_alone():
-    x = randn(3, 16).to(CPU)
-    x[1, 4] = torch.nan
-    y = linear(x, int8_matrix(randn(8, 16, seed=1).to(CPU)))
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("inner", [15, 16, 128])
+def test_a_token_that_is_not_finite_gets_nan_and_alone(value, inner):
+    x = randn(3, inner).to(CPU)
+    x[1, 4] = value
+    y = linear(x, int8_matrix(randn(8, inner, seed=1).to(CPU)))
     assert y[1].isnan().all()
     assert torch.isfinite(y[[0, 2]]).all()
-    assert linear(x[:0], int8_matrix(randn(8, 16).to(CPU))).shape == (0, 8)
+    assert linear(x[:0], int8_matrix(randn(8, inner).to(CPU))).shape == (0, 8)
+
+
+def codes_of(rows, columns, seed):
+    """Random codes around 128, all of them possible, with rows of the largest, the smallest, and zeros."""
+    codes = torch.randint(256, (rows, columns), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    for row, code in enumerate((255, 0, ZERO)):
+        codes[row::7] = code
+    return codes
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 12, 63, 65, 127, 129, 1000])
+@pytest.mark.parametrize(("outer", "inner"), [(33, 30), (96, 516), (5, 1028)])
+def test_sums_are_exact(rows, outer, inner, monkeypatch):
+    """With scales of one, below 2**24: the integers themselves, for any number of rows and of threads."""
+    w8, x8 = codes_of(outer, inner, 1), codes_of(rows, inner, 2)
+    expected = (x8.long() - ZERO) @ (w8.long() - ZERO).T
+    given = w8, torch.full((outer, 1), float(block(inner)))
+    monkeypatch.setattr("slant_kernels.int8.quantize_rows", lambda weight: (given[0].clone(), given[1]))
+    matrix = int8_matrix(torch.empty(outer, inner))
+    ones = torch.ones(rows, 1)
+    y = matrix.product(x8, ones, torch.float32)
+    assert torch.equal(y, expected.float())
+    assert torch.equal(matrix.product(x8[:1], ones[:1], torch.float32), y[:1])
+    torch.set_num_threads(1)
+    assert torch.equal(matrix.product(x8, ones, torch.float32), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_ways_scale_alike(dtype, monkeypatch):
+    """The bits of the formula: the sum in fp32, times w_scale, times x_scale; bf16 rounds once, with oneDNN twice."""
+    weight, x = randn(70, 4096, seed=1).to(CPU), randn(9, 4096).to(CPU)
+    (x8, x_scale), (w8, w_scale) = quantize_rows(x), quantize_rows(weight)
+    sums = (x8.long() - ZERO) @ (w8.long() - ZERO).T
+    expected = sums.float() * (w_scale[:, 0] / block(4096)) * x_scale
+    y = int8_matrix(weight).product(x8, x_scale, dtype)
+    if dtype == torch.float32:
+        assert torch.equal(y, expected)
+    else:
+        assert ((y.float() - expected).abs() <= 3.02 * 2**-8 * expected.abs()).all()

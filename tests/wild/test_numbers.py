@@ -71,7 +71,7 @@ def test_for_every_kind_of_weights(tmp_path: Path, weights: str) -> None:
     folder = overflow.changed(tmp_path / "model", put(name, [100, 1], torch.nan))
     try:
         Engine.load(FOLDER, weights=weights, device="cpu")
-    except Exception as error:  # int8 needs VNNI, hqq the package
+    except Exception as error:  # hqq needs the package
         pytest.skip(str(error))
     with pytest.raises(CheckpointError, match=r"mlp\.down_proj\.weight .*NaN or infinite"):
         Engine.load(folder, weights=weights, device="cpu")

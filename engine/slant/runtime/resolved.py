@@ -17,7 +17,6 @@ from slant.options import LoadOptions, memory_bytes, token_limit
 from slant.runtime.quota import cpu_quota
 from slant_kernels.cpu import instruction_set, multiplies_bf16
 from slant_kernels.fp8 import multiplies_fp8
-from slant_kernels.int8 import can_multiply_int8
 from slant_kernels.launch import target
 from slant_kernels.linear import EIGHT_BIT
 
@@ -133,8 +132,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
     """The dtype to compute in for the name of weights on a device; raises SlantError for 8 bits that it cannot do."""
-    if weights == INT8 and not can_multiply_int8(device):
-        raise SlantError(f"the weights int8 need a CPU with VNNI, and this is {device.type}; use hqq8 or auto.")
+    if weights == INT8 and device.type != "cpu":
+        raise SlantError(f"the weights int8 are for CPUs, and this is {device.type}; use fp8, hqq8 or auto.")
     if weights == FP8 and not multiplies_fp8(target(device)):
         found = target(device)
         raise SlantError(f"the weights fp8 need a GPU of sm_89 or newer, and this is {found}; use hqq8 or auto.")
