@@ -78,6 +78,9 @@ class RandomSource:
             return torch.full(shape, value, device=self.device)
         return torch.empty(shape, dtype=torch.bfloat16, device=self.device).normal_(std=STD, generator=random)
 
+    def as_stored(self, name: str) -> None:
+        """None: there are no files."""
+
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """Random codes, and scales that give the dequantized matrix the deviation of a dense one."""
         grid = self.recipe.grid(name) if self.recipe else None

@@ -1,13 +1,15 @@
 """Safetensors files: what is in them, and single tensors or rows out of them, read when they are asked for.
 
-A file is opened for each read: an open mapping would keep every page read so far in memory.
+A file is opened for each read: an open mapping would keep every page read so far in memory. What becomes a weight is
+read by ``slant_kernels.read`` where that is possible, without a mapping.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +19,12 @@ from torch import Tensor
 
 from slant.errors import CheckpointError, reason
 from slant.stand_ins import stand_in
+from slant_kernels.read import Stored, can_read
+from slant_kernels.read import read as read_stored
 
-ITEMSIZE = {"F32": 4, "BF16": 2, "F16": 2}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+SMALL = 1 << 16  # bytes that are read sooner than a file is mapped
 LONGEST_NAME = 300  # characters; real ones have about 60, wrapped ones a few times that
 # The canonical names that all architectures share.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -26,12 +32,16 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is: its file, its key there, its shape and its dtype as safetensors spells it."""
+    """Where a tensor is: its file, its key there, its shape and its dtype as safetensors spells it.
+
+    ``start`` is the byte of the file that it begins at, None where that is not known.
+    """
 
     file: Path
     key: str
     shape: tuple[int, ...]
     dtype: str
+    start: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -40,9 +50,40 @@ class TensorInfo:
 
 def read(info: TensorInfo) -> Tensor:
     """A tensor as it is in the file (CPU, the file's dtype). Raises CheckpointError if it holds NaN or infinity."""
-    with opened(info.file) as file:
-        tensor: Tensor = file.get_tensor(info.key)
+    tensor = _read_small(info)
+    if tensor is None:
+        with opened(info.file) as file:
+            tensor = file.get_tensor(info.key)
     return finite(tensor, info)
+
+
+def _read_small(info: TensorInfo) -> Tensor | None:
+    """A small tensor, read without mapping its file; None for others, and where that fails."""
+    if info.start is None or info.dtype not in DTYPES or not 0 < info.nbytes <= SMALL:
+        return None
+    content = bytearray(info.nbytes)
+    with suppress(OSError), info.file.open("rb", buffering=0) as file:
+        file.seek(info.start)
+        if file.readinto(content) == len(content):
+            return torch.frombuffer(content, dtype=DTYPES[info.dtype]).view(info.shape)
+    return None
+
+
+def read_into(infos: Sequence[TensorInfo], targets: Sequence[Tensor]) -> list[bool]:
+    """Read tensors into memory of the same shapes, in its dtype, in one pass; of each whether that was done.
+
+    It is not done where ``read_stored`` cannot do it, and where a value is NaN or infinite in the dtype of its target.
+    """
+    places = list(zip(infos, targets, strict=True))
+    wanted = {
+        index: Stored(info.file, info.start, DTYPES[info.dtype], target)
+        for index, (info, target) in enumerate(places)
+        if info.start is not None and info.dtype in DTYPES and can_read(DTYPES[info.dtype], target)
+    }
+    with suppress(OSError):
+        done = dict(zip(wanted, read_stored(list(wanted.values())), strict=True))
+        return [done.get(index, False) for index in range(len(places))]
+    return [False] * len(places)
 
 
 def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:
@@ -93,6 +134,7 @@ def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
                     "give the checkpoint that it was converted from."
                 )
             keys = set(file.keys())
+            starts = _starts(path)
             missing = sorted((promised or set()) - keys)
             if missing:
                 raise CheckpointError(f"{path} lacks {missing[0]}, which the index promises; download the shard again.")
@@ -106,8 +148,16 @@ def headers(files: Mapping[Path, set[str] | None]) -> dict[str, TensorInfo]:
                     raise CheckpointError(
                         f"{key} is in {found[key].file} and in {path}; remove the shard that is not in use."
                     )
-                found[key] = TensorInfo(path, key, tuple(part.get_shape()), part.get_dtype())
+                found[key] = TensorInfo(path, key, tuple(part.get_shape()), part.get_dtype(), starts.get(key))
     return found
+
+
+def _starts(path: Path) -> dict[str, int]:
+    """The byte that each tensor begins at, of a file that safetensors has checked: it does not tell."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {key: 8 + size + info["data_offsets"][0] for key, info in header.items() if key != "__metadata__"}
 
 
 @contextmanager

@@ -40,7 +40,7 @@ _BYSTANDERS = ("README.md", "LICENSE")
 PARTS = ("codes", "scales", "zeros")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizedInfo(TensorInfo):
     """A quantized matrix: ``key`` is its name, under which its parts are stored, and ``shape`` is (N, K)."""
 
@@ -116,6 +116,11 @@ class Artifact(Generic[Config]):
             codes, scales, zeros, info.grid.bits, info.grid.group_size, (info.shape[0], info.shape[1])
         )
 
+    def as_stored(self, name: str) -> TensorInfo | None:
+        """Where the tensor lies; None of what is quantized."""
+        info = self.tensors[name]
+        return None if isinstance(info, QuantizedInfo) else info
+
     def read(self, name: str) -> Tensor:
         """One tensor (CPU): dequantized to fp32, or as it is in the file."""
         matrix = self.quantized(name)
@@ -183,7 +188,7 @@ class Artifact(Generic[Config]):
             codes, scales = layout((shape[0], shape[1]), grid.bits, grid.group_size)
             parts = zip(PARTS, (codes, scales, scales), ("U8", "F16", "F16"), strict=True)
             infos = [self._take(stored, f"{name}.{part}", size, (dtype,)) for part, size, dtype in parts]
-            yield name, QuantizedInfo(infos[0].file, name, shape, f"{grid.bits}-bit/{grid.group_size}", grid)
+            yield name, QuantizedInfo(infos[0].file, name, shape, f"{grid.bits}-bit/{grid.group_size}", grid=grid)
 
     def _take(
         self, stored: dict[str, TensorInfo], key: str, shape: tuple[int, ...], dtypes: tuple[str, ...]

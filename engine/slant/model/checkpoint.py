@@ -16,7 +16,7 @@ from slant.errors import CheckpointError
 from slant.model.folder import CONFIG, is_adapter, resolve, weight_files
 from slant.model.names import name_tensors, prefix_notes
 from slant.model.registry import read_config
-from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, headers
+from slant.tensor_files import EMBEDDING, HEAD, ITEMSIZE, TensorInfo, headers
 
 
 class Checkpoint:
@@ -56,6 +56,10 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor as it is in the file (CPU, the file's dtype)."""
         return tensor_files.read(self.tensors[name])
+
+    def as_stored(self, name: str) -> TensorInfo:
+        """Where the tensor lies."""
+        return self.tensors[name]
 
     def quantized(self, name: str) -> None:
         """None: a checkpoint holds every tensor dense."""

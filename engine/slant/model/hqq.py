@@ -23,6 +23,7 @@ from slant.artifact.recipe import Recipe
 from slant.errors import CheckpointError, RecipeError
 from slant.model.checkpoint import Checkpoint
 from slant.model.merged import MergedCheckpoint
+from slant.tensor_files import TensorInfo
 from slant_kernels.quantized import QuantizedMatrix, dequantize, layout, pack
 
 PIECE = {"cpu": 1 << 16, "cuda": 1 << 24}  # elements
@@ -51,6 +52,10 @@ class QuantizedCheckpoint:
         if grid is None:
             return None
         return quantize_matrix(self.checkpoint.read(name).to(self.device), grid.bits, grid.group_size, name)
+
+    def as_stored(self, name: str) -> TensorInfo | None:
+        """Where the tensor lies; None of what the recipe quantizes."""
+        return None if self.recipe.grid(name) else self.checkpoint.as_stored(name)
 
     def read(self, name: str) -> Tensor:
         """One tensor: fp32 from its quantized form, or as it is in the file."""

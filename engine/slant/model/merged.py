@@ -55,6 +55,10 @@ class MergedCheckpoint:
         tensor, added = tensor_files.read(self.tensors[name]), self.adapter.low_rank.get(name)
         return tensor if added is None else _merged(added, added.added_to(tensor))
 
+    def as_stored(self, name: str) -> TensorInfo | None:
+        """Where the tensor lies; None if the adapter adds to it."""
+        return None if name in self.adapter.low_rank else self.tensors[name]
+
     def quantized(self, name: str) -> None:
         """None: every tensor is dense."""
 

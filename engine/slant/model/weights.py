@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slant.model.config import ModelConfig
-from slant.tensor_files import TensorInfo, finite
+from slant.tensor_files import TensorInfo, finite, read_into
 from slant_kernels.linear import EIGHT_BIT, Weight
 from slant_kernels.merged import Part, Scratch, merge
 from slant_kernels.onednn import reorder
@@ -19,7 +19,8 @@ from slant_kernels.quantized import QuantizedMatrix
 class Tensors(Protocol):
     """What a model's weights are read from, by canonical names.
 
-    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense.
+    ``quantized`` gives a matrix in its quantized form, None where there is none; ``read`` gives every tensor dense, and
+    ``as_stored`` says where it lies in a file just as ``read`` gives it, None where it does not.
     """
 
     @property
@@ -27,6 +28,7 @@ class Tensors(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
     def read(self, name: str) -> Tensor: ...
+    def as_stored(self, name: str) -> TensorInfo | None: ...
     def rows(self, name: str, ids: Sequence[int]) -> Tensor: ...
     def quantized(self, name: str) -> QuantizedMatrix | None: ...
 
@@ -51,23 +53,30 @@ class Weights:
     ) -> None:
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
         self.reordered, self.eight_bit = reordered, eight_bit
+        self._passing = Scratch(dtype, device)  # memory that is touched already is read into faster
 
     def matrix(self, *names: str) -> Weight:
         """The named matrices of linear layers stacked by rows, in the model's dtype, or merged quantized parts."""
         if self.scratch is not None:
             return merge([self._part(name) for name in names], self.scratch, self.device)
-        dense = self.dense(*names)
         if self.eight_bit and self.source.config.is_8_bit(names[0]):
-            return EIGHT_BIT[self.eight_bit].matrix(dense)
-        return reorder(dense) if self.reordered else dense
+            return EIGHT_BIT[self.eight_bit].matrix(self._stacked(names, passing=True))
+        return reorder(self._stacked(names, passing=True)) if self.reordered else self._stacked(names)
 
     def dense(self, *names: str) -> Tensor:
         """The named matrices stacked by rows, in the model's dtype."""
-        infos = [self.source.tensors[name] for name in names]
-        rows = [info.shape[0] for info in infos]
-        merged = torch.empty(sum(rows), infos[0].shape[1], dtype=self.dtype, device=self.device)
-        for name, part in zip(names, merged.split(rows), strict=True):
-            self._copy(name, part)
+        return self._stacked(names)
+
+    def _stacked(self, names: Sequence[str], *, passing: bool = False) -> Tensor:
+        """As ``dense``; if it is only ``passing``, in memory that the next such call uses again."""
+        shapes = [self.source.tensors[name].shape for name in names]
+        rows, columns = [shape[0] for shape in shapes], shapes[0][1]
+        if passing:
+            self._passing.reserve(sum(rows) * columns)
+            merged = self._passing.take()[: sum(rows) * columns].view(-1, columns)
+        else:
+            merged = torch.empty(sum(rows), columns, dtype=self.dtype, device=self.device)
+        self._fill(names, merged.split(rows))
         return merged
 
     def on_host(self, name: str, owner: object) -> Tensor:
@@ -76,7 +85,8 @@ class Weights:
 
         rows, columns = self.source.tensors[name].shape
         memory = pages(rows * columns * self.dtype.itemsize)
-        matrix = self._copy(name, memory.view(self.dtype).view(rows, columns))
+        matrix = memory.view(self.dtype).view(rows, columns)
+        self._fill([name], [matrix])
         if self.device.type == "cuda":
             lock(owner, [memory])
         return matrix
@@ -90,13 +100,23 @@ class Weights:
         if matrix is not None:
             return matrix
         rows, columns = self.source.tensors[name].shape
-        return self._copy(name, torch.empty(rows, columns, dtype=self.dtype, device=self.device))
+        dense = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        self._fill([name], [dense])
+        return dense
 
-    def _copy(self, name: str, target: Tensor) -> Tensor:
+    def _fill(self, names: Sequence[str], targets: Sequence[Tensor]) -> None:
+        """Read tensors into memory; raises CheckpointError as ``_copy`` does."""
+        stored = {name: info for name in names if (info := self.source.as_stored(name)) is not None}
+        places = dict(zip(names, targets, strict=True))
+        done = dict(zip(stored, read_into(list(stored.values()), [places[name] for name in stored]), strict=True))
+        for name, target in places.items():
+            if not done.get(name):
+                self._copy(name, target)
+
+    def _copy(self, name: str, target: Tensor) -> None:
         """The tensor in the memory and dtype of ``target``; raises CheckpointError for values beyond that dtype."""
         tensor = self.source.read(name)
         target.copy_(tensor)
         if tensor.dtype == torch.float32 != target.dtype:
             problem, advice = "too large for bfloat16", "load it with the weights fp32"
             finite(target, self.source.tensors[name], problem=problem, advice=advice)
-        return target

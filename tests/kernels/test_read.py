@@ -1,0 +1,83 @@
+"""Tensors read from files, with the library of every set of instructions this processor has, against the reference."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from ops import randn
+
+from slant_kernels import native
+from slant_kernels.read import CHUNK, Stored, can_read, read, read_reference
+
+LEVELS = native.levels() if native.level() else ()
+DTYPES = (torch.float32, torch.bfloat16)
+SIZES = (1, 15, 33, CHUNK - 1, CHUNK, 2 * CHUNK + 17)
+
+pytestmark = pytest.mark.skipif(
+    not LEVELS, reason="nothing is compiled (python -m slant_kernels.build_native does it), or SLANT_NATIVE is 0"
+)
+
+
+@pytest.fixture(params=LEVELS, autouse=True)
+def path(request, monkeypatch, poison):
+    """The library of each level."""
+    monkeypatch.setattr(native, "levels", lambda: (request.param,))
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Writes tensors one after the other into a file, from an odd byte on."""
+
+    def write(tensors, to):
+        file, start, found = tmp_path / "tensors", 3, []
+        with file.open("wb") as out:
+            out.write(b"abc")
+            for x in tensors:
+                out.write(x.contiguous().view(torch.uint8).numpy().tobytes())
+                found.append(Stored(file, start, x.dtype, torch.empty(x.shape, dtype=to)))
+                start += x.nbytes
+        return found
+
+    return write
+
+
+@pytest.mark.parametrize("to", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_tensors_at_once(dtype, to, stored):
+    ours = stored([randn(size, dtype=dtype, seed=size) for size in SIZES], to)
+    theirs = [replace(one, out=torch.empty_like(one.out)) for one in ours]
+    assert all(can_read(one.dtype, one.out) for one in ours)
+    assert read(ours) == [read_reference(one) for one in theirs] == [True] * len(SIZES)
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert torch.equal(mine.out, reference.out)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
+@pytest.mark.parametrize("to", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_only_the_tensor_with_a_value_that_is_not_finite_is_named(dtype, to, value, stored):
+    for place in (0, 14, 31, 32, CHUNK, CHUNK + 40):
+        tensors = [randn(CHUNK + 41, dtype=dtype, seed=seed) for seed in range(3)]
+        tensors[1][place] = value
+        assert read(stored(tensors, to)) == [True, False, True], place
+
+
+def test_a_number_beyond_bf16_is_not_finite_there(stored):
+    large = torch.tensor([3.4e38])
+    assert read(stored([large], torch.bfloat16)) == [False]
+    assert read(stored([large], torch.float32)) == [True]
+    assert read(stored([torch.tensor([3.3e38])], torch.bfloat16)) == [True]
+
+
+@pytest.mark.parametrize("to", DTYPES)
+def test_a_file_that_ends_too_soon_is_not_read(to, stored):
+    good, bad = stored([randn(50, dtype=torch.bfloat16), randn(50, dtype=torch.bfloat16)], to)
+    bad.file.write_bytes(bad.file.read_bytes()[:-1])
+    assert read([good, bad]) == [True, False]
+
+
+def test_what_cannot_be_read():
+    assert not can_read(torch.float16, torch.empty(32))
+    assert not can_read(torch.float32, torch.empty(32, dtype=torch.float16))
+    assert not can_read(torch.float32, torch.empty(32, 64)[:, :32])
+    assert not can_read(torch.float32, torch.empty(32, device="meta"))
