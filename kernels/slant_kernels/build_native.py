@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HEADERS = ("integers.h", "vectors.h")
-SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "read.cpp", "swiglu.cpp")
+SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "panels.cpp", "read.cpp", "swiglu.cpp")
 FLAGS = (
     "-O3",
     "-std=c++17",

@@ -1,4 +1,4 @@
-"""Matrices in panels of output columns, in the order in which a CPU multiplies by them: layout and packing.
+"""Matrices in panels of output columns, in the order in which a CPU multiplies by them: layout, packing, product.
 
 y = x W^T with W ``[N, K]``. A panel is P consecutive columns of y (rows of W); P is as wide as two vectors of fp32 of
 the library in use (``native.panel``), N is padded to whole panels with zeros, and K is a multiple of 32. A product
@@ -20,15 +20,71 @@ scales, zeros   fp16 ``[N / P, G, P]``, of the groups of ``quantized``, whose fo
 With 16 bits a word holds two numbers in bf16 and no scales belong to it: words ``[N / P, K, P / 2]``, stored in rows
 of P, where lane n of k has column p P + n in its lower half and p P + P / 2 + n in its upper half. A vector of words
 becomes two of fp32, of neighbouring columns, by one shift and one mask.
+
+The product decodes weights in fp32, rounded to the dtype of x as ``dequantize`` does, and adds in fp32 in the order of
+k: the bits of a row of y depend on that row of x only, and on no number of rows or threads.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slant_kernels import native
+from slant_kernels.quantized import QuantizedMatrix, unpack
+
 STEP = 32  # K is a multiple of it
+NUMBERS = 16  # bits of what is not codes
+
+
+@dataclass(frozen=True, eq=False)
+class PanelMatrix:
+    """W ``[N, K]`` as the header says; ``shape`` is (N, K). Numbers in bf16 have no scales, no zeros and no groups."""
+
+    words: Tensor
+    scales: Tensor | None
+    zeros: Tensor | None
+    bits: int
+    group_size: int
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.words, self.scales, self.zeros) if part is not None)
+
+    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype; into ``out`` ``[M, N]`` if given."""
+        N, K = self.shape
+        rows = x.reshape(-1, K)
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        y = rows.new_empty(len(rows), N) if out is None else out
+        if len(rows):
+            sizes = len(rows), N, K, self.bits, self.group_size, rows.stride(0), y.stride(0)
+            NATIVE((rows, self.words, self.scales, self.zeros, y), sizes)
+        return y.view(*x.shape[:-1], N) if out is None else out
+
+
+NATIVE = native.Op("panels", "x words:int32 scales:fp16 zeros:fp16 out workspace", "M N K bits group x_row out_row")
+
+
+def can_pack(device: torch.device, *columns: int) -> bool:
+    """Whether matrices of so many columns K can be multiplied in panels: on a CPU, by a library that is compiled."""
+    return device.type == "cpu" and native.level() is not None and not any(K % STEP for K in columns)
+
+
+def packed(matrix: QuantizedMatrix | Tensor) -> PanelMatrix:
+    """A quantized matrix, or one in bf16, in panels of the library in use; only where ``can_pack`` says so."""
+    panel = native.panel()
+    assert panel is not None
+    if isinstance(matrix, Tensor):
+        shape = matrix.shape[0], matrix.shape[1]
+        return PanelMatrix(pack_numbers(matrix, panel), None, None, NUMBERS, STEP, shape)
+    words = pack_codes(unpack(matrix.codes, matrix.bits, matrix.shape[1]), matrix.bits, panel)
+    scales, zeros = (pack_groups(values, panel) for values in (matrix.scales, matrix.zeros))
+    return PanelMatrix(words, scales, zeros, matrix.bits, matrix.group_size, matrix.shape)
 
 
 def pack_codes(codes: Tensor, bits: int, panel: int) -> Tensor:

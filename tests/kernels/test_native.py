@@ -8,29 +8,15 @@ from ops import assert_bf16, assert_fp32, randn
 
 from slant_kernels import attention, delta_inputs, delta_net, delta_rule, int8, native, norm, swiglu
 
-LEVELS = native.levels() if native.level() else ()
 PANEL = 32  # a multiple of every level's
 DTYPES = (torch.float32, torch.bfloat16)
 
-pytestmark = pytest.mark.skipif(
-    not LEVELS, reason="nothing is compiled (python -m slant_kernels.build_native does it), or SLANT_NATIVE is 0"
-)
+pytestmark = pytest.mark.usefixtures("level")
 
 
 @pytest.fixture(params=["torch"], autouse=True)
 def path(request):
     """One path only."""
-
-
-@pytest.fixture(params=LEVELS, autouse=True)
-def level(request, monkeypatch, poison):
-    """The ops take the library of this level, and fail the test if they do not."""
-    monkeypatch.setattr(native, "levels", lambda: (request.param,))
-    calls = []
-    call = native.Op.__call__
-    monkeypatch.setattr(native.Op, "__call__", lambda *arguments: calls.append(arguments) or call(*arguments))
-    yield request.param
-    assert calls
 
 
 def assert_near(out, reference, rounded):
