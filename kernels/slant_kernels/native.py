@@ -15,7 +15,13 @@ from torch import Tensor
 
 from slant_kernels import build_native, cpu
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "uint8": torch.uint8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+}
 
 
 @cache
