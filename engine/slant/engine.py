@@ -89,7 +89,7 @@ class Engine:
 
     @classmethod
     def _load(cls, model: str | Path, options: LoadOptions, progress: Progress, thread: OwnThread) -> Engine:
-        classifier = Classifier.open(model, options)
+        classifier = Classifier.open(model, options, whole=True)
         source, prompt, resolved = classifier.source, classifier.prompt, classifier.options
         certified = coverage(
             source.certificate, resolved.arithmetic(), prompt.template_sha256, tuple(prompt.labels), str(source.folder)
