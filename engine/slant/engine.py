@@ -23,6 +23,7 @@ from slant.options import LoadOptions, check_function, check_model, shown, whole
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
+from slant.runtime.free_memory import memory_limit
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
 from slant.runtime.own_thread import OwnThread, Progress
@@ -97,7 +98,7 @@ class Engine:
         if options.max_flip_rate is not None:
             certified.require(options.max_flip_rate)
         request = classifier.memory_request()
-        tier = choose(request, resolved.memory)
+        tier = choose(request, *memory_limit(resolved))
         test, positions = None, resolved.max_tokens
         if source.self_test is not None:
             from slant.runtime.self_test import SelfTest
