@@ -42,7 +42,7 @@ def cores(root: Path = ROOT, mask: Collection[int] | None = None) -> Cores:
     """Those of this process. root: where ``proc`` and ``sys`` are; mask: the CPUs' numbers, else the process's."""
     mask = set(affinity() if mask is None else mask)
     siblings = {
-        frozenset(_numbers(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") & mask | {cpu})
+        frozenset(_numbers(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") | {cpu})
         for cpu in mask
     }
     nodes = [_numbers(path) & mask for path in (root / "sys/devices/system/node").glob("node*/cpulist")]
