@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HEADERS = ("integers.h", "vectors.h")
-SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "panels.cpp", "read.cpp", "swiglu.cpp")
+SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "panels.cpp", "read.cpp", "swiglu.cpp", "w4a8.cpp")
 FLAGS = (
     "-O3",
     "-std=c++17",
@@ -30,7 +30,8 @@ FLAGS = (
 )
 LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+        "avx512bf16": ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
+        "avx512vnni": ("-march=x86-64-v4", "-mavx512vnni"),
         "avx512": ("-march=x86-64-v4",),
         "avx2": ("-march=x86-64-v3",),
     },

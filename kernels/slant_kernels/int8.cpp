@@ -23,7 +23,6 @@ struct Args {
 };
 
 typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-constexpr float LEAST = 1e-30f;  // as in int8.py
 
 // Neighbours STEP lanes apart become their sum and difference.
 template <int STEP, int... lane>
@@ -82,20 +81,6 @@ INLINE void rotate(const Args &args, const T *x, float *out) {
     for (; 8 * step <= args.block; step *= 8) pass<8>(out, args.K, step);
     for (; 4 * step <= args.block; step *= 4) pass<4>(out, args.K, step);
     for (; 2 * step <= args.block; step *= 2) pass<2>(out, args.K, step);
-}
-
-// The largest size in a row; NaN if it holds one, since among sizes read as integers NaN is the largest.
-INLINE float largest_size(const float *row, int64_t K) {
-    ints most = (ints)all(LEAST);
-    for (int64_t k = 0; k < K; k += LANES) {
-        ints size = (ints)load(row + k) & 0x7fffffff;
-        most = size > most ? size : most;
-    }
-    int32_t top = 0;
-    for (int i = 0; i < LANES; i++) top = most[i] > top ? most[i] : top;
-    float largest;
-    memcpy(&largest, &top, 4);
-    return largest;
 }
 
 template <typename T>

@@ -48,12 +48,6 @@ struct Args {
     int64_t scratch() const { return strip() + TILES * MOST * PANEL; }  // floats of a thread: a strip, a block's sums
 };
 
-INLINE vec from_fp16(const uint16_t *p) {
-    bits h = __builtin_convertvector(*(const halves *)p, bits);
-    vec size = (vec)((h & 0x7fff) << 13) * 0x1p112f;  // its exponent is biased by 15, not by 127
-    return (vec)((bits)size | (h & 0x8000) << 16);
-}
-
 // The code at k of a run's words, each a vector of columns ``PANEL`` apart, under other bits of the word.
 template <int BITS>
 INLINE bits code(const uint32_t *words, int k) {

@@ -52,6 +52,10 @@ class PanelMatrix:
     shape: tuple[int, int]
 
     @property
+    def op(self) -> native.Op:
+        return NATIVE
+
+    @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (self.words, self.scales, self.zeros) if part is not None)
 
@@ -63,7 +67,7 @@ class PanelMatrix:
         y = rows.new_empty(len(rows), N) if out is None else out
         if len(rows):
             sizes = len(rows), N, K, self.bits, self.group_size, rows.stride(0), y.stride(0)
-            NATIVE((rows, self.words, self.scales, self.zeros, y), sizes)
+            self.op((rows, self.words, self.scales, self.zeros, y), sizes)
         return y.view(*x.shape[:-1], N) if out is None else out
 
 

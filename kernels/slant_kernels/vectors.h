@@ -67,6 +67,12 @@ INLINE vec load(const float *p) { return *(const vec *)p; }
 
 INLINE vec load(const bf16 *p) { return (vec)(__builtin_convertvector(*(const halves *)p, bits) << 16); }
 
+INLINE vec from_fp16(const uint16_t *p) {
+    bits h = __builtin_convertvector(*(const halves *)p, bits);
+    vec size = (vec)((h & 0x7fff) << 13) * 0x1p112f;  // its exponent is biased by 15, not by 127
+    return (vec)((bits)size | (h & 0x8000) << 16);
+}
+
 INLINE void store(float *p, vec x) { *(vec *)p = x; }
 
 INLINE void store(bf16 *p, vec x) {

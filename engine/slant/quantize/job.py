@@ -6,6 +6,7 @@ The same source, recipe, versions and device give the same bytes, stopped or not
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +22,6 @@ from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import OPTIONAL_FILES, shard_tensors
 from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, removed_if_refused, stored
-from slant.cores import cores
 from slant.engine import Engine
 from slant.errors import OutOfMemoryError
 from slant.files import first_with, sha256, write_whole
@@ -130,7 +130,7 @@ def _hashed(checkpoint: Dense) -> dict[str, FileInfo]:
     """Sizes and hashes of the source's files."""
     config, *weights = checkpoint.files
     paths = [config, first_with(checkpoint.folders, "tokenizer.json"), *weights]
-    pool = ThreadPoolExecutor(cores().threads)
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
         digests = list(pool.map(sha256, paths))
     finally:

@@ -39,9 +39,7 @@ def read_parquet(
     except DAMAGED as error:
         raise TableError(f"{name} is not a readable Parquet file: {reason(error)}; get the file again.") from error
     rows = file.metadata.num_rows
-    return batch_table(
-        schema, names, lambda: file.iter_batches(batch_size=window, use_threads=False), rows, name, column, needed
-    )
+    return batch_table(schema, names, lambda: file.iter_batches(batch_size=window), rows, name, column, needed)
 
 
 def check_schema(schema: pa.Schema) -> None:
