@@ -8,20 +8,22 @@
 
 namespace {
 
-enum { FP32, BF16 };
+enum { FP32, BF16, PANELS };
 enum { DONE, NOT_FINITE, NOT_READ };
 
 // A row of the tensor of jobs, as in read.py.
 struct Job {
     int64_t file, start, from;  // a descriptor, the byte at which the tensor begins, and its type
-    int64_t out, to, count;     // an address, the type there, and the numbers
-    int64_t first, status;      // the number of its first chunk
+    int64_t out, to, count;     // an address, the type or layout there, and the numbers
+    int64_t row, columns;       // of panels: the row of their matrix that the tensor's first row is, and K
+    int64_t first, chunk;       // the number of its first chunk, and the numbers a chunk: whole rows for panels
+    int64_t status;
 };
 
 struct Args {
     Job *jobs;
     int64_t *state;  // the first chunk that no thread has taken
-    int64_t count, end, chunk;  // jobs, the chunk to end at, and the numbers a chunk
+    int64_t count, end, most;  // jobs, the chunk to end at, and the most numbers a chunk
     int64_t is_bf16, threads;
 };
 
@@ -63,6 +65,24 @@ bool convert(const char *from, To *to, int64_t count) {
     return none(any);
 }
 
+// Rows from ``first`` on of a matrix, bf16 [rows, columns], into the panels of panels.py.
+void pack(const uint16_t *x, uint16_t *out, int64_t first, int64_t rows, int64_t columns) {
+    for (int64_t i = first; i < first + rows; i++, x += columns) {
+        int64_t lane = i % PANEL;
+        uint16_t *to = out + i / PANEL * PANEL * columns + lane % LANES * 2 + lane / LANES;
+        for (int64_t k = 0; k < columns; k++) to[k * PANEL] = x[k];
+    }
+}
+
+template <typename From>
+int64_t run_panels(const Job &job, char *buffer, int64_t at, int64_t count) {
+    if (!read_all(job, buffer, at * (int64_t)sizeof(From), count * (int64_t)sizeof(From))) return NOT_READ;
+    bool fine = convert<From, bf16>(buffer, (bf16 *)buffer, count);
+    int64_t first = job.row + at / job.columns;
+    pack((const uint16_t *)buffer, (uint16_t *)job.out, first, count / job.columns, job.columns);
+    return fine ? DONE : NOT_FINITE;
+}
+
 template <typename From, typename To>
 int64_t run(const Job &job, char *buffer, int64_t at, int64_t count) {
     To *out = (To *)job.out + at;
@@ -72,6 +92,7 @@ int64_t run(const Job &job, char *buffer, int64_t at, int64_t count) {
 }
 
 int64_t run(const Job &job, char *buffer, int64_t at, int64_t count) {
+    if (job.to == PANELS) return (job.from == FP32 ? run_panels<float> : run_panels<bf16>)(job, buffer, at, count);
     if (job.from == FP32)
         return job.to == FP32 ? run<float, float>(job, buffer, at, count) : run<float, bf16>(job, buffer, at, count);
     return job.to == FP32 ? run<bf16, float>(job, buffer, at, count) : run<bf16, bf16>(job, buffer, at, count);
@@ -82,7 +103,7 @@ int64_t run(const Job &job, char *buffer, int64_t at, int64_t count) {
 extern "C" void slant_read(const Args *args) {
 #pragma omp parallel num_threads(args->threads)
     {
-        char *buffer = (char *)malloc((size_t)args->chunk * sizeof(float));
+        char *buffer = (char *)malloc((size_t)args->most * sizeof(float));
         int64_t index = 0;
         while (true) {
             int64_t chunk;
@@ -91,8 +112,8 @@ extern "C" void slant_read(const Args *args) {
             if (chunk >= args->end) break;
             while (index + 1 < args->count && args->jobs[index + 1].first <= chunk) index++;
             Job &job = args->jobs[index];
-            int64_t at = (chunk - job.first) * args->chunk, left = job.count - at;
-            int64_t status = buffer ? run(job, buffer, at, left < args->chunk ? left : args->chunk) : (int64_t)NOT_READ;
+            int64_t at = (chunk - job.first) * job.chunk, left = job.count - at;
+            int64_t status = buffer ? run(job, buffer, at, left < job.chunk ? left : job.chunk) : (int64_t)NOT_READ;
 #pragma omp critical
             if (status > job.status) job.status = status;
         }

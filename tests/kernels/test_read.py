@@ -7,7 +7,8 @@ import torch
 from ops import randn
 
 from slant_kernels import native
-from slant_kernels.read import CHUNK, Stored, can_read, read, read_reference
+from slant_kernels.panels import packed
+from slant_kernels.read import CHUNK, Stored, StoredRows, can_read, empty_panels, read, read_reference
 
 LEVELS = native.levels() if native.level() else ()
 DTYPES = (torch.float32, torch.bfloat16)
@@ -81,3 +82,32 @@ def test_what_cannot_be_read():
     assert not can_read(torch.float32, torch.empty(32, dtype=torch.float16))
     assert not can_read(torch.float32, torch.empty(32, 64)[:, :32])
     assert not can_read(torch.float32, torch.empty(32, device="meta"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [((32,), 32), ((5, 40, 3), 64), ((64, 900), 160), ((70,), 2048)])
+def test_rows_of_a_matrix_in_panels(rows, columns, dtype, stored):
+    """Parts that are stacked share panels, and the last one is padded."""
+    parts = [randn(count, columns, dtype=dtype, seed=seed) for seed, count in enumerate(rows)]
+    matrix, row, wanted = empty_panels(sum(rows), columns), 0, []
+    matrix.words[:-1] = -1  # whatever is not written stays so
+    for one, count in zip(stored(parts, dtype), rows, strict=True):
+        wanted.append(StoredRows(one.file, one.start, dtype, matrix, row, count))
+        row += count
+    assert read(wanted) == [True] * len(rows)
+    expected = packed(torch.cat(parts).bfloat16())
+    assert torch.equal(matrix.words, expected.words)
+    if len(rows) == 1:
+        matrix.words.fill_(7)
+        assert read_reference(wanted[0])
+        assert torch.equal(matrix.words, expected.words)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_finite_in_panels(dtype, stored):
+    parts = [randn(40, 64, dtype=dtype), randn(40, 64, dtype=dtype)]
+    parts[1][39, 63] = torch.nan
+    one, other = stored(parts, dtype)
+    matrix = empty_panels(80, 64)
+    rows = [StoredRows(x.file, x.start, dtype, matrix, row, 40) for x, row in ((one, 0), (other, 40))]
+    assert read(rows) == [True, False]
