@@ -37,6 +37,11 @@ class Cascade:
         self.first, self.second = first, second
         self.labels, self.stable_margin = first.labels, first.stable_margin
 
+    def identity(self) -> dict[str, object]:
+        """Those of both models."""
+        second = {f"second {name}": value for name, value in self.second.identity().items()}
+        return self.first.identity() | second
+
     def stream(
         self,
         texts: Iterable[object],

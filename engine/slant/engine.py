@@ -7,7 +7,7 @@ batches and computes the answers' logits for each, and the engine puts the score
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +23,7 @@ from slant.options import LoadOptions, check_function, check_model, shown, whole
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
+from slant.runtime.identity import identity, model_files
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
 from slant.runtime.own_thread import OwnThread, Progress
@@ -49,12 +50,14 @@ class Engine:
         tier: Tier | None = None,
         request: MemoryRequest | None = None,
         thread: OwnThread | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.prompt, self.runner, self.options = prompt, runner, options
         self.coverage = coverage or Coverage("the model was loaded without a certificate")
         self.stable_margin = self.coverage.stable_margin
         self.tier, self.request = tier, request
         self.labels = prompt.label_names
+        self._files = tuple(files)
         self._thread = thread or OwnThread()
         self._thread.forkable = runner.device.type == "cpu"
 
@@ -108,7 +111,7 @@ class Engine:
         if test is not None:
             test.check(runner, positions)
         request = replace(request, token_budget=tier.token_budget)
-        return cls(prompt, runner, resolved, certified, tier, request, thread)
+        return cls(prompt, runner, resolved, certified, tier, request, thread, model_files(source))
 
     @classmethod
     def offloaded(
@@ -131,10 +134,19 @@ class Engine:
         def load(thread: OwnThread) -> Engine:
             classifier = Classifier.open(model, options)
             runner = offloaded_to_disk(classifier, progress)
-            return cls(classifier.prompt, runner, classifier.options, thread=thread)
+            files = model_files(classifier.source)
+            return cls(classifier.prompt, runner, classifier.options, thread=thread, files=files)
 
         with OwnThread(use_threads(options.threads)).ended_by_failure() as thread:
             return thread.call(lambda: load(thread))
+
+    def identity(self) -> dict[str, object]:
+        """All that decides a text's score, by name, short of rounding; the model's files are read for their hashes.
+
+        The number of threads, the memory tier and what else is in a call move scores by rounding at most, and are left
+        out.
+        """
+        return identity(self._files, self.prompt, self.options, self.stable_margin)
 
     @overload
     def score(self, texts: str) -> Score: ...  # type: ignore[overload-overlap]

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -103,6 +104,19 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(paths: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """The SHA-256 of files, several at a time; progress is called with (files done, files in all)."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        found = list[str]()
+        for digest in pool.map(sha256, paths):
+            found.append(digest)
+            progress(len(found), len(paths))
+        return found
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for gigabytes
 
 
 def marked_encoding(start: bytes) -> str | None:

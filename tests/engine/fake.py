@@ -34,6 +34,9 @@ class Engine:
     def warmup(self) -> None:
         """Nothing to warm."""
 
+    def identity(self) -> dict[str, object]:
+        return {"model": "fake", "labels": list(self.labels)}
+
     def stream(
         self,
         texts: Iterable[object],

@@ -200,14 +200,14 @@ def test_every_option_of_the_engine_arrives(slant, table: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "Missing argument 'IN'"),
+        ("", "Missing argument 'IN...'"),
         ("in.csv", "Missing option '--model'"),
         ("in.csv --model m --bogus", "No such option"),
         ("in.csv --model m --weights int1", "Invalid value for '--weights'"),
         ("in.csv --model m --window 0", "Invalid value for '--window'"),
         ("in.csv --model m --text-column body", "no column 'body'; its columns are: text, id"),
         ("absent.csv --model m", "absent.csv cannot be read: No such file"),
-        (". --model m --format csv", "is a folder"),
+        ("*.none --model m", "no file matches *.none"),
         ("in.csv --model m --output in.csv", "the input itself"),
         ("in.csv --model m --output old.csv", "exists"),
         ("in.csv --model m --output absent/out.csv", "does not exist"),
@@ -322,14 +322,17 @@ def test_killed_in_the_middle(tmp_path: Path, kill: str, code: int) -> None:
         env={**os.environ, "FAKE_DELAY": "0.02"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     ) as process:
-        while not [part for part in tmp_path.glob(".out.csv.*") if part.stat().st_size > 500]:
+        while not (tmp_path / "out.csv.parts" / "00000003.part").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(getattr(signal, kill))
         assert process.wait() == code
-    left = {path.name for path in tmp_path.iterdir()} - {"in.txt"}
-    assert "out.csv" not in left
-    assert not left or kill == "SIGKILL"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "out.csv.parts"}
+    hidden = [path for path in tmp_path.rglob(".*") if kill != "SIGKILL"]
+    assert not hidden
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "out.csv"}
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1001
 
 
 def score(*probabilities: float) -> Score:

@@ -73,15 +73,21 @@ def test_stdin_that_is_closed(folder):
     assert names(folder) == {"in.csv"}
 
 
-def test_a_disk_that_is_full(folder):
+@pytest.mark.parametrize(("rows", "left"), [(500, []), (2000, ["out.csv.parts"])])
+def test_a_disk_that_is_full(folder, rows, left):
     """As a limit on the size of a file, which is met in the same place: nothing half-written is left."""
-    (folder / "in.csv").write_text("text\n" + "Rain.\n" * 2000)
+    (folder / "in.csv").write_text("text\n" + "Rain.\n" * rows)
+    command = [*FAKE, *SCORE, "--output", "out.csv", *(["--window", "100"] if left else [])]
     done = subprocess.run(
-        [*FAKE, *SCORE, "--output", "out.csv"], cwd=folder, capture_output=True, text=True, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        command, cwd=folder, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "slant: out.csv: File too large.\n")
-    assert names(folder) == {"in.csv"}
+    assert names(folder) == {"in.csv", *left}
+    if left:  # what was finished stays, and goes on where there is room
+        assert subprocess.run(command, cwd=folder, check=False).returncode == 0
+        assert len((folder / "out.csv").read_text().splitlines()) == rows + 1
+        assert names(folder) == {"in.csv", "out.csv"}
 
 
 WAITING = """

@@ -27,7 +27,7 @@ from slant.tables import json_format
 from slant.tables.bulk import score_table
 from slant.tables.labelled import LabelledTexts
 from slant.tables.rows import Chunk
-from slant.tables.write import WRITTEN, open_writer
+from slant.tables.write import WRITTEN, Output
 
 ROWS = [{"id": i, "text": text} for i, text in enumerate(["plain", 'a "b", c', "two\nlines", "Größe 🙂", "\x1f"])]
 TEXTS = [row["text"] for row in ROWS]
@@ -259,7 +259,7 @@ def test_packed_output_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest
 
     (tmp_path / "in.json").write_text(json.dumps(ROWS))
     with pytest.raises(KeyboardInterrupt):
-        score_table(Failing(), tmp_path / "in.json", tmp_path / "out.csv.gz", window=2)
+        score_table(Failing(), tmp_path / "in.json", tmp_path / "out.csv.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
 
 
@@ -539,8 +539,12 @@ def test_lines_may_be_markup(tmp_path: Path) -> None:
 
 def test_more_than_one_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "parts.parquet").mkdir()
-    assert "is a folder; slant reads one file at a time" in refused(tmp_path / "parts.parquet")
-    assert "reads one file at a time, and no patterns" in refused(tmp_path / "*.csv")
+    assert "holds no table; its files may end with .csv" in refused(tmp_path / "parts.parquet")
+    assert "no file matches" in refused(tmp_path / "*.csv")
+    with pytest.raises(TableError, match="is a folder; slant reads one file at a time"):
+        LabelledTexts.read(tmp_path / "parts.parquet")
+    with pytest.raises(TableError, match="reads one file at a time, and no patterns"):
+        LabelledTexts.read(tmp_path / "*.csv")
     with pytest.raises(TableError, match="is an address: download it first"):
         score_table(Engine(), "https://example.com/in.csv", tmp_path / "out.csv")
     assert "embedded null byte" in refused(tmp_path / "a\0b.csv")
@@ -549,6 +553,7 @@ def test_more_than_one_file_is_named(tmp_path: Path) -> None:
 def test_all_formats_that_are_written_have_a_writer(tmp_path: Path) -> None:
     columns, added = pa.schema([("text", pa.string())]), pa.schema([("error", pa.string())])
     for format in WRITTEN:
-        with open_writer(tmp_path / format, format, columns, added) as write:
-            write(Chunk([{"text": "a"}], ["a"], [None], 1), [["none"]])
+        output = Output(format, columns, added)
+        with output.writer(tmp_path / format) as write:
+            write(output.payload([(Chunk([{"text": "a"}], ["a"], [None], 1), [["none"]])]))
         assert (tmp_path / format).stat().st_size > 10

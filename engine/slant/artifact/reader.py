@@ -73,7 +73,7 @@ class Artifact(Generic[Config]):
 
         Raises CheckpointError naming the first file or tensor that is wrong.
         """
-        self.folder, self.folders = folder, (folder,)
+        self.folder, self.folders, self.files = folder, (folder,), (folder / MANIFEST,)
         self.manifest = Manifest.read(folder)
         self.recipe = self.manifest.recipe
         self._verify_files()

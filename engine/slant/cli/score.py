@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 @takes(reading, into="table")
 @takes(load_options)
 def score(
-    source: Annotated[str, typer.Argument(metavar="IN", help="CSV, JSON Lines, Parquet or lines; - is stdin.")],
+    source: Annotated[
+        list[str], typer.Argument(metavar="IN...", help='Tables, folders or patterns such as "data/*.csv"; - is stdin.')
+    ],
     model: Annotated[str, typer.Option(help="A checkpoint or artifact folder, a hub id, or demo: the bundled one.")],
     output: Annotated[str, typer.Option(metavar="OUT", help="The file to write; - is stdout.")] = "-",
     *,
@@ -30,6 +33,20 @@ def score(
     ] = None,
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Make OUT a folder of Parquet files, one a window, and join nothing.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin an unfinished job anew.")] = False,
+    retry_errors: Annotated[
+        bool,
+        typer.Option("--retry-errors", help="Score rows that failed again: of an unfinished job, or with --store."),
+    ] = False,
+    max_errors: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Stop when more rows have an error. Default: go on.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep scores in an SQLite file, and take known ones from it.")
+    ] = None,
     options: LoadOptions,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
     rescore_unstable: Annotated[
@@ -41,7 +58,8 @@ def score(
     Added to each row: label, label_name, expected, p0, p1 ..., margin, tokens, truncated, special_tokens and error. A
     row that cannot be read or scored keeps its place, with an error and no score. The format of a file follows from its
     ending: .csv, .tsv, .jsonl, .json, .parquet, .arrow or .txt (one text a line); a packed one ends with .gz, .zst,
-    .bz2 or .lz4 too. OUT appears when it is complete, or not at all.
+    .bz2 or .lz4 too. OUT appears when it is complete, or not at all. A job that was stopped goes on when the same
+    command is given again; what is finished is in the folder OUT.parts until then.
     """
     from slant.cli.output import say
     from slant.cli.progress import Progress
@@ -69,7 +87,16 @@ def score(
             prefix=prefix,
             window=window,
             force=force,
+            parts=parts,
+            restart=restart,
+            retry_errors=retry_errors,
+            max_errors=max_errors,
+            store=store,
             progress=progress.scored,
+            hashing=progress.of("hashing"),
         )
     if summary.errors:
         say(f"{summary.errors} of {summary.rows} rows have an error; see the {prefix}error column.")
+    if summary.problems:
+        say(f"{len(summary.problems)} of the inputs could not be read whole, as said above.")
+        raise typer.Exit(2)

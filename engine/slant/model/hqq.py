@@ -40,7 +40,7 @@ class QuantizedCheckpoint:
     def __init__(self, checkpoint: Checkpoint | MergedCheckpoint, recipe: Recipe, device: torch.device) -> None:
         recipe.check(checkpoint.tensors, checkpoint.config.quantizable)
         self.checkpoint, self.recipe, self.device = checkpoint, recipe, device
-        self.folder, self.folders = checkpoint.folder, checkpoint.folders
+        self.folder, self.folders, self.files = checkpoint.folder, checkpoint.folders, checkpoint.files
         self.config, self.tensors = checkpoint.config, checkpoint.tensors
         self.head, self.skipped, self.notes = checkpoint.head, checkpoint.skipped, checkpoint.notes
         self.rows, self.head_rows = checkpoint.rows, checkpoint.head_rows

@@ -30,6 +30,7 @@ Dense = Checkpoint | MergedCheckpoint
 class Source(Tensors, Protocol):
     """What a classifier is made of: its tensors, and the ``folders`` of tokenizer and prompt; ``folder`` is the first.
 
+    ``files`` decide the tensors; an artifact's manifest stands for all of its own.
     ``recipe`` says which matrices are quantized. ``certificate`` and ``self_test`` are the JSON objects that an
     artifact stores. Each of the three may be None.
     """
@@ -38,6 +39,8 @@ class Source(Tensors, Protocol):
     def folder(self) -> Path: ...
     @property
     def folders(self) -> tuple[Path, ...]: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
     @property
     def head(self) -> str: ...
     @property

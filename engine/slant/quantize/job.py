@@ -6,9 +6,7 @@ The same source, recipe, versions and device give the same bytes, stopped or not
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,7 @@ from slant.artifact.recipe import Recipe
 from slant.artifact.writer import Journal, check_target, publish, removed_if_refused, stored
 from slant.engine import Engine
 from slant.errors import OutOfMemoryError
-from slant.files import first_with, sha256, write_whole
+from slant.files import first_with, sha256_of, write_whole
 from slant.model.folder import CONFIG
 from slant.model.hqq import QuantizedCheckpoint, solver
 from slant.model.source import Dense, open_artifact, open_checkpoint
@@ -130,9 +128,5 @@ def _hashed(checkpoint: Dense) -> dict[str, FileInfo]:
     """Sizes and hashes of the source's files."""
     config, *weights = checkpoint.files
     paths = [config, first_with(checkpoint.folders, "tokenizer.json"), *weights]
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        digests = list(pool.map(sha256, paths))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for gigabytes
+    digests = sha256_of(paths)
     return {path.name: FileInfo(path.stat().st_size, digest) for path, digest in zip(paths, digests, strict=True)}

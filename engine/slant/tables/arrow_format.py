@@ -60,6 +60,7 @@ def batch_table(
     name: str,
     column: str | None,
     needed: Collection[str],
+    skip: Callable[[int], int] = lambda rows: 0,
 ) -> InputTable:
     """A table of record batches with a name for each column. Raises TableError if its column of texts holds none."""
     own = tell_apart(name, names, needed)
@@ -80,8 +81,15 @@ def batch_table(
         )
     decoded = column if _holds(kind, *BYTES) else None
 
+    end = 0
+
+    def passed(rows: int) -> int:
+        nonlocal end
+        end = skip(rows)
+        return end
+
     def chunks() -> Iterator[Chunk]:
-        end = 0
+        nonlocal end
         try:
             for batch in batches():
                 end += len(batch)
@@ -93,7 +101,7 @@ def batch_table(
         if total not in (None, end):  # a column that ends early ends the reading, at a row that the window decides
             raise TableError(f"{name} is damaged after row {end}: it should have {total}; get the file again.")
 
-    return InputTable(schema, total, chunks())
+    return InputTable(schema, total, chunks(), passed)
 
 
 def _holds(kind: pa.DataType, *names: str) -> bool:

@@ -1,68 +1,33 @@
-"""Score a whole table: a file of texts in, the same rows with their answers out, in constant memory.
+"""Score whole tables: files of texts in, the same rows with their answers out, in constant memory.
 
-One run makes one file, and a run that is stopped begins anew: a job that goes on would write each chunk of ``_scored``
-to a file of its own with ``open_writer``, and note it in a manifest.
+An input of one window goes straight to its output, and so does a pipe. Anything larger is a job: each window becomes a
+part on the disk, parts are joined at the end, and a job that was stopped goes on where it was, with the same bytes.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-import pyarrow as pa
-
+from slant import __version__
 from slant.errors import TableError
-from slant.scores import Score, require_an_answer
-from slant.tables.parquet_format import check_schema
+from slant.tables.job import job_folder, open_job
 from slant.tables.read import STANDARD, open_table
-from slant.tables.rows import Chunk, as_text
-from slant.tables.write import check_target, open_writer, written_format
+from slant.tables.rows import InputTable
+from slant.tables.run import Wants, in_parts, straight
+from slant.tables.scoring import Scorer
+from slant.tables.sources import find_sources, open_inputs
+from slant.tables.summary import Summary
+from slant.tables.write import check_target, written_format
 
-
-@runtime_checkable
-class Scorer(Protocol):
-    """What this module needs of an engine."""
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def stable_margin(self) -> float | None: ...
-    def stream(
-        self, texts: Iterable[object], *, window: int = ..., progress: Callable[[int, int], None] = ...
-    ) -> Iterator[Score]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What was done so far: ``errors`` of the ``rows`` have no score, ``tokens`` were computed in ``seconds``.
-
-    ``done`` is the finished part of the input, 0 to 1, or None where its length is unknown.
-    """
-
-    rows: int
-    errors: int
-    tokens: int
-    seconds: float
-    done: float | None
-
-    @property
-    def texts_per_second(self) -> float:
-        return (self.rows - self.errors) / max(self.seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / max(self.seconds, 1e-9)
+__all__ = ["Scorer", "Summary", "score_table"]
 
 
 def score_table(
     engine: Scorer | Callable[[], Scorer],
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     target: str | Path = STANDARD,
     *,
     text_column: str = "text",
@@ -73,12 +38,23 @@ def score_table(
     prefix: str = "",
     window: int = 1024,
     force: bool = False,
+    parts: bool = False,
+    restart: bool = False,
+    retry_errors: bool = False,
+    max_errors: int | None = None,
+    store: str | Path | None = None,
+    dedupe: bool = True,
+    group_column: str | None = None,
+    date_column: str | None = None,
     progress: Callable[[Summary], None] = lambda summary: None,
+    hashing: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Score the ``text_column`` of ``source`` and write every row with its answers to ``target``, in order.
 
     engine: an Engine, or a function that loads one; it is called when the tables are known to be fine.
-    source, target: paths; ``-`` is stdin and stdout. A target file appears when it is complete, or not at all.
+    source: a file, a folder, a pattern such as "data/*.csv", or several of them; ``-`` is stdin.
+    target: a file, which appears when it is complete or not at all; ``-`` is stdout. A job of more than one window
+    keeps what is finished in the folder ``TARGET.parts``: the same call goes on from there.
     input_format: csv, tsv, jsonl, json, parquet, arrow or lines (one text a line); by default the file's ending, for
     stdin lines.
     output_format: csv, tsv, jsonl or parquet; by default the file's ending, for stdout jsonl.
@@ -89,127 +65,68 @@ def score_table(
     ``error`` is null in the others.
     window: rows scored at a time.
     force: replace an existing target.
-    progress: called as batches are answered and as rows with an error are met.
+    parts: make the folder ``target``, a Parquet dataset with a file for each window, and join nothing.
+    restart: forget what is finished of the job.
+    retry_errors: score the rows again that failed, in an unfinished job, a dataset, or with a ``store``.
+    max_errors: stop if more rows have an error.
+    store: an SQLite file that keeps the scores of many jobs, so that none scores a text again.
+    dedupe: score identical texts once.
+    group_column, date_column: the summary's figures have the expected score by their values.
+    progress: called as batches are answered and as rows with an error are met. hashing: called with (inputs hashed,
+    inputs in all) before a job.
 
     Raises TableError for an input or output that cannot be used, OSError if writing fails (for example on a full disk),
     and SlantError from loading the engine.
     """
-    check_target(target, source, force=force)
-    writes = written_format(target, output_format)
     if window < 1:
         raise TableError(f"the window must hold at least one row, not {window}.")
-    with open_table(
-        source, input_format, text_column=text_column, encoding=encoding, delimiter=delimiter, window=window
-    ) as table:
-        names = table.schema.names
-        if writes == "parquet":
-            check_schema(table.schema)
-        _added_columns(names, 2, prefix, certified=False)  # what every model adds, before one is loaded
-        scorer = engine if isinstance(engine, Scorer) else engine()
-        certified = scorer.stable_margin is not None
-        added = _added_columns(names, len(scorer.labels), prefix, certified=certified)
-        known = None if writes == "jsonl" else set(names)
-        chunks = (_without_lost_values(chunk, known, set(added.names)) for chunk in table.chunks)
-        with open_writer(target, writes, table.schema, added) as write:
-            tally = _Tally(table.total, progress)
-            answered = False
-            for chunk, scores in _scored(scorer, chunks, window, tally):
-                answered = answered or require_an_answer(scores)
-                write(chunk, [_answer(score, added, certified) for score in scores])
-            return tally.summary
+    path, folder = Path(target), job_folder(Path(target), dataset=parts)
+    if not parts and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # a job was killed at this, its last step
+    sources = find_sources(source, folder, every=input_format is not None)
+    check_target(target, sources, force=force or folder.exists(), dataset=parts)
+    writes = "parquet" if parts else written_format(target, output_format)
+    lasting = parts or (str(target) != STANDARD and (path.is_file() or not path.exists()))
+    lasting = lasting and all(Path(name).is_file() for name in sources)
+    if not lasting and (parts or restart):
+        raise TableError("only a job from files to a file can go on later; leave out --parts and --restart.")
+    if retry_errors and store is None and not folder.exists():
+        raise TableError(f"no unfinished job of {target} has errors to retry; with --store a finished one could have.")
+    reading = {"text_column": text_column, "encoding": encoding, "delimiter": delimiter}
+    wants = Wants(
+        writes, prefix, window, max_errors, store, dedupe, retry_errors, group_column, date_column, progress
+    )  # fmt: skip
 
+    def opening(name: str) -> AbstractContextManager[InputTable]:
+        return open_table(name, input_format, window=window, **reading)  # type: ignore[arg-type]
 
-def _added_columns(existing: list[str], labels: int, prefix: str, *, certified: bool) -> pa.Schema:
-    """Names and types of the columns added to a table that has the ``existing`` ones, for a model of ``labels`` labels.
+    def load() -> Scorer:
+        return engine if isinstance(engine, Scorer) else engine()
 
-    Raises TableError for a prefix that is not valid Unicode or does not tell them apart.
-    """
-    if as_text(prefix) != prefix:
-        raise TableError(f"the prefix {prefix!r} is not valid Unicode.")
-    fields = [("label", pa.int64()), ("label_name", pa.string()), ("expected", pa.float32())]
-    fields += [(f"p{i}", pa.float32()) for i in range(labels)]
-    fields += [("margin", pa.float32()), *([("stable", pa.bool_())] if certified else [])]
-    fields += [("tokens", pa.int64()), ("truncated", pa.bool_()), ("special_tokens", pa.int64())]
-    fields += [("error", pa.string())]
-    if clash := [prefix + name for name, _ in fields if prefix + name in existing]:
-        raise TableError(f"the input already has a column {clash[0]!r}; name the added columns apart with --prefix.")
-    return pa.schema([(prefix + name, kind) for name, kind in fields])
-
-
-def _without_lost_values(chunk: Chunk, known: set[str] | None, added: set[str]) -> Chunk:
-    """The chunk, in which a row has an error instead of a value that the output has no place for.
-
-    Only JSON Lines brings such a value: under the name of an added column, or, if the output has ``known`` columns
-    only, under a key that the first chunk did not have.
-    """
-    rows = chunk.rows if isinstance(chunk.rows, list) else []
-    for i, row in enumerate(rows):
-        if not (lost := row.keys() & added if known is None else row.keys() - known):
-            continue
-        clash = "name the added columns apart with --prefix" if lost & added else ""
-        late = "the first rows do not have such a key, so write jsonl to keep it" if known is not None else ""
-        advice = "; ".join(filter(None, (late, clash)))
-        error = f"Not kept: {', '.join(map(repr, sorted(lost)))}; {advice}."
-        rows[i] = {key: value for key, value in row.items() if key not in lost}
-        chunk.texts[i], chunk.errors[i] = None, f"{chunk.errors[i]} {error}" if chunk.errors[i] else error
-    return chunk
-
-
-class _Tally:
-    """Counts texts as their batches are done, and rows with an error as their turn comes; reports both."""
-
-    def __init__(self, total: int | None, progress: Callable[[Summary], None]) -> None:
-        self._total, self._progress, self._start = total, progress, time.perf_counter()
-        self.read = self.end = 0  # rows that were read, and how much of the input that is
-        self.summary = Summary(0, 0, 0, 0.0, 0.0 if total else None)
-
-    def add(self, rows: int, tokens: int = 0, errors: int = 0) -> None:
-        rows, errors, tokens = rows + self.summary.rows, errors + self.summary.errors, tokens + self.summary.tokens
-        done = self.summary.done
-        if self._total and done is not None:  # rows may differ in size, but what is done does not shrink
-            done = max(done, min(1.0, rows / self.read * self.end / self._total))
-        self.summary = Summary(rows, errors, tokens, time.perf_counter() - self._start, done)
-        self._progress(self.summary)
-
-
-def _scored(engine: Scorer, chunks: Iterator[Chunk], window: int, tally: _Tally) -> Iterator[tuple[Chunk, list[Score]]]:
-    """Chunks with a score for each row.
-
-    The engine gets one stream of all rows and may read ahead in it; an unreadable row is in it as None, which keeps
-    the answers in step with the rows.
-    """
-    waiting: deque[Chunk] = deque()
-
-    def texts() -> Iterator[object]:
-        for chunk in chunks:
-            waiting.append(chunk)
-            tally.read, tally.end = tally.read + len(chunk.errors), chunk.end
-            yield from chunk.texts
-
-    scores = list[Score]()
-    for score in engine.stream(texts(), window=window, progress=tally.add):
-        chunk = waiting[0]
-        error = chunk.errors[len(scores)]
-        scores.append(score if error is None else Score.failed(error, len(engine.labels)))
-        if scores[-1].error is not None:
-            tally.add(1, errors=1)
-        if len(scores) == len(chunk.errors):
-            yield waiting.popleft(), scores
-            scores = []
-    if waiting:
-        raise RuntimeError("the engine answered fewer texts than it was given")
-
-
-def _answer(score: Score, added: pa.Schema, certified: bool) -> list[object]:
-    """The values of the added columns."""
-    if score.error is not None:
-        return [None] * (len(added) - 1) + [score.error]
-    figures = map(_shortest, (np.float32(score.expected), *score.probabilities, np.float32(score.margin)))
-    stable = [score.stable] if certified else []
-    counts = (score.tokens, score.truncated, score.special_tokens)
-    return [score.label, score.label_name, *figures, *stable, *counts, None]
-
-
-def _shortest(value: np.float32) -> float | None:
-    """The float that prints with as many digits as a float32 needs: 0.1, not 0.10000000149011612."""
-    return float(str(value)) if math.isfinite(value) else None
+    with open_inputs(sources, opening) as inputs:
+        wants.check(inputs)
+        windows = inputs.windows(window)
+        head = list(islice(windows, 2))
+        if not lasting or (len(head) < 2 and not parts and not folder.exists()):
+            return straight(load, inputs, chain(head, windows), target, wants)
+        windows.close()
+        key: dict[str, object] = {name.replace("_", "-"): value for name, value in reading.items()} | {
+            "version": __version__,
+            "window": window,
+            "input-format": input_format,
+            "output-format": writes,
+            "prefix": prefix,
+            "group-column": group_column,
+            "date-column": date_column,
+        }
+        with open_job(path, dataset=parts, restart=restart) as job:
+            if force and parts and job.complete and not retry_errors:
+                job.clear()
+            if path.is_file() and not (force or job.replaces):
+                check_target(target, sources, force=False)
+            try:
+                return in_parts(load, inputs, job, key, wants, force=force, hashing=hashing)
+            except TableError:
+                if inputs.broken:
+                    job.remove()
+                raise

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from slant.errors import TableError
+from slant.tables.notes import note
 
 SHOWN = 20  # names listed in a message
 
@@ -63,5 +64,5 @@ def tell_apart(source: str, columns: Sequence[str], needed: Collection[str]) -> 
     changed = [
         f"column {i} is {new!r}" for i, (old, new) in enumerate(zip(columns, found, strict=True), 1) if old != new
     ]
-    log.warning("%s has empty or repeated column names; %s now.", source, listed(changed))
+    note(log, "%s has empty or repeated column names; %s now.", source, listed(changed))
     return found

@@ -15,6 +15,7 @@ from itertools import chain
 
 from slant.errors import TableError
 from slant.tables.columns import missing, near_name, tell_apart
+from slant.tables.notes import note
 from slant.tables.rows import Record, Row, as_text, unreadable
 
 RECORD_LIMIT = 16 << 20  # characters a quoted field may span before its quote counts as never closed
@@ -46,7 +47,7 @@ def read_csv(
     if error:
         raise TableError(f"{name}: the header cannot be read. {error}")
     if separator != usual and given is None:
-        log.warning("%s is separated by %s, as its header shows (else give --delimiter).", name, SEPARATORS[separator])
+        note(log, "%s is separated by %s, as its header shows (else give --delimiter).", name, SEPARATORS[separator])
     if given and column is not None and column not in header:
         other = _separator(line, column, given)
         if column in (_split(line, other) or ()):

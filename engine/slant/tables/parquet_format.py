@@ -38,8 +38,21 @@ def read_parquet(
         names = list(schema.names)
     except DAMAGED as error:
         raise TableError(f"{name} is not a readable Parquet file: {reason(error)}; get the file again.") from error
-    rows = file.metadata.num_rows
-    return batch_table(schema, names, lambda: file.iter_batches(batch_size=window), rows, name, column, needed)
+    first = 0
+
+    def skip(rows: int) -> int:
+        """Row groups are read apart, so that the rows after a skipped one come in the same batches."""
+        nonlocal first
+        passed = 0
+        while first < file.num_row_groups and passed + (size := file.metadata.row_group(first).num_rows) <= rows:
+            passed, first = passed + size, first + 1
+        return passed
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for group in range(first, file.num_row_groups):
+            yield from file.iter_batches(batch_size=window, row_groups=[group])
+
+    return batch_table(schema, names, batches, file.metadata.num_rows, name, column, needed, skip)
 
 
 def check_schema(schema: pa.Schema) -> None:
@@ -50,31 +63,42 @@ def check_schema(schema: pa.Schema) -> None:
         raise TableError(f"Parquet cannot hold the input's columns: {reason(error)}; write jsonl or csv.") from error
 
 
-@contextmanager
-def parquet_writer(
-    file: IO[bytes], columns: pa.Schema, added: pa.Schema
-) -> Iterator[Callable[[Chunk, Sequence[Sequence[object]]], None]]:
-    """A function that writes a chunk and its answers; the file is completed at the end of the block, unless it raises.
+def output_schema(columns: pa.Schema, added: pa.Schema) -> pa.Schema:
+    """The input's columns keep their types, nulls allowed (a damaged input may have some), or are strings."""
+    return pa.schema([*(field.with_nullable(True) for field in columns), *added], metadata=columns.metadata)
 
-    The input's columns keep their types, nulls allowed, or are strings if it came as text.
-    """
-    # A damaged input may have nulls where its schema says that there are none.
-    kept = [field.with_nullable(True) for field in columns]
-    schema = pa.schema([*kept, *added], metadata=columns.metadata)
+
+def output_batch(
+    chunk: Chunk, answers: Sequence[Sequence[object]], columns: pa.Schema, added: pa.Schema
+) -> pa.RecordBatch:
+    """A chunk beside its answers, as ``output_schema`` has it."""
+    arrays = [_column(chunk, field) for field in columns]
+    for values, kind in zip(zip(*answers, strict=True), added.types, strict=True):
+        arrays.append(pa.array(map(as_text, values) if kind == pa.string() else values, kind))
+    return pa.RecordBatch.from_arrays(arrays, schema=output_schema(columns, added))
+
+
+def _column(chunk: Chunk, field: pa.Field) -> pa.Array:
+    if not isinstance(chunk.rows, pa.RecordBatch):
+        texts = pa.array(map(as_text, chunk.column(field.name)), pa.string())
+        return texts if field.type == pa.string() else texts.cast(field.type)
+    if field.name not in chunk.rows.schema.names:
+        return pa.nulls(len(chunk.errors), field.type)
+    values = chunk.rows.column(field.name)
+    return values if values.type == field.type else values.cast(field.type)
+
+
+@contextmanager
+def parquet_writer(file: IO[bytes], schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A function that writes a batch; the file is completed at the end of the block, unless it raises."""
     writer = pq.ParquetWriter(file, schema)
     held: list[pa.RecordBatch] = []
     size = 0
 
-    def write(chunk: Chunk, answers: Sequence[Sequence[object]]) -> None:
+    def write(batch: pa.RecordBatch) -> None:
         nonlocal size
-        if isinstance(chunk.rows, pa.RecordBatch):
-            arrays = chunk.rows.columns
-        else:
-            arrays = [pa.array(map(as_text, chunk.column(name)), pa.string()) for name in columns.names]
-        for values, kind in zip(zip(*answers, strict=True), added.types, strict=True):
-            arrays.append(pa.array(map(as_text, values) if kind == pa.string() else values, kind))
-        held.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-        size += held[-1].nbytes
+        held.append(batch)
+        size += batch.nbytes
         if size > ROW_GROUP:
             flush()
 

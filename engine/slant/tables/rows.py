@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,9 +33,25 @@ class Chunk:
     end: int
     decoded: str | None = None
 
+    def cut(self, rows: int) -> tuple[Chunk, Chunk]:
+        """The first ``rows`` rows, and the others."""
+        if rows == len(self.errors):
+            return self, Chunk([], [], [], self.end)
+        first, rest = (
+            (self.rows.slice(0, rows), self.rows.slice(rows))
+            if isinstance(self.rows, pa.RecordBatch)
+            else (self.rows[:rows], self.rows[rows:])
+        )
+        return (
+            Chunk(first, self.texts[:rows], self.errors[:rows], self.end, self.decoded),
+            Chunk(rest, self.texts[rows:], self.errors[rows:], self.end, self.decoded) if rows else self,
+        )
+
     def column(self, name: str) -> list[object]:
-        """A column's values as JSON has them; None where a row lacks it."""
+        """A column's values as JSON has them; None where a row, or the whole file, lacks it."""
         if isinstance(self.rows, pa.RecordBatch):
+            if name not in self.rows.schema.names:
+                return [None] * len(self.errors)
             if name == self.decoded:
                 values = self.rows.column(name).to_pylist()
                 return [None if value is None else value.decode(errors="backslashreplace") for value in values]
@@ -52,11 +68,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class InputTable:
-    """An open input. ``total`` counts bytes (Parquet: rows) and is None for a pipe."""
+    """An open input. ``total`` counts bytes (Parquet: rows) and is None for a pipe.
+
+    ``skip``, called before the first chunk is taken, passes over at most so many rows without reading them, and says
+    how many it did.
+    """
 
     schema: pa.Schema
     total: int | None
     chunks: Iterator[Chunk]
+    skip: Callable[[int], int] = lambda rows: 0
 
 
 def unreadable(line: str, column: str | None, error: str) -> Record:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from slant.errors import TableError
 from slant.files import marked_encoding
+from slant.tables.notes import note
 from slant.tables.signatures import COMPRESSED, SIZE
 
 STANDARD = "-"  # the path that means stdin or stdout
@@ -153,7 +154,7 @@ def _encoding(source: Source, given: str) -> str:
         # Forgives the mark, should a pipe bring it late.
         return "utf-8-sig" if codec == "utf-8" else codec
     if not codec.startswith(marked.removesuffix("-sig")):
-        log.warning("%s is %s, as its byte order mark says.", source.name, marked.removesuffix("-sig").upper())
+        note(log, "%s is %s, as its byte order mark says.", source.name, marked.removesuffix("-sig").upper())
     return marked
 
 
