@@ -23,6 +23,7 @@ from slant.options import LoadOptions, check_function, check_model, shown, whole
 from slant.prompt.prompt import EncodedText, Prompt
 from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
+from slant.runtime.free_memory import memory_limit
 from slant.runtime.identity import identity, model_files
 from slant.runtime.load import load_runner, offloaded_to_disk
 from slant.runtime.memory import MemoryRequest, Tier, choose
@@ -92,7 +93,7 @@ class Engine:
 
     @classmethod
     def _load(cls, model: str | Path, options: LoadOptions, progress: Progress, thread: OwnThread) -> Engine:
-        classifier = Classifier.open(model, options)
+        classifier = Classifier.open(model, options, whole=True)
         source, prompt, resolved = classifier.source, classifier.prompt, classifier.options
         certified = coverage(
             source.certificate, resolved.arithmetic(), prompt.template_sha256, tuple(prompt.labels), str(source.folder)
@@ -100,7 +101,7 @@ class Engine:
         if options.max_flip_rate is not None:
             certified.require(options.max_flip_rate)
         request = classifier.memory_request()
-        tier = choose(request, resolved.memory)
+        tier = choose(request, *memory_limit(resolved))
         test, positions = None, resolved.max_tokens
         if source.self_test is not None:
             from slant.runtime.self_test import SelfTest

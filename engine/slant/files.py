@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from slant.cores import cores
 from slant.errors import SlantError
 from slant.stand_ins import refuse_stand_in
 
@@ -108,15 +109,16 @@ def sha256(path: Path) -> str:
 
 def sha256_of(paths: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
     """The SHA-256 of files, several at a time; progress is called with (files done, files in all)."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads) if (threads := min(cores().threads, len(paths))) > 1 else None
     try:
         found = list[str]()
-        for digest in pool.map(sha256, paths):
+        for digest in (pool.map if pool else map)(sha256, paths):
             found.append(digest)
             progress(len(found), len(paths))
         return found
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for gigabytes
+        if pool:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for gigabytes
 
 
 def marked_encoding(start: bytes) -> str | None:

@@ -44,12 +44,13 @@ class LoadOptions:
     that no text can end itself and answer in the model's place; "parse" makes the special tokens of them, as the model
     card's code does. Those of the template are special tokens in any case.
     token_budget: computed tokens a batch, padding included; the default suits the device.
-    memory: what weights and batches may take on the device: bytes, a size like "4GB", or "auto": what a GPU has free,
-    no limit on a CPU. The fastest tier of ``slant.runtime.memory`` that fits is taken; the libraries' own memory, some
-    0.5 GB on a GPU, comes on top.
+    memory: what weights and batches may take on the device: bytes, a size like "4GB", or "auto": most of what is
+    free, on a GPU, or on a CPU in the machine and in the control groups of a container. The fastest tier of
+    ``slant.runtime.memory`` that fits is taken; the libraries' own memory, some 0.5 GB on a GPU, comes on top.
     deterministic: a text's scores are the same bits whatever else is in the call. Batches get a fixed number of rows,
     so that a call of few texts computes as much as one of many: give a small token_budget with it.
-    threads: CPU threads of the whole process (torch's setting); unchanged if None.
+    threads: CPU threads of the whole process (torch's setting). If None that stays, and the engine takes as many, at
+    most the cores of the affinity mask and of the CPU quota unless OMP_NUM_THREADS is set.
     max_flip_rate: refuse a model without a certificate for what is loaded, or with one that measured a larger share of
     label flips.
 

@@ -1,6 +1,6 @@
 // Causal grouped-query attention on a CPU: the formula of attention.py, with fp32 scores, sums and softmax.
 //
-// Keys and values are put into panels first, each group's once. Then a thread takes a block of queries of a group,
+// Keys and values are put into panels first, once and by all threads. Then a thread takes a block of queries of a group,
 // whose heads are rows of the same products, and holds all of the block's scores: nothing grows with the square of the
 // length, and no running softmax is needed. A processor that multiplies pairs of bf16 keeps bf16 operands, and shares
 // are rounded to it; otherwise operands are fp32.
@@ -37,16 +37,16 @@ INLINE void gather(Pair *out, const bf16 *x, int64_t step, int64_t left) {
     *out = {left > 0 ? x[0] : bf16{}, left > 1 ? x[step] : bf16{}};
 }
 
-// k [S, D] of a group -> [columns / PANEL, D / WIDTH, PANEL]; v [S, D] -> [D / PANEL, columns / WIDTH, PANEL]
+// PANEL keys and values of a group. k [S, D] -> [columns / PANEL, D / WIDTH, PANEL]; v [S, D] -> [D / PANEL, columns / WIDTH, PANEL]
 template <typename T, typename E>
-INLINE void pack(const Args &args, int64_t text, int64_t group, E *keys, E *values) {
+INLINE void pack(const Args &args, int64_t text, int64_t group, int64_t begin, E *keys, E *values) {
     const T *k = (const T *)args.k + text * args.k_row + group * args.k_head;
     const T *v = (const T *)args.v + text * args.v_row + group * args.v_head;
     int64_t S = args.S, D = args.D, columns = args.columns(), W = WIDTH<E>;
-    for (int64_t s = 0; s < columns; s++)
+    for (int64_t s = begin; s < begin + PANEL; s++)
         for (int64_t d = 0; d < D; d += W)
             gather(keys + (s / PANEL * D + d) / W * PANEL + s % PANEL, k + s * args.k_token + d, 1, s < S ? W : 0);
-    for (int64_t s = 0; s < columns; s += W)
+    for (int64_t s = begin; s < begin + PANEL; s += W)
         for (int64_t d = 0; d < D; d++)
             gather(values + (d / PANEL * columns + s) / W * PANEL + d % PANEL, v + s * args.v_token + d, args.v_token,
                    S - s);
@@ -121,11 +121,14 @@ void run(const Args &args) {
     E *keys = (E *)args.workspace, *values = keys + args.panels() / WIDTH<E>;
     float *scratch = args.workspace + 2 * args.panels() / WIDTH<E>;
     int64_t groups = args.B * args.G, blocks = args.blocks(), size = args.panels() / groups / WIDTH<E>;
+    int64_t pieces = args.columns() / PANEL;
 #pragma omp parallel num_threads(args.threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups; g++)
-            pack<T>(args, g / args.G, g % args.G, keys + g * size, values + g * size);
+        for (int64_t i = 0; i < groups * pieces; i++) {
+            int64_t g = i / pieces;
+            pack<T>(args, g / args.G, g % args.G, i % pieces * PANEL, keys + g * size, values + g * size);
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < groups * blocks; i++) {
             int64_t g = i % groups, block = blocks - 1 - i / groups;  // the longest first

@@ -1,12 +1,14 @@
 // The recurrent half of a Gated DeltaNet mixer on a CPU in one pass: convolution, SiLU, norms, gates, delta rule.
 //
-// The formulas are those of delta_inputs.py and delta_rule.py; arithmetic is fp32 throughout. A thread takes a key head
-// of a text with its value heads, chunk by chunk, so that what stands between the ops of the torch path, many times the
+// The formulas are those of delta_inputs.py and delta_rule.py; arithmetic is fp32 throughout. A task is a key head
+// of a text with its value heads, or some of their columns, chunk by chunk, so that what stands between the ops of the torch path, many times the
 // input, never leaves the processor's cache. With c, A and D as in delta_rule.py and S the state before the chunk:
 //
 //     (I + A) N = beta (v - exp(c) k S);  o = exp(c) q S + (q k^T * D) N;  S <- exp(c_last) S + k^T (exp(c_last - c) N)
 //
-// The columns of v, N, o and S do not depend on each other: a panel of them is carried through all four at a time.
+// The columns of v, N, o and S do not depend on each other: a panel of them is carried through all four at a time. Where
+// there are fewer key heads than threads, several threads take panels of the same one. Each makes what the panels share,
+// q, k and their products, again for itself: the same bits, and no thread waits for another.
 
 #include "vectors.h"
 
@@ -15,6 +17,7 @@ namespace {
 constexpr int64_t CHUNK = 64, CONV = 4;
 constexpr float L2_EPS = 1e-6f;
 constexpr float LEAST = -100;  // as in delta_rule_kernel.py
+constexpr double SHARED = 1.8;  // what the panels of a key head share takes, in the time of one panel
 
 // As in native.py. Strides count elements; T is the type of mixed, a, b, before and out.
 struct Args {
@@ -28,6 +31,20 @@ struct Args {
     int64_t is_bf16, threads;
 
     int64_t group() const { return Hv / H; }
+    int64_t panels() const { return group() * (V / PANEL); }  // of a key head
+
+    // Into how many tasks a key head's panels are cut, so that the last thread is ready soonest. A cut makes more work,
+    // which other processes may have cores for: it must gain a sixth.
+    int64_t parts() const {
+        int64_t best = 1;
+        double least = INFINITY;
+        for (int64_t n = 1; n <= panels(); n++) {
+            int64_t rounds = (B * H * n + threads - 1) / threads, most = (panels() + n - 1) / n;
+            double time = rounds * (SHARED + most);
+            if (time < least * 5 / 6) best = n, least = time;
+        }
+        return best;
+    }
     int64_t channels() const { return 2 * H * K + Hv * V; }
     int64_t scratch() const { return 3 * CHUNK * K + 4 * CHUNK * CHUNK + CHUNK * PANEL + group() * K * V; }
 };
@@ -169,23 +186,24 @@ INLINE void advance(Scratch &s, float *S, int64_t rows, int64_t K) {
     }
 }
 
-// A state [K, V] into panels, or back.
-void repack(float *panels, float *plain, int64_t K, int64_t V, bool back) {
-    for (int64_t v = 0; v < V; v += PANEL)
-        for (int64_t d = 0; d < K; d++) {
-            float *inside = panels + v * K + d * PANEL, *outside = plain + d * V + v;
-            memcpy(back ? outside : inside, back ? inside : outside, PANEL * sizeof(float));
-        }
+// PANEL columns of a state [K, V] into a panel, or back.
+void repack(float *panel, float *plain, int64_t K, int64_t V, bool back) {
+    for (int64_t d = 0; d < K; d++) {
+        float *inside = panel + d * PANEL, *outside = plain + d * V;
+        memcpy(back ? outside : inside, back ? inside : outside, PANEL * sizeof(float));
+    }
 }
 
 template <typename T>
-void run(const Args &args, Scratch &s, int64_t text, int64_t key_head) {
-    int64_t K = args.K, V = args.V, group = args.group(), state = K * V, first = key_head * group;
-    for (int64_t e = 0; e < group; e++)
+void run(const Args &args, Scratch &s, int64_t text, int64_t key_head, int64_t begin, int64_t end) {
+    int64_t K = args.K, V = args.V, wide = V / PANEL, size_of_S = K * PANEL, first = key_head * args.group();
+    for (int64_t p = begin; p < end; p++) {
+        int64_t place = (first + p / wide) * K * V + p % wide * PANEL;
         if (args.start)
-            repack(s.S + e * state, (float *)args.start + text * args.start_row + (first + e) * state, K, V, false);
+            repack(s.S + p * size_of_S, (float *)args.start + text * args.start_row + place, K, V, false);
         else
-            memset(s.S + e * state, 0, state * sizeof(float));
+            memset(s.S + p * size_of_S, 0, size_of_S * sizeof(float));
+    }
     int64_t chunks = (args.T + CHUNK - 1) / CHUNK, size = (args.T + chunks - 1) / chunks;  // 65 tokens are 33 and 32
     for (int64_t t0 = 0; t0 < args.T; t0 += size) {
         int64_t count = args.T - t0 < size ? args.T - t0 : size;
@@ -195,24 +213,22 @@ void run(const Args &args, Scratch &s, int64_t text, int64_t key_head) {
         transpose(s.k, s.kT, at.rows, K);
         gram(s.q, s.kT, s.qk, at.rows, K);
         gram(s.k, s.kT, s.kk, at.rows, K);
-        for (int64_t e = 0; e < group; e++) {
-            gates<T>(args, at, first + e, s);
-            decays(s, at.rows);
-            for (int64_t v = 0; v < V; v += PANEL) {
-                float *S = s.S + e * state + v * K;
-                int64_t column = (first + e) * V + v;
-                for (int j = 0; j < PANEL; j += LANES)
-                    convolve<T>(args, at, 2 * args.H * K + column + j, s.N + j, PANEL);
-                memset(s.N + count * PANEL, 0, (at.rows - count) * PANEL * sizeof(float));
-                solve(s, S, at.rows, K);
-                outputs(s, S, (T *)args.out + (text * args.T + t0) * args.Hv * V + column, args.Hv * V, count, K);
-                advance(s, S, at.rows, K);
+        for (int64_t p = begin; p < end; p++) {
+            if (p == begin || p % wide == 0) {
+                gates<T>(args, at, first + p / wide, s);
+                decays(s, at.rows);
             }
+            float *S = s.S + p * size_of_S;
+            int64_t column = first * V + p * PANEL;
+            for (int j = 0; j < PANEL; j += LANES) convolve<T>(args, at, 2 * args.H * K + column + j, s.N + j, PANEL);
+            memset(s.N + count * PANEL, 0, (at.rows - count) * PANEL * sizeof(float));
+            solve(s, S, at.rows, K);
+            outputs(s, S, (T *)args.out + (text * args.T + t0) * args.Hv * V + column, args.Hv * V, count, K);
+            advance(s, S, at.rows, K);
         }
     }
-    if (args.end)
-        for (int64_t e = 0; e < group; e++)
-            repack(s.S + e * state, args.end + (text * args.Hv + first + e) * state, K, V, true);
+    for (int64_t p = begin; args.end && p < end; p++)
+        repack(s.S + p * size_of_S, args.end + (text * args.Hv + first + p / wide) * K * V + p % wide * PANEL, K, V, true);
 }
 
 }  // namespace
@@ -224,11 +240,16 @@ extern "C" int64_t slant_panel() { return PANEL; }
 extern "C" int64_t slant_delta_net_floats(const Args *args) { return args->threads * args->scratch(); }
 
 extern "C" void slant_delta_net(const Args *args) {
+    int64_t H = args->H, parts = args->parts(), panels = args->panels();
 #pragma omp parallel num_threads(args->threads)
     {
         Scratch s(*args, args->workspace + thread() * args->scratch());
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < args->B * args->H; i++)
-            (args->is_bf16 ? run<bf16> : run<float>)(*args, s, i / args->H, i % args->H);
+        for (int64_t i = 0; i < args->B * H * parts; i++) {
+            int64_t head = i / parts, part = i % parts;
+            (args->is_bf16 ? run<bf16> : run<float>)(
+                *args, s, head / H, head % H, part * panels / parts, (part + 1) * panels / parts
+            );
+        }
     }
 }

@@ -45,21 +45,22 @@ INLINE bool none(bits x) {
     return true;
 }
 
-// Whether all are finite as they are written.
+// Whether all are finite as they are written. x is looked at too: rounding carries the largest NaN over to -0.
 template <typename From, typename To>
 bool convert(const char *from, To *to, int64_t count) {
     bits any = {};
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-        store(to + i, load((const From *)from + i));
-        any |= wrong(load(to + i));
+        vec x = load((const From *)from + i);
+        store(to + i, x);
+        any |= wrong(x) | wrong(load(to + i));
     }
     if (i < count) {
         From last[LANES] = {};
         To written[LANES];
         memcpy(last, (const From *)from + i, (size_t)(count - i) * sizeof(From));
         store(written, load(last));
-        any |= wrong(load(written));
+        any |= wrong(load(last)) | wrong(load(written));
         memcpy(to + i, written, (size_t)(count - i) * sizeof(To));
     }
     return none(any);

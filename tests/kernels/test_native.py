@@ -96,6 +96,43 @@ def test_delta_net_gives_a_row_the_same_bits_in_any_company():
         assert torch.equal(delta_net.delta_net(mixed[r], a[r], b[r], *weights, None)[0], together[r])
 
 
+THREADS = (1, 2, 3, 8, 40)  # fewer than tasks, as many, and more: of a key head's panels, too
+
+
+def with_threads(run):
+    """What ``run()`` gives with each number of threads, which may be more than there are cores."""
+    before = torch.get_num_threads()
+    try:
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            yield run()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("B", "H", "HV"), [(1, 1, 1), (1, 1, 3), (1, 2, 4), (3, 1, 2)])
+def test_delta_net_is_the_same_bits_with_any_number_of_threads(B, H, HV, dtype):
+    K, V, T = PANEL, 4 * PANEL, 90
+    C = 2 * H * K + HV * V
+    mixed, (a, b) = randn(B, T, C, dtype=dtype), randn(B, T, 2 * HV, seed=1).to(dtype).chunk(2, dim=2)
+    weights = randn(4, C, seed=3), randn(HV, seed=4), randn(HV, seed=5), H, K
+    state = randn(1, 3, C, dtype=dtype, seed=6), randn(1, HV, K, V, seed=7)
+    (one, (_, S)), *others = with_threads(lambda: delta_net.delta_net(mixed, a, b, *weights, state, keep_state=True))
+    assert not one.isnan().any()
+    for out, (_, other) in others:
+        assert torch.equal(out, one)
+        assert torch.equal(other, S)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_is_the_same_bits_with_any_number_of_threads(dtype):
+    q, k, v = (randn(1, heads, 100, PANEL, dtype=dtype, seed=heads) for heads in (4, 2, 2))
+    one, *others = with_threads(lambda: attention.causal_attention(q, k, v))
+    assert not one.isnan().any()
+    assert all(torch.equal(out, one) for out in others)
+
+
 # One group and several, more heads than a block has rows, a prefix, more keys than a step of values.
 ATTENTIONS = [
     (1, 1, 1, 1, 0, PANEL),

@@ -70,6 +70,14 @@ def test_a_number_beyond_bf16_is_not_finite_there(stored):
     assert read(stored([torch.tensor([3.3e38])], torch.bfloat16)) == [True]
 
 
+@pytest.mark.parametrize("pattern", [0x7FFFFFFF, -1, 0x7F800001])
+def test_a_nan_whose_rounding_overflows_is_not_finite(pattern, stored):
+    for place in (0, 40):
+        bits = torch.zeros(41, dtype=torch.int32)
+        bits[place] = pattern
+        assert read(stored([bits.view(torch.float32)], torch.bfloat16)) == [False]
+
+
 @pytest.mark.parametrize("to", DTYPES)
 def test_a_file_that_ends_too_soon_is_not_read(to, stored):
     good, bad = stored([randn(50, dtype=torch.bfloat16), randn(50, dtype=torch.bfloat16)], to)

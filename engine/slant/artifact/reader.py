@@ -14,7 +14,6 @@ writes the folder. What architecture it is of, the opener says.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from slant import tensor_files
 from slant.artifact import MANIFEST
 from slant.artifact.manifest import Manifest
 from slant.artifact.recipe import Grid
+from slant.cores import cores
 from slant.errors import CheckpointError, RecipeError, shortened
 from slant.files import sha256
 from slant.stand_ins import refuse_stand_in
@@ -160,7 +160,7 @@ class Artifact(Generic[Config]):
             if (size := path.stat().st_size) != info.bytes:
                 refuse_stand_in(path)
                 raise CheckpointError(f"{path} has {size} bytes instead of {info.bytes}; get the artifact again.")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores().threads) as pool:
             digests = pool.map(sha256, [self.folder / name for name in self.manifest.files])
             for (name, info), digest in zip(self.manifest.files.items(), digests, strict=True):
                 if digest != info.sha256:

@@ -14,11 +14,13 @@ from rich.text import Text
 from slant.artifact import MANIFEST
 from slant.artifact.certificate import Certificate, parse
 from slant.artifact.recipe import NAMED
+from slant.cores import cores
 from slant.evaluation.formatting import terminal_table
 from slant.model.source import Source, open_model
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.classifier import check_vocabulary, resolve
+from slant.runtime.free_memory import host_memory
 from slant.runtime.memory import MemoryRequest, human, tiers
 from slant.runtime.resolved import DTYPES, FP8, INT8, TOKEN_BUDGETS, ResolvedOptions
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
@@ -35,7 +37,8 @@ def report(model: str | Path, options: LoadOptions) -> RenderableType:
     notes = [Text(f"note: {note}", style="yellow") for note in checkpoint.notes]
     stored, source = checkpoint.certificate, f"the certificate in {checkpoint.folder / MANIFEST}"
     certificates = [] if stored is None else [certificate(parse(stored, source))]
-    parts = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, memory(checkpoint, prompt)]
+    tables = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, host()]
+    parts = [*tables, memory(checkpoint, prompt)]
     return Group(*notes, *(part for table in parts for part in (Text(), table)))
 
 
@@ -94,6 +97,16 @@ def certificate(certified: Certificate) -> Table:
         "stable beyond a margin of": f"{figures.gap.p99:.4f}",
     }
     return terminal_table(("figure", "value"), rows.items(), left=2, title="Certificate")
+
+
+def host() -> Table:
+    """The cores and the memory that this process may use on the CPU."""
+    room = host_memory()
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text("CPU", style="bold"), str(cores()))
+    free = "unknown" if room is None else f"{human(room.free)} free of {human(room.limit)}: {room.source}"
+    table.add_row(Text("CPU memory", style="bold"), free)
+    return table
 
 
 def memory(checkpoint: Source, prompt: Prompt) -> Table:

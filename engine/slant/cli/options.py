@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from slant.cli.output import say
+from slant.cli.pools import limit_pools
 from slant.demo import FOLDER
 from slant.errors import SlantError
 from slant.files import read_json, read_text
@@ -71,12 +72,14 @@ def load_options(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits for a text whatever else is scored with it.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the cores there are.")] = None,
     max_flip_rate: Annotated[
         float | None, typer.Option(min=0, help="Refuse a model that is not certified to flip at most this share.")
     ] = None,
 ) -> LoadOptions:
     """The options that load a model; each is a field, template and labels the content of a file."""
+    if threads is not None:
+        limit_pools(threads)
     fields = {**locals(), "template": read_template(template), "labels": read_labels(labels)}
     return LoadOptions(**fields)
 

@@ -136,6 +136,9 @@ def main() -> NoReturn:
         read_utf_8()
         quiet_warnings()
         check_working_folder()
+        from slant.cli.pools import limit_pools
+
+        limit_pools()
         from slant.cli.app import INTERRUPTED, run
 
         code = run(sys.argv[1:], lambda: signals.received is not None)

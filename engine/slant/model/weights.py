@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -50,9 +51,11 @@ class Weights:
         *,
         reordered: bool = False,
         eight_bit: str | None = None,
+        ahead: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
+        """ahead: matrices that were read before, in the model's dtype and on its device."""
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
-        self.reordered, self.eight_bit = reordered, eight_bit
+        self.reordered, self.eight_bit, self._ahead = reordered, eight_bit, ahead
         self._passing = Scratch(dtype, device)  # memory that is touched already is read into faster
 
     def matrix(self, *names: str) -> Weight:
@@ -65,7 +68,7 @@ class Weights:
 
     def dense(self, *names: str) -> Tensor:
         """The named matrices stacked by rows, in the model's dtype."""
-        return self._stacked(names)
+        return self._ahead[names[0]] if names[0] in self._ahead else self._stacked(names)
 
     def _stacked(self, names: Sequence[str], *, passing: bool = False) -> Tensor:
         """As ``dense``; if it is only ``passing``, in memory that the next such call uses again."""

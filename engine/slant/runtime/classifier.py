@@ -5,14 +5,18 @@ The blocks are loaded later, where the memory tier wants them.
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from slant.artifact import MANIFEST
-from slant.errors import CheckpointError
+from slant.errors import CheckpointError, SlantError
 from slant.model.source import Source, open_model
+from slant.model.weights import Weights
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
@@ -23,36 +27,60 @@ from slant.tensor_files import EMBEDDING
 
 @dataclass(frozen=True)
 class Classifier:
-    """``source`` gives the weights of the blocks."""
+    """``source`` gives the weights of the blocks; ``embedding`` is there if it was read already."""
 
     source: Source
     prompt: Prompt
     head: Head
     options: ResolvedOptions
+    embedding: Tensor | None = None
 
     @classmethod
-    def open(cls, model: str | Path, options: LoadOptions) -> Classifier:
+    def open(cls, model: str | Path, options: LoadOptions, *, whole: bool = False) -> Classifier:
         """Read all but the blocks, with the options' number of threads from here on.
 
+        whole: all of it will be loaded, so that the embedding may be read here.
         Raises SlantError: CheckpointError if the checkpoint does not fit, PromptError if the prompt does not.
         """
         use_threads(options.threads)
         source = open_model(model, options.weights, choose_device(options.device))
         resolved = resolve(source, options)
-        prompt = Prompt.load(
-            source.folders,
-            template=options.template,
-            labels=options.labels,
-            max_tokens=resolved.max_tokens,
-            truncation=resolved.truncation,
-            special_tokens=options.special_tokens,
-        )
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(
+                Prompt.load,
+                source.folders,
+                template=options.template,
+                labels=options.labels,
+                max_tokens=resolved.max_tokens,
+                truncation=resolved.truncation,
+                special_tokens=options.special_tokens,
+            )
+            embedding, failure = None, None
+            try:
+                embedding = _embedding(source, resolved) if whole else None
+            except SlantError as error:
+                failure = error
+            prompt = loading.result()  # what is wrong with the prompt is told first
+        if failure is not None:
+            raise failure
         check_vocabulary(source, prompt)
-        return cls(source, prompt, answer_head(source, prompt, resolved.device), resolved)
+        return cls(source, prompt, answer_head(source, prompt, resolved.device), resolved, embedding)
 
     def memory_request(self) -> MemoryRequest:
         """What decides the bytes of the memory tiers."""
         return MemoryRequest.of(self.source.config, self.source.recipe, self.prompt, self.options)
+
+
+def _embedding(source: Source, options: ResolvedOptions) -> Tensor | None:
+    """The embedding, which every tier of a CPU holds as it is; None elsewhere, and where it leaves no memory.
+
+    A tokenizer of 250,000 tokens takes a second to load, in one core and with Python's lock; reading takes another core
+    and does without the lock.
+    """
+    size = math.prod(source.tensors[EMBEDDING].shape) * options.dtype.itemsize
+    if options.device.type != "cpu" or (options.memory is not None and options.memory < 2 * size):
+        return None
+    return Weights(source, options.dtype, options.device).dense(EMBEDDING)
 
 
 def resolve(source: Source, options: LoadOptions) -> ResolvedOptions:

@@ -16,6 +16,7 @@ from slant.runtime.classifier import Classifier
 from slant.runtime.execution import Executor
 from slant.runtime.memory import Tier
 from slant.runtime.runner import Runner
+from slant.tensor_files import EMBEDDING
 from slant_kernels.merged import Scratch
 from slant_kernels.onednn import can_reorder
 
@@ -42,7 +43,8 @@ def load_runner(
         weights = Weights(source, dtype, torch.device("cpu"), scratch, eight_bit=options.eight_bit)
         return OffloadRunner.from_host_memory(weights, device, head, prompt.prefix_ids, planner, positions, progress)
     reordered, eight_bit = can_reorder(dtype, device), options.eight_bit
-    weights = Weights(source, dtype, device, scratch, reordered=reordered, eight_bit=eight_bit)
+    ahead = {} if classifier.embedding is None else {EMBEDDING: classifier.embedding}
+    weights = Weights(source, dtype, device, scratch, reordered=reordered, eight_bit=eight_bit, ahead=ahead)
     model = Model(weights, positions, progress, host_embedding=tier.host_embedding)
     if device.type == "cpu":
         return Runner(model, head, prompt.prefix_ids, planner)

@@ -109,10 +109,10 @@ def tiers(request: MemoryRequest) -> Iterator[Tier]:
         yield tier("offload", 2 * max(layers) + scratch + waiting, prefix // config.num_hidden_layers, **places)
 
 
-def choose(request: MemoryRequest, limit: int | None) -> Tier:
+def choose(request: MemoryRequest, limit: int | None, source: str = "") -> Tier:
     """The fastest tier within ``limit`` bytes, with the token budget lowered where that makes it fit.
 
-    Raises SlantError naming the setting that needs least, if none fits.
+    Raises SlantError naming the setting that needs least, if none fits. source: what sets a limit that nobody gave.
     """
     budgets = [request.token_budget]
     while budgets[-1] > LEAST_BUDGET:
@@ -127,8 +127,8 @@ def choose(request: MemoryRequest, limit: int | None) -> Tier:
     least = min((choice[-1] for choice in choices), key=lambda tier: tier.peak)
     advice = "a smaller max_tokens" if request.recipe is not None else "the weights hqq4 or a smaller max_tokens"
     raise SlantError(
-        f"{human(limit)} is not enough memory: the smallest configuration, {least.name}, needs "
-        f"{human(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."
+        f"{human(limit)}{source and f', {source},'} is not enough memory: the smallest configuration, {least.name}, "
+        f"needs {human(least.peak)} for texts of {request.max_tokens} tokens; give {advice}."
     )
 
 

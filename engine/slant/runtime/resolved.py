@@ -5,16 +5,18 @@ Certificates and self-tests compare what was resolved: the same options may come
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.recipe import NAMED
+from slant.cores import cores
 from slant.errors import SlantError
 from slant.options import LoadOptions, memory_bytes, token_limit
-from slant.runtime.quota import cpu_quota
 from slant_kernels.cpu import instruction_set, multiplies_bf16
 from slant_kernels.fp8 import multiplies_fp8
 from slant_kernels.launch import target
@@ -23,7 +25,8 @@ from slant_kernels.linear import EIGHT_BIT
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 INT8, FP8 = EIGHT_BIT
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
-GPU_SHARE = 0.92  # of the free memory of a GPU: the rest is for libraries' workspaces and the allocator's gaps
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ResolvedOptions:
     """What really runs.
 
     ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is
-    what is computed in, ``memory`` the limit in bytes on the device, None for none.
+    what is computed in, ``memory`` the limit in bytes on the device that was given, None for what is free there.
     """
 
     weights: str
@@ -79,9 +82,6 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
     dtype = choose_dtype(options.weights, device)
     name = next(name for name, found in DTYPES.items() if found == dtype)
     weights = options.weights if options.weights in (*EIGHT_BIT, *NAMED) else name
-    memory = memory_bytes(options.memory)
-    if options.memory in (None, "auto") and device.type == "cuda":
-        memory = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
     return ResolvedOptions(
         weights="artifact" if is_artifact and weights not in EIGHT_BIT else weights,
         dtype=dtype,
@@ -89,7 +89,7 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
         max_tokens=token_limit(options.max_tokens, max_positions),
         truncation=options.truncation,
         token_budget=TOKEN_BUDGETS[device.type] if options.token_budget is None else options.token_budget,
-        memory=memory,
+        memory=memory_bytes(options.memory),
         deterministic=options.deterministic,
         special_tokens=options.special_tokens,
     )
@@ -98,15 +98,23 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
 def use_threads(threads: int | None, *, everywhere: bool = False) -> int:
     """The number of CPU threads to compute with.
 
-    One that is given is set in torch, for the whole process; else it is torch's, at most the CPU quota of the control
-    group unless OMP_NUM_THREADS says otherwise. torch itself keeps to an affinity mask. everywhere: set that one, too,
-    for what is computed, or predicted, outside of an engine.
+    One that is given is set in torch, for the whole process; else it is torch's, at most that of ``cores`` unless
+    OMP_NUM_THREADS says otherwise. everywhere: set that one, too, for what is computed, or predicted, outside of an
+    engine.
     """
-    quota = None if os.environ.get("OMP_NUM_THREADS") else cpu_quota()
-    count = threads or min(torch.get_num_threads(), quota or 1024)
+    own = torch.get_num_threads()
+    count = threads or (own if os.environ.get("OMP_NUM_THREADS") else min(own, cores().threads))
     if threads is not None or everywhere:
         torch.set_num_threads(count)
+    if count > (most := cores().threads):
+        _too_many(count, most)
     return count
+
+
+@cache
+def _too_many(threads: int, most: int) -> None:
+    held = "1 core" if most == 1 else f"{most} cores"
+    log.warning(f"{threads} CPU threads on {held} wait for each other; give {most} or fewer.")
 
 
 def choose_device(name: str) -> torch.device:

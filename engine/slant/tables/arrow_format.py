@@ -32,7 +32,8 @@ def read_arrow(
     if start.startswith(b"ARROW1") and not stream.seekable():
         raise TableError(f"{name}: an Arrow file is read from its end; give its name, unpacked, or an Arrow stream.")
     try:
-        opened = (pa.ipc.open_file if start.startswith(b"ARROW1") else pa.ipc.open_stream)(stream)
+        open_ = pa.ipc.open_file if start.startswith(b"ARROW1") else pa.ipc.open_stream
+        opened = open_(stream, options=pa.ipc.IpcReadOptions(use_threads=False))
         schema = opened.schema
         names = list(schema.names)
     except DAMAGED as error:

@@ -50,7 +50,7 @@ def read_parquet(
 
     def batches() -> Iterator[pa.RecordBatch]:
         for group in range(first, file.num_row_groups):
-            yield from file.iter_batches(batch_size=window, row_groups=[group])
+            yield from file.iter_batches(batch_size=window, row_groups=[group], use_threads=False)
 
     return batch_table(schema, names, batches, file.metadata.num_rows, name, column, needed, skip)
 
