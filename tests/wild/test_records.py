@@ -121,6 +121,7 @@ def check_record(kind: str, raw: Any) -> bool:
         message = str(error)
         named = any((key or '""') in message for key in keys(raw) | keys(make()))
         named = named or "is no JSON number" in message or "lone surrogate" in message
+        named = named or "was changed after it was written" in message  # without its hash: no writer makes a NaN
         if "\n" in message or len(message) > 600 or (isinstance(raw, dict) and not named):
             raise AssertionError(f"no field is named: {message}") from error
         return False
