@@ -1,6 +1,7 @@
-"""Linear layer without a bias: y = x W^T, with W dense, in oneDNN's layout, in 8 bits, or merged from quantized parts.
+"""Linear layer without a bias: y = x W^T, with W dense, in oneDNN's layout or panels, in 8 bits, or merged from parts.
 
-Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or made for it -> ``[..., N]``.
+Shapes: x ``[..., K]``, W ``[N, K]`` of the same dtype or made for it -> ``[..., N]``. A dense W in bf16 is widened for
+x in fp32.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from torch import Tensor
 from slant_kernels import fp8, int8
 from slant_kernels.fp8 import Fp8Matrix, Fp8Rows, fp8_matrix
 from slant_kernels.int8 import Int8Matrix, int8_matrix
-from slant_kernels.merged import MergedMatrix
+from slant_kernels.merged import MergedMatrix, PanelStack
 from slant_kernels.onednn import OneDnnMatrix, multiply
+from slant_kernels.panels import PanelMatrix
 from slant_kernels.quantized import QuantizedMatrix
 from slant_kernels.quantized_linear import quantized_linear
 
-Weight = Tensor | OneDnnMatrix | Int8Matrix | Fp8Matrix | MergedMatrix
+Weight = Tensor | OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix | Fp8Matrix | MergedMatrix
 
 
 class EightBit(NamedTuple):
@@ -42,10 +44,10 @@ def linear(x: Tensor | Fp8Rows, weight: Weight) -> Tensor:
         return weight.multiply(x)
     if isinstance(x, Fp8Rows):
         raise TypeError(f"rows in fp8 are multiplied by a matrix in fp8, not by a {type(weight).__name__}")
-    if isinstance(weight, OneDnnMatrix | Int8Matrix):
+    if isinstance(weight, OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix):
         return weight.multiply(x)
     if isinstance(weight, Tensor):
-        return multiply(x, weight)
+        return multiply(x, weight.to(x.dtype))
     (first, *others) = weight.parts
     if isinstance(first, QuantizedMatrix) and not others:
         return quantized_linear(x, first, weight.scratch.take())

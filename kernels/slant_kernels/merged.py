@@ -1,4 +1,4 @@
-"""A matrix merged from parts that stay quantized, and are dequantized into a scratch buffer when it is used.
+"""A matrix merged from parts that stay quantized: in panels, or dequantized into a scratch buffer when it is used.
 
 A model merges the projections of one input into one matrix W ``[N, K]``, stacked by rows. Its parts may be quantized
 with different bits and group sizes, or not at all where the recipe says so.
@@ -14,6 +14,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from slant_kernels.onednn import multiply
+from slant_kernels.panels import PanelMatrix, packed
 from slant_kernels.quantized import QuantizedMatrix, dequantize
 
 Part = QuantizedMatrix | Tensor
@@ -64,6 +66,43 @@ class MergedMatrix:
             else:
                 dequantize(part, place.dtype, out=place)
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class PanelStack:
+    """W as parts stacked by rows, each multiplied as it is: in panels, or dense."""
+
+    parts: tuple[PanelMatrix | Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows.new_empty(len(rows), self.shape[0])
+        for part, place in zip(self.parts, out.split([part.shape[0] for part in self.parts], dim=1), strict=True):
+            if isinstance(part, PanelMatrix):
+                part.multiply(rows, place)
+            else:
+                place.copy_(multiply(rows, part))
+        return out.view(*x.shape[:-1], -1)
+
+
+def in_panels(parts: list[Part], dtype: torch.dtype) -> PanelMatrix | PanelStack:
+    """Stack parts by rows, on a CPU, to multiply x of ``dtype``; of the dense ones those in bf16 get into panels too.
+
+    Neighbours of equal bits and group size become one part.
+    """
+    merged = _merged(parts, dtype, torch.device("cpu"))
+    stack = tuple(part if isinstance(part, Tensor) and part.dtype == torch.float32 else packed(part) for part in merged)
+    (first, *others) = stack
+    return first if isinstance(first, PanelMatrix) and not others else PanelStack(stack)
 
 
 def merge(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | MergedMatrix:

@@ -79,6 +79,11 @@ class Op:
         fields = [(name, kind) for kind, names in kinds for name in names]
         self._struct = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
 
+    def workspace(self, dtype: torch.dtype, integers: Sequence[int]) -> int:
+        """Bytes that the op works in, for a first tensor of this dtype."""
+        pointers = (None,) * (len(self._tensors) + 1)
+        return 4 * self._floats(self._struct(*pointers, *integers, dtype == torch.bfloat16, torch.get_num_threads()))
+
     def __call__(self, tensors: Sequence[Tensor | None], integers: Sequence[int], *doubles: float) -> None:
         """Run on torch's number of threads. None stands for a null pointer.
 
@@ -94,11 +99,16 @@ class Op:
         is_bf16, threads = first.dtype == torch.bfloat16, torch.get_num_threads()
         arguments = self._struct(*pointers, *integers, is_bf16, threads, *doubles)
         if self._has_workspace:
-            floats = getattr(functions, f"{self._symbol}_floats")
-            floats.restype = ctypes.c_int64
-            workspace = torch.empty(floats(ctypes.byref(arguments)), dtype=torch.float32, device="cpu")
+            workspace = torch.empty(self._floats(arguments), dtype=torch.float32, device="cpu")
             arguments.workspace = workspace.data_ptr()
         getattr(functions, self._symbol)(ctypes.byref(arguments))
+
+    def _floats(self, arguments: ctypes.Structure) -> int:
+        name = level()
+        assert name is not None
+        floats = getattr(library(name), f"{self._symbol}_floats")
+        floats.restype = ctypes.c_int64
+        return int(floats(ctypes.byref(arguments)))
 
     def _address(self, x: Tensor | None, name: str, dtype: torch.dtype | None, first: torch.dtype) -> int | None:
         if x is None:

@@ -74,6 +74,19 @@ class PanelMatrix:
 NATIVE = native.Op("panels", "x words:int32 scales:fp16 zeros:fp16 out workspace", "M N K bits group x_row out_row")
 
 
+def nbytes(shape: tuple[int, int], bits: int, group_size: int = STEP) -> int:
+    """Bytes of a matrix ``[N, K]`` in panels; numbers in bf16 are 16 bits."""
+    panel = native.panel()
+    assert panel is not None
+    (N, K), groups = shape, 0 if bits == NUMBERS else 2 * 2 * -(-shape[1] // group_size)
+    return -(-N // panel) * panel * (K * bits // 8 + groups)
+
+
+def workspace(rows: int, shape: tuple[int, int], dtype: torch.dtype) -> int:
+    """Bytes that a product of so many rows of ``dtype`` works in, beside its output."""
+    return NATIVE.workspace(dtype, (rows, *shape, NUMBERS, STEP, shape[1], shape[0]))
+
+
 def can_pack(device: torch.device, *columns: int) -> bool:
     """Whether matrices of so many columns K can be multiplied in panels: on a CPU, by a library that is compiled."""
     return device.type == "cpu" and native.level() is not None and not any(K % STEP for K in columns)

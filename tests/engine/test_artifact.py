@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import child
 import classifier
 import tiny
+from precision import NATIVE_BF16
 from slant.artifact import manifest, shards
 from slant.artifact.manifest import FileInfo, Manifest
 from slant.artifact.reader import Artifact, QuantizedInfo
@@ -88,6 +89,7 @@ def test_the_artifact_scores_as_the_checkpoint_quantized_in_memory(name, tmp_pat
     np.testing.assert_array_equal(ours.logits, Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS).logits)
 
 
+@NATIVE_BF16
 def test_an_artifact_is_computed_in_either_dtype(small, checkpoint):
     fp32, bf16, full = (
         Engine.load(model, weights=weights, device="cpu").score(classifier.TEXTS).logits

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
-from precision import WEIGHTS
+from precision import NATIVE_BF16, WEIGHTS
 from slant.artifact import self_test
 from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.certificate import as_json
@@ -140,7 +140,7 @@ def test_max_flip_rate_needs_a_certificate_within_it(certified):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"weights": "bf16"}, "dtype=bf16 instead of fp32"),
+        pytest.param({"weights": "bf16"}, "dtype=bf16 instead of fp32", marks=NATIVE_BF16),
         ({"weights": "int8"}, "weights=int8 instead of artifact"),
         ({"max_tokens": 512}, "max_tokens=512 instead of 8192"),
         ({"truncation": "middle"}, "truncation=middle instead of head"),

@@ -19,10 +19,10 @@ from slant.evaluation.formatting import terminal_table
 from slant.model.source import Source, open_model
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
-from slant.runtime.classifier import check_vocabulary, resolve
+from slant.runtime.classifier import check_vocabulary, is_bf16, resolve
 from slant.runtime.free_memory import host_memory
 from slant.runtime.memory import MemoryRequest, human, tiers
-from slant.runtime.resolved import DTYPES, FP8, INT8, TOKEN_BUDGETS, ResolvedOptions
+from slant.runtime.resolved import DTYPES, FP8, INT8, TOKEN_BUDGETS, ResolvedOptions, choose_dtype
 from slant.tensor_files import EMBEDDING, HEAD, TensorInfo
 
 _GROUPS = {"linear_attn": "DeltaNet", "self_attn": "attention", "mlp": "MLP"}
@@ -119,13 +119,16 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
         shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
         for name, option in weights.items():
             recipe = checkpoint.recipe or (checkpoint.config.recipe(NAMED[option]) if option in NAMED else None)
+            where = torch.device(device)
+            dtype = choose_dtype(option, where) if device == "cpu" else DTYPES.get(option, torch.bfloat16)
             options = ResolvedOptions(
                 weights=option,
-                dtype=DTYPES.get(option, torch.bfloat16),
-                device=torch.device(device),
+                dtype=dtype,
+                device=where,
                 max_tokens=prompt.max_tokens,
                 truncation=prompt.truncation,
                 token_budget=TOKEN_BUDGETS[device],
+                narrow=dtype == torch.float32 and option != "fp32" and (option == "bf16" or is_bf16(checkpoint)),
             )
             for tier in tiers(MemoryRequest.of(checkpoint.config, recipe, prompt, options)):
                 if (tier.name, tier.peak) not in shown:

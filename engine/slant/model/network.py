@@ -54,7 +54,7 @@ class Model:
     def prefix(self, ids: Tensor) -> Prefix:
         """The state after the tokens ids ``[P]`` that every text begins with."""
         lengths = torch.tensor([len(ids)], dtype=torch.int64, device=self.device)
-        x, residual, rotary = self._embed(ids[None], lengths), None, positions(self.rotary, 0, len(ids))
+        x, residual, rotary = self.embed(ids[None], lengths), None, positions(self.rotary, 0, len(ids))
         states: list[State] = []
         for block in self.blocks:
             x, residual, state = block(x, residual, rotary, None, keep_state=True)
@@ -70,14 +70,15 @@ class Model:
         """
         start = prefix.length if prefix else 0
         states = prefix.states if prefix else (None,) * len(self.blocks)
-        x, residual, rotary = self._embed(ids, lengths), None, positions(self.rotary, start, ids.shape[1])
+        x, residual, rotary = self.embed(ids, lengths), None, positions(self.rotary, start, ids.shape[1])
         for block, state in zip(self.blocks[:-1], states[:-1], strict=True):
             x, residual, _ = block(x, residual, rotary, state)
         x, residual = self.blocks[-1].last(x, residual, rotary, states[-1], lengths)
         return (residual + x)[:, 0]
 
-    def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return embedding(ids, lengths, self.embedding)
+    def embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """What enters the first block, of the model's dtype whatever that of the table: ``[B, T, hidden]``."""
+        return embedding(ids, lengths, self.embedding).to(self.dtype)
 
 
 def position_tables(weights: Weights, max_tokens: int) -> State:

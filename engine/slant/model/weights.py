@@ -12,8 +12,9 @@ from torch import Tensor
 from slant.model.config import ModelConfig
 from slant.tensor_files import TensorInfo, finite, read_into
 from slant_kernels.linear import EIGHT_BIT, Weight
-from slant_kernels.merged import Part, Scratch, merge
+from slant_kernels.merged import Part, Scratch, in_panels, merge
 from slant_kernels.onednn import reorder
+from slant_kernels.panels import packed
 from slant_kernels.quantized import QuantizedMatrix
 
 
@@ -35,9 +36,11 @@ class Tensors(Protocol):
 
 
 class Weights:
-    """Reads tensors of a source into memory of their own.
+    """Reads tensors of a source into memory of their own, for activations of ``dtype``.
 
-    With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used;
+    Dense matrices are of ``storage``, ``dtype`` if not given; bf16 for activations in fp32 takes half the memory.
+    With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used; with
+    ``panels`` they stay so to be multiplied as they are, on a CPU, and so are those in bf16 for activations in fp32;
     else everything is dense; ``reordered``: in oneDNN's blocked layout, which gives the same results; and
     with ``eight_bit``, a key of ``EIGHT_BIT``, in 8 bits, to be multiplied by activations of 8 bits.
     """
@@ -49,25 +52,35 @@ class Weights:
         device: torch.device,
         scratch: Scratch | None = None,
         *,
+        storage: torch.dtype | None = None,
+        panels: bool = False,
         reordered: bool = False,
         eight_bit: str | None = None,
         ahead: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """ahead: matrices that were read before, in the model's dtype and on its device."""
+        """ahead: matrices that were read before, in the dtype of ``storage`` and on its device."""
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
-        self.reordered, self.eight_bit, self._ahead = reordered, eight_bit, ahead
-        self._passing = Scratch(dtype, device)  # memory that is touched already is read into faster
+        self.storage, self.panels, self.reordered, self.eight_bit = storage or dtype, panels, reordered, eight_bit
+        self._ahead = ahead
+        self._passing = Scratch(self.storage, device)  # memory that is touched already is read into faster
 
     def matrix(self, *names: str) -> Weight:
-        """The named matrices of linear layers stacked by rows, in the model's dtype, or merged quantized parts."""
+        """The named matrices of linear layers stacked by rows: dense, or merged from quantized parts."""
         if self.scratch is not None:
             return merge([self._part(name) for name in names], self.scratch, self.device)
         if self.eight_bit and self.source.config.is_8_bit(names[0]):
             return EIGHT_BIT[self.eight_bit].matrix(self._stacked(names, passing=True))
-        return reorder(self._stacked(names, passing=True)) if self.reordered else self._stacked(names)
+        if self.panels and any(parts := [self.source.quantized(name) for name in names]):
+            pairs = zip(parts, names, strict=True)
+            return in_panels([self._dense(name) if part is None else part for part, name in pairs], self.storage)
+        if self.panels and self.storage != self.dtype:
+            return packed(self._stacked(names, passing=True))
+        if self.reordered and self.storage == self.dtype:
+            return reorder(self._stacked(names, passing=True))
+        return self._stacked(names)
 
     def dense(self, *names: str) -> Tensor:
-        """The named matrices stacked by rows, in the model's dtype."""
+        """The named matrices stacked by rows, in the dtype that dense ones are stored in."""
         return self._ahead[names[0]] if names[0] in self._ahead else self._stacked(names)
 
     def _stacked(self, names: Sequence[str], *, passing: bool = False) -> Tensor:
@@ -78,7 +91,7 @@ class Weights:
             self._passing.reserve(sum(rows) * columns)
             merged = self._passing.take()[: sum(rows) * columns].view(-1, columns)
         else:
-            merged = torch.empty(sum(rows), columns, dtype=self.dtype, device=self.device)
+            merged = torch.empty(sum(rows), columns, dtype=self.storage, device=self.device)
         self._fill(names, merged.split(rows))
         return merged
 
@@ -100,10 +113,11 @@ class Weights:
 
     def _part(self, name: str) -> Part:
         matrix = self.source.quantized(name)
-        if matrix is not None:
-            return matrix
+        return self._dense(name) if matrix is None else matrix
+
+    def _dense(self, name: str) -> Tensor:
         rows, columns = self.source.tensors[name].shape
-        dense = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        dense = torch.empty(rows, columns, dtype=self.storage, device=self.device)
         self._fill([name], [dense])
         return dense
 

@@ -21,7 +21,6 @@ from slant.model.network import Model
 from slant.runtime.execution import Answers
 from slant.runtime.offload import advance
 from slant.runtime.runner import Runner
-from slant_kernels.embedding import embedding
 from slant_kernels.quantized import dequantize
 
 
@@ -113,7 +112,7 @@ class Replay:
     def _embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Residual stream ``[B, T, hidden]`` before the first block."""
         device = self._model.device
-        return embedding(ids.to(device), lengths.to(device), self._model.embedding)
+        return self._model.embed(ids.to(device), lengths.to(device))
 
     def _advance(self, index: int, streams: Sequence[Tensor]) -> list[Tensor]:
         """All streams, the prefix first, through one block."""

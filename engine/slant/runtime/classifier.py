@@ -77,16 +77,24 @@ def _embedding(source: Source, options: ResolvedOptions) -> Tensor | None:
     A tokenizer of 250,000 tokens takes a second to load, in one core and with Python's lock; reading takes another core
     and does without the lock.
     """
-    size = math.prod(source.tensors[EMBEDDING].shape) * options.dtype.itemsize
+    size = math.prod(source.tensors[EMBEDDING].shape) * options.storage.itemsize
     if options.device.type != "cpu" or (options.memory is not None and options.memory < 2 * size):
         return None
-    return Weights(source, options.dtype, options.device).dense(EMBEDDING)
+    return Weights(source, options.storage, options.device).dense(EMBEDDING)
 
 
 def resolve(source: Source, options: LoadOptions) -> ResolvedOptions:
     """What the options come to for a source."""
-    limit = source.config.max_position_embeddings
-    return resolve_options(options, max_positions=limit, is_artifact=(source.folder / MANIFEST).exists())
+    limit, is_artifact = source.config.max_position_embeddings, (source.folder / MANIFEST).exists()
+    return resolve_options(options, max_positions=limit, is_artifact=is_artifact, is_bf16=is_bf16(source))
+
+
+def is_bf16(source: Source) -> bool:
+    """Whether all matrices of the blocks and the embedding that are not quantized are bf16 in the files, unchanged."""
+    recipe = source.recipe
+    names = (name for name, shape in source.config.shapes().items() if len(shape) == 2)
+    stored = (source.as_stored(name) for name in names if recipe is None or recipe.grid(name) is None)
+    return all(info is not None and info.dtype == "BF16" for info in stored)
 
 
 def answer_head(source: Source, prompt: Prompt, device: torch.device) -> Head:

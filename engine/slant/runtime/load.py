@@ -35,16 +35,26 @@ def load_runner(
     dtype, device = options.dtype, options.device
     if device.type == "cpu":
         keep_freed_memory()
-    scratch = Scratch(dtype, device) if tier.quantized and source.recipe and not options.eight_bit else None
+    stays = tier.quantized and source.recipe and not options.eight_bit
+    scratch = Scratch(dtype, device) if stays and not tier.panels else None
     planner = planner_of(classifier, tier.token_budget)
     if tier.offload:
         from slant.runtime.offload import OffloadRunner
 
         weights = Weights(source, dtype, torch.device("cpu"), scratch, eight_bit=options.eight_bit)
         return OffloadRunner.from_host_memory(weights, device, head, prompt.prefix_ids, planner, positions, progress)
-    reordered, eight_bit = can_reorder(dtype, device), options.eight_bit
     ahead = {} if classifier.embedding is None else {EMBEDDING: classifier.embedding}
-    weights = Weights(source, dtype, device, scratch, reordered=reordered, eight_bit=eight_bit, ahead=ahead)
+    weights = Weights(
+        source,
+        dtype,
+        device,
+        scratch,
+        storage=options.storage,
+        panels=tier.panels,
+        reordered=can_reorder(dtype, device),
+        eight_bit=options.eight_bit,
+        ahead=ahead,
+    )
     model = Model(weights, positions, progress, host_embedding=tier.host_embedding)
     if device.type == "cpu":
         return Runner(model, head, prompt.prefix_ids, planner)
@@ -58,7 +68,9 @@ def offloaded_to_disk(classifier: Classifier, progress: Progress = lambda done, 
     from slant.runtime.offload import OffloadRunner
 
     options, prefix_ids = classifier.options, classifier.prompt.prefix_ids
-    weights = Weights(classifier.source, options.dtype, options.device, eight_bit=options.eight_bit)
+    weights = Weights(
+        classifier.source, options.dtype, options.device, storage=options.storage, eight_bit=options.eight_bit
+    )
     planner = planner_of(classifier, options.token_budget)
     return OffloadRunner.from_disk(weights, classifier.head, prefix_ids, planner, options.max_tokens, progress)
 

@@ -1,7 +1,8 @@
 """Where a model's weights stay, chosen by the memory there is: the fastest tier whose predicted peak fits.
 
 resident                    dense matrices, dequantized once
-quantized                   quantized matrices as they are, and scratch memory to dequantize one at a time
+quantized                   quantized matrices as they are; a GPU has scratch memory to dequantize one at a time, a CPU
+                            multiplies them in panels, as fast as dense ones, so that nothing else is resident there
 quantized, host embedding   the same, with the embedding in page-locked host memory (GPUs only)
 offload                     all weights in host memory; two blocks at a time on the device (GPUs only)
 """
@@ -23,6 +24,8 @@ from slant.runtime.resolved import FP8, ResolvedOptions
 from slant.tensor_files import EMBEDDING
 from slant_kernels.linear import EIGHT_BIT
 from slant_kernels.onednn import can_reorder
+from slant_kernels.panels import can_pack, workspace
+from slant_kernels.panels import nbytes as panel_bytes
 from slant_kernels.quantized import nbytes as quantized_bytes
 
 FP32 = 4
@@ -42,6 +45,7 @@ class MemoryRequest:
     max_tokens: int
     token_budget: int
     eight_bit: str | None = None
+    storage: torch.dtype | None = None
 
     @classmethod
     def of(cls, config: ModelConfig, recipe: Recipe | None, prompt: Prompt, options: ResolvedOptions) -> MemoryRequest:
@@ -56,15 +60,32 @@ class MemoryRequest:
             max_tokens=options.max_tokens,
             token_budget=options.token_budget,
             eight_bit=options.eight_bit,
+            storage=options.storage,
         )
+
+    @property
+    def panels(self) -> bool:
+        """Whether products can be in panels."""
+        columns = {columns for _, columns in self.config.merged_shapes()}
+        return can_pack(torch.device(self.device_type), *columns)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether dense matrices are bf16, and multiplied by fp32."""
+        return self.storage not in (None, self.dtype)
+
+    @property
+    def dense_itemsize(self) -> int:
+        """Bytes of a number in a dense matrix."""
+        return (self.storage or self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Tier:
     """Predicted bytes on the device: ``weights`` with the embedding if it is there, scratch memory included.
 
-    ``quantized``: quantized matrices stay so. ``host_embedding``: the embedding stays in host memory. ``offload``: the
-    blocks do, too.
+    ``quantized``: quantized matrices stay so. ``panels``: products are in panels, where matrices are quantized or bf16
+    meets fp32. ``host_embedding``: the embedding stays in host memory. ``offload``: the blocks do, too.
     """
 
     name: str
@@ -73,6 +94,7 @@ class Tier:
     activations: int
     token_budget: int
     quantized: bool = False
+    panels: bool = False
     host_embedding: bool = False
     offload: bool = False
 
@@ -84,20 +106,21 @@ class Tier:
 def tiers(request: MemoryRequest) -> Iterator[Tier]:
     """All tiers there are for a request, the fastest first, each with its token budget."""
     config, itemsize = request.config, request.dtype.itemsize
-    embedding = math.prod(config.shapes()[EMBEDDING]) * itemsize
+    embedding = math.prod(config.shapes()[EMBEDDING]) * request.dense_itemsize
     small = request.answers * config.hidden_size * FP32 + config.hidden_size * FP32
     layers = [layer_bytes(request, index, quantized=False) for index in range(config.num_hidden_layers)]
     prefix = config.prefix_bytes(itemsize, request.prefix_tokens)
     activations = _activations(request, request.token_budget)
 
     def tier(name: str, weights: int, held: int = prefix, **places: bool) -> Tier:
-        return Tier(name, weights + small, held, activations, request.token_budget, **places)
+        return Tier(name, weights + small, held, activations, request.token_budget, panels=request.panels, **places)
 
-    yield tier("resident", sum(layers) + _plain(request) + embedding)
+    if request.recipe is None or not request.panels:
+        yield tier("resident", sum(layers) + _plain(request) + embedding)
     scratch = 0
     if request.recipe is not None:
         layers = [layer_bytes(request, index, quantized=True) for index in range(config.num_hidden_layers)]
-        scratch = max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
+        scratch = 0 if request.panels else max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
         if request.dtype == torch.float32 and can_reorder(request.dtype, torch.device(request.device_type)):
             scratch *= 2  # while oneDNN multiplies, the dense matrix is there in its layout too
         yield tier("quantized", sum(layers) + scratch + embedding, quantized=True)
@@ -143,15 +166,16 @@ def layer_bytes(request: MemoryRequest, index: int, *, quantized: bool) -> int:
         elif request.eight_bit and request.config.is_8_bit(name):
             total += EIGHT_BIT[request.eight_bit].nbytes((shape[0], shape[1]))
         elif grid is None:
-            total += math.prod(shape) * request.dtype.itemsize
+            total += math.prod(shape) * request.dense_itemsize
         else:
-            total += quantized_bytes((shape[0], shape[1]), grid.bits, grid.group_size)
+            nbytes = panel_bytes if request.panels else quantized_bytes
+            total += nbytes((shape[0], shape[1]), grid.bits, grid.group_size)
     return total
 
 
 def _plain(request: MemoryRequest) -> int:
-    """What the weights fp8 take on a CPU beside themselves: one matrix at a time in fp32."""
-    if not _in_fp32(request):
+    """One matrix at a time in fp32, which the weights fp8 take on a CPU, and bf16 for fp32 without panels."""
+    if not _in_fp32(request) and (request.panels or not request.narrow):
         return 0
     return max(math.prod(shape) for shape in request.config.merged_shapes()) * FP32
 
@@ -166,10 +190,19 @@ def _activations(request: MemoryRequest, budget: int) -> int:
     length = min(128, request.max_tokens)
     shapes = ((max(1, budget // length), length), (1, request.max_tokens))
     sizes = (
-        activation_bytes(request.config, itemsize, *shape, request.device_type) + _rows(request, *shape)
+        activation_bytes(request.config, itemsize, *shape, request.device_type)
+        + _rows(request, *shape)
+        + _workspace(request, math.prod(shape))
         for shape in shapes
     )
     return max(sizes)
+
+
+def _workspace(request: MemoryRequest, tokens: int) -> int:
+    """What a product in panels works in."""
+    if not request.panels or (request.recipe is None and not request.narrow):
+        return 0
+    return max(workspace(tokens, shape, request.dtype) for shape in request.config.merged_shapes())
 
 
 def _rows(request: MemoryRequest, rows: int, length: int) -> int:

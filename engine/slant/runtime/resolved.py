@@ -35,6 +35,8 @@ class ResolvedOptions:
 
     ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is
     what is computed in, ``memory`` the limit in bytes on the device that was given, None for what is free there.
+    ``narrow``: dense matrices stay in bf16 though activations are fp32, because the processor does not multiply bf16;
+    only the weights "bf16" round them to it, others are narrow where the file is.
     """
 
     weights: str
@@ -46,6 +48,12 @@ class ResolvedOptions:
     memory: int | None = None
     deterministic: bool = False
     special_tokens: str = "text"
+    narrow: bool = False
+
+    @property
+    def storage(self) -> torch.dtype:
+        """What dense matrices are stored in."""
+        return torch.bfloat16 if self.narrow else self.dtype
 
     @property
     def eight_bit(self) -> str | None:
@@ -72,15 +80,19 @@ class ResolvedOptions:
         )
 
 
-def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bool) -> ResolvedOptions:
+def resolve_options(
+    options: LoadOptions, *, max_positions: int, is_artifact: bool, is_bf16: bool = False
+) -> ResolvedOptions:
     """What options come to for a model, on this machine.
 
-    max_positions: the tokens that the model was built for. Raises SlantError for a device that is not there,
-    weights that it cannot multiply, and too many tokens.
+    max_positions: the tokens that the model was built for. is_bf16: its dense matrices are bf16 in its files. Raises
+    SlantError for a device that is not there, weights that it cannot multiply, and too many tokens.
     """
     device = choose_device(options.device)
     dtype = choose_dtype(options.weights, device)
-    name = next(name for name, found in DTYPES.items() if found == dtype)
+    rounded = options.weights == "bf16" and not is_artifact
+    narrow = dtype == torch.float32 and options.weights != "fp32" and (is_bf16 or rounded)
+    name = "bf16" if narrow or dtype == torch.bfloat16 else "fp32"
     weights = options.weights if options.weights in (*EIGHT_BIT, *NAMED) else name
     return ResolvedOptions(
         weights="artifact" if is_artifact and weights not in EIGHT_BIT else weights,
@@ -92,6 +104,7 @@ def resolve_options(options: LoadOptions, *, max_positions: int, is_artifact: bo
         memory=memory_bytes(options.memory),
         deterministic=options.deterministic,
         special_tokens=options.special_tokens,
+        narrow=narrow,
     )
 
 
@@ -139,12 +152,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in for the name of weights on a device; raises SlantError for 8 bits that it cannot do."""
+    """The dtype to compute in for the name of weights on a device; raises SlantError for 8 bits that it cannot do.
+
+    It is fp32 for all weights on a processor that does not multiply bf16, which is several times slower there.
+    """
     if weights == INT8 and device.type != "cpu":
         raise SlantError(f"the weights int8 are for CPUs, and this is {device.type}; use fp8, hqq8 or auto.")
     if weights == FP8 and not multiplies_fp8(target(device)):
         found = target(device)
         raise SlantError(f"the weights fp8 need a GPU of sm_89 or newer, and this is {found}; use hqq8 or auto.")
-    if weights in DTYPES:
-        return DTYPES[weights]
+    if weights == "fp32":
+        return torch.float32
     return torch.bfloat16 if device.type == "cuda" or multiplies_bf16() else torch.float32
