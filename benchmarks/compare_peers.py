@@ -7,6 +7,9 @@ token ids, so tokenization is in no figure, except for those that read text. All
 prefix, whose state slant keeps: that is part of what it offers; ``slant-bf16-whole`` goes without. A system that
 batches is asked for workloads of several texts only: one text alone is the same for it as for its twin without batches.
 
+``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` in the environment restrict slant, transformers and OpenVINO to older
+instructions, which the rows name; give a llama.cpp that was compiled for them. ONNX Runtime cannot be restricted.
+
 All systems stay loaded, so that they can take turns. Where they do not fit the memory together, call once for some and
 again for others with ``--run``, each time with ``slant-bf16`` and ``transformers-fp32-1``, to which the figures refer.
 
@@ -16,6 +19,7 @@ One row of results/peers.jsonl is one workload on one system; where it was skipp
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -29,7 +33,7 @@ from harness.process import Pool, Reply, WorkerError
 from harness.rows import RESULTS, Row, append, environment, named
 from harness.tables import rich_table
 from harness.timing import Timing, measure, ratio
-from peers.systems import BASE, SYSTEMS, TRUTH, System
+from peers.systems import BASE, NOT_RESTRICTED, SYSTEMS, TRUTH, UNRESTRICTED, System
 from peers.workloads import Workload, warm_up, workloads
 from slant.prompt.prompt import Prompt
 
@@ -158,11 +162,17 @@ def row(system: System, load: Workload, timings: Mapping[str, Timing], pool: Poo
         "system": system.name,
         "batch": system.batch,
         "reads_text": system.reads_text,
-        "note": system.note,
+        "note": note(system),
         "tokens_per_second": round(load.tokens / found["seconds"]["p50"], 2) if found["seconds"] else None,
         "ratio": None if times is None else round(times, 4),
         "agreement": None if differ is None else round(differ, 6),
     }
+
+
+def note(system: System) -> str:
+    """What must be known of a system's figures."""
+    restricted = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("ATEN_CPU_CAPABILITY")
+    return "; ".join(filter(None, (system.note, restricted and system.backend in UNRESTRICTED and NOT_RESTRICTED)))
 
 
 def agreement(answers: Sequence[Sequence[float]] | None, truth: Sequence[Sequence[float]] | None) -> float | None:

@@ -26,7 +26,6 @@ from slant.runtime.classifier import Classifier
 from slant.runtime.memory import tiers
 from slant.runtime.resolved import use_threads
 from slant.runtime.runner import Runner
-from slant_kernels.cpu import instruction_set
 
 POSTS, PROBE = 64, 200  # texts; tokens
 FIRST = "A text of a few words."
@@ -45,7 +44,7 @@ def main(request: dict[str, Any]) -> None:
     engine.score(FIRST)
     cold_s = time.time() - request["started"]
     assert engine.tier is not None
-    about = environment() | {"instructions": instruction_set(), "status": "ok"}
+    about = environment() | {"status": "ok"}
     about |= {"weights": engine.options.weights, "dtype": engine.options.dtype_name}
     scored = list(scores(engine, request, cold_s))
     load = {"kind": "load", "load_s": round(load_s, 3), "cold_s": round(cold_s, 3), "rss_loaded": loaded}

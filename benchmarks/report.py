@@ -18,10 +18,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from format_figures import formats, newest_formats
 from gpu import figures
-from harness.prose import listed, number, paragraph, plural
+from harness.prose import listed, made, number, paragraph, plural
 from harness.rows import BENCHMARKS, RESULTS, Row, newest_run, read
 from harness.tables import markdown
+from slant_kernels.cpu import X86
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 WORKLOADS = ("1x128", "1x1024", "8x128", "posts", "speeches")  # of the peers, in the table
@@ -36,20 +38,31 @@ def section(results: Path) -> str:
     by_format = newest_formats(read(results / "formats.jsonl"))
     measured = newest_run(read(results / "cpu.jsonl"), "group", "model")
     grown = newest_run(read(results / "growth.jsonl"), "kind", "point")
-    parts = [*peers(compared), *formats(by_format), *suite(measured), *growth(grown)]
+    parts = [part for i, rows in enumerate(by_instructions(compared)) for part in peers(rows, explained=not i)]
+    if any(row["workload"] in WORKLOADS for row in compared):
+        parts.append(f"![Tokens/s against the length of a text, by system]({PICTURES}/peers.svg)")
+    parts += [*formats(by_format), *suite(measured), *growth(grown)]
     return "\n\n".join(parts or [NOTHING])
 
 
 def newest_peers(rows: Sequence[Row]) -> list[Row]:
-    """The newest row of each system and workload, of the newest row's model, processor and threads."""
-    if not rows:
-        return []
+    """The newest row of each system and workload by instruction set, on the newest row's model, processor and threads.
+
+    Rows from before the instruction set was recorded count where there are no others.
+    """
     same = ("model", "processor", "threads")
     alike = [row for row in rows if all(row.get(key) == rows[-1].get(key) for key in same)]
-    return list({(row["system"], row["workload"]): row for row in alike}.values())
+    alike = [row for row in alike if row.get("instructions")] or alike
+    return list({(row.get("instructions"), row["system"], row["workload"]): row for row in alike}.values())
 
 
-def peers(rows: Sequence[Row]) -> Iterator[str]:
+def by_instructions(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each instruction set, the best first."""
+    sets = sorted({row.get("instructions") or "" for row in rows}, key=lambda name: name in X86 and -X86.index(name))
+    return [[row for row in rows if (row.get("instructions") or "") == name] for name in sets]
+
+
+def peers(rows: Sequence[Row], explained: bool = True) -> Iterator[str]:
     """The table of systems by workloads, each system with its best variant, and why some have no figure."""
     rows = [row for row in rows if row["workload"] in WORKLOADS]
     if not rows:
@@ -67,61 +80,21 @@ def peers(rows: Sequence[Row]) -> Iterator[str]:
         best = {row["workload"]: row for row in sorted(done, key=lambda row: row["tokens_per_second"])}
         memory = max((row["peak_rss"] or 0 for row in best.values()), default=0)
         cells = [rate(best[name]) if name in best else "" for name in workloads]
-        lines.append([system, *cells, f"{memory / 1e9:.1f} GB" if memory else ""])
-    if lines:
+        apart = max((row["agreement"] for row in best.values() if row.get("agreement") is not None), default=None)
+        ends = f"{memory / 1e9:.1f} GB" if memory else "", "" if apart is None else f"{apart:.3f}"
+        lines.append([system, *cells, *ends])
+    if lines and explained:
         yield paragraph(
             "Tokens/s, all systems in turn on the same texts, each with the best of its batch sizes. In brackets: how "
             "many times as long as slant in bf16 it takes in the same rounds, the median. Compare by these: systems "
             "were measured in groups, and the machine's own speed changes between them. Whole computes the prompt's "
-            "prefix with each text, as the other systems do."
+            "prefix with each text, as the other systems do. The last column is the largest difference of a logit to "
+            "transformers in fp32, each text's centred by their mean."
         )
-        yield markdown(["", *workloads, "peak memory"], lines, numbers=True)
-        yield f"![Tokens/s against the length of a text, by system]({PICTURES}/peers.svg)"
+    if lines:
+        yield markdown(["", *workloads, "peak memory", "logits off by"], lines, numbers=True)
     if absent:
         yield listed(absent)
-    yield made(rows)
-
-
-def newest_formats(rows: Sequence[Row]) -> list[Row]:
-    """The newest row of each instruction set, format and workload, on the newest row's model, processor and threads."""
-    rows = [row for row in rows if row["kind"] != "end"]
-    same = ("model", "processor", "threads")
-    alike = [row for row in rows if all(row.get(key) == rows[-1].get(key) for key in same)]
-    return list({(row["set"], row["format"], row["kind"], row.get("workload")): row for row in alike}.values())
-
-
-def formats(rows: Sequence[Row]) -> Iterator[str]:
-    """A table for each instruction set: a line a weight format. And what quantizing took."""
-    if not rows:
-        return
-    yield paragraph(
-        "Every weight format in a process of its own: seconds to load it and, from the start of the process, to the "
-        "first answer; its peak memory, Python and torch included; seconds for one text of so many tokens after the "
-        "prompt's prefix, and for 64 posts. hqq formats stay quantized (`--memory`); with memory enough they are as "
-        "fast as bf16."
-    )
-    for name in dict.fromkeys(row["set"] for row in rows if row["kind"] == "load"):
-        loads = {row["format"]: row for row in rows if (row["set"], row["kind"]) == (name, "load")}
-        scored = {
-            (row["format"], row["workload"]): row["seconds"]["p50"]
-            for row in rows
-            if (row["set"], row["kind"]) == (name, "score") and row["seconds"]
-        }
-        loads = {each: row for each, row in loads.items() if any(key[0] == each for key in scored)}
-        workloads = sorted({key[1] for key in scored}, key=lambda key: int(key.partition("x")[2] or 10**9))
-        lines = []
-        for each, row in loads.items():
-            known = [f"{row['load_s']:.1f}", f"{row['cold_s']:.1f}", f"{row['peak_rss'] / 1e9:.1f} GB"]
-            lines.append(
-                [each, *known, *(f"{scored[key]:.3g}" if (key := (each, load)) in scored else "" for load in workloads)]
-            )
-        if lines:
-            used = next(iter(loads.values()))["instructions"]
-            yield markdown([f"on {used}", "load", "first answer", "peak memory", *workloads], lines, numbers=True)
-    made_of = [row for row in rows if row["kind"] == "quantize" and row["status"] == "ok"]
-    if made_of:
-        took = (f"`slant quantize` to {row['format']}: {row['seconds']['p50']:.0f} s" for row in made_of)
-        yield listed([f"{text}, {row['bytes'] / 1e9:.1f} GB" for text, row in zip(took, made_of, strict=True)])
     yield made(rows)
 
 
@@ -191,20 +164,6 @@ def growth_lines(rows: Sequence[Row]) -> Iterator[str]:
             yield line + aim(f"at least {row['aim']:.0%}", row["fill"] >= row["aim"])
 
 
-def made(rows: Sequence[Row]) -> str:
-    """With what the rows were measured."""
-    last = rows[-1]
-    dates = sorted({row["time"][:10] for row in rows})
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    native = [name for name, there in (("AVX512-BF16", last["bf16"]), ("AMX", last["amx"])) if there]
-    return paragraph(
-        f"Model `{last['model']}`, {last['processor']} ({', '.join([last['capability'], *native])}), "
-        f"{plural(last['threads'], 'thread')}, {when}, commit {commits}, torch {last['torch']}, transformers "
-        f"{last['transformers']}."
-    )
-
-
 def aim(what: str, met: bool) -> str:
     return f" (the aim: {what}{'' if met else '; missed'})"
 
@@ -234,7 +193,7 @@ def draw(results: Path) -> None:
 
     found = {path.stem: read(path) for path in results.glob("*.jsonl")}
     chosen = {
-        "peers": newest_peers(found.get("peers", [])),
+        "peers": next(iter(by_instructions(newest_peers(found.get("peers", [])))), []),
         "cpu": newest_run(found.get("cpu", []), "group", "model"),
         "growth": newest_run(found.get("growth", []), "kind", "point"),
         "mixed_bits": newest_run(found.get("mixed_bits", []), "kind", "uniform"),

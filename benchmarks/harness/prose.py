@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from harness.rows import Row
 
 
 def number(value: float) -> str:
@@ -22,3 +24,18 @@ def paragraph(text: str, indent: str = "") -> str:
 def listed(lines: Iterable[str]) -> str:
     """A list of sentences."""
     return "\n".join(paragraph(f"* {line[0].upper()}{line[1:]}.", "  ") for line in lines)
+
+
+def made(rows: Sequence[Row]) -> str:
+    """With what the rows were measured."""
+    last = rows[-1]
+    dates = sorted({row["time"][:10] for row in rows})
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    native = [name for name, there in (("AVX512-BF16", last["bf16"]), ("AMX", last["amx"])) if there]
+    used = last.get("instructions") or ", ".join([last["capability"], *native])  # older rows do not have it
+    return paragraph(
+        f"Model `{last['model']}`, {last['processor']} ({used}), "
+        f"{plural(last['threads'], 'thread')}, {when}, commit {commits}, torch {last['torch']}, transformers "
+        f"{last['transformers']}."
+    )

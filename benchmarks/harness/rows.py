@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from slant.bench.machine import machine
+from slant_kernels.cpu import instruction_set
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results"
@@ -22,12 +23,13 @@ Row = dict[str, Any]
 
 
 def environment() -> Row:
-    """UTC time, commit, and what ``machine`` reports: versions, processor, threads."""
+    """UTC time, commit, what ``machine`` reports (versions, processor, threads), and the instruction set in use."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _output(["git", "describe", "--always", "--dirty"], BENCHMARKS) or "unknown",
         "transformers": version("transformers"),
         **machine(),
+        "instructions": instruction_set(),
     }
 
 

@@ -157,6 +157,38 @@ def llama(options: dict[str, Any]) -> Score:
     return partial(by_length, Llama(options).score)
 
 
+def ik(options: dict[str, Any]) -> Score:
+    """ik_llama.cpp through ik-llama-cpp-python's low-level interface, on the GGUF file of llama.cpp; a text a call."""
+    from ik_llama_cpp import _ctypes_api as ll
+
+    ll.llama_backend_init()
+    model = ll.llama_model_load_from_file(options["model"].encode(), ll.llama_model_default_params())
+    if not model:
+        raise RuntimeError(f"ik_llama.cpp cannot load {options['model']}.")
+    params = ll.llama_context_default_params()
+    params.n_ctx = params.n_batch = -(-options["max_tokens"] // CELLS) * CELLS
+    params.n_ubatch = min(options["ubatch"], params.n_batch)
+    params.n_threads = params.n_threads_batch = options["threads"]
+    context = ll.llama_init_from_model(model, params)
+    if not context:
+        raise RuntimeError(f"ik_llama.cpp cannot make a context of {params.n_ctx} tokens.")
+    batch = ll.llama_batch_init(params.n_batch, 0, 1)
+
+    def logits(ids: list[int]) -> list[float]:
+        ll.llama_kv_cache_clear(context)
+        for place, token in enumerate(ids):
+            batch.token[place], batch.pos[place] = token, place
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+            batch.logits[place] = place == len(ids) - 1
+        batch.n_tokens = len(ids)
+        if code := ll.llama_decode(context, batch):
+            raise RuntimeError(f"llama_decode failed with code {code} on {len(ids)} tokens.")
+        row = ll.llama_get_logits_ith(context, len(ids) - 1)
+        return [row[answer] for answer in options["answers"]]
+
+    return lambda texts, _: [logits(ids) for ids in texts]
+
+
 class Llama:
     """A model and one context, in whose memory no text stays from one call to the next."""
 
@@ -228,4 +260,5 @@ PACKAGES = {  # whose versions are reported
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "llama": ("llama_cpp_python",),
+    "ik": ("ik_llama_cpp_python",),
 }

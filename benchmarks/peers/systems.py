@@ -13,6 +13,11 @@ CHECKPOINT, ARTIFACT, OWN = "checkpoint", "artifact", ""
 
 BASE, TRUTH = "slant-bf16", "transformers-fp32-1"  # what the ratios and the agreements refer to
 
+# Variables restrict oneDNN and torch, in OpenVINO, too. These backends take what the processor has, or what they were
+# compiled for; llama.cpp is compiled for an instruction set.
+UNRESTRICTED = ("onnx", "ik")
+NOT_RESTRICTED = "takes all the instructions of the processor"
+
 PREFIX_KEPT = "keeps the state after the prompt's prefix"
 EQUAL_LENGTHS = "only texts of one length share a batch: its padded answers are wrong"
 
@@ -85,6 +90,7 @@ SYSTEMS: tuple[System, ...] = (
         for batch, keep_prefix in ((1, False), (8, False), (1, True))
     ),
     *(llama("q4_0", batch) for batch in (1, 8)),
+    *(System(f"ik-{kind}-1", "ik", f"{kind}.gguf", {"ubatch": 512}, sized=True) for kind in ("q8_0", "q4_0")),
     *(openvino("bf16", "bf16", batch) for batch in (1, 8)),
     openvino("bf16", "f32", 1),
     *(openvino("int8", "bf16", batch) for batch in (1, 8)),

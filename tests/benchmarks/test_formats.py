@@ -5,8 +5,8 @@ import json
 import pytest
 from test_written_figures import ABOUT
 
+import format_figures
 import formats
-import report
 from slant.demo import FOLDER
 from slant.options import WEIGHTS
 
@@ -43,7 +43,7 @@ def test_the_command_on_the_demo(tmp_path):
             assert (row["texts"], row["tokens"]) == {"1x16": (1, 16), "2x32": (2, 64)}.get(
                 row["workload"], (64, row["tokens"])
             )
-    assert "| bf16 |" in "".join(report.formats(report.newest_formats(found)))
+    assert "| bf16 |" in "".join(format_figures.formats(format_figures.newest_formats(found)))
 
 
 @pytest.mark.slow
@@ -88,10 +88,10 @@ def test_the_page_has_the_newest_rows_of_one_machine():
         load("fp32", set="avx2", instructions="avx2"),
         score("fp32", "posts", 77.7, set="avx2"),
     ]  # fmt: skip
-    text = "\n".join(report.formats(report.newest_formats(written)))
+    text = "\n".join(format_figures.formats(format_figures.newest_formats(written)))
     assert "| on avx512 | load | first answer | peak memory | 1x16 | 1x900 | posts |" in text
     assert "| bf16 | 3.2 | 6.5 | 8.8 GB | 0.123 | 4.56 | 33.3 |" in text
     assert "| int8 | 3.2 | 6.5 | 8.8 GB |  | 2.28 |  |" in text
     assert "| on avx2 | load | first answer | peak memory | posts |" in text
     assert "`slant quantize` to hqq4: 321 s, 2.9 GB" in text
-    assert list(report.formats([])) == []
+    assert list(format_figures.formats([])) == []

@@ -221,6 +221,19 @@ def test_ratio_is_the_median_over_rounds_that_both_took_part_in():
     assert ratio(Timing(), base) is None
 
 
+def test_what_variables_do_not_restrict_is_noted(monkeypatch):
+    systems = {system.name: system for system in SYSTEMS}
+    for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        monkeypatch.delenv(name, raising=False)
+    assert compare_peers.note(systems["onnx-int8-1"]) == ""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert compare_peers.note(systems["onnx-int8-1"]) == "takes all the instructions of the processor"
+    assert "share a batch; takes all" in compare_peers.note(systems["onnx-fp32-8"]).replace(
+        ": its padded answers are wrong", ""
+    )
+    assert "takes all" not in compare_peers.note(systems["transformers-fp32-1"])
+
+
 def test_agreement_does_not_see_what_all_logits_share():
     truth = [[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]
     assert agreement([[11.0, 12.0, 13.0], [5.0, 5.0, 5.0]], truth) == 0.0

@@ -81,11 +81,25 @@ def test_without_rows_it_says_so(written):
 
 def test_peers_side_by_side(written):
     said = written(peers=[*ROWS["peers"], peer("slant-bf16", "posts", peak_rss=3e9), peer("llama", "posts", ratio=0.5)])
-    assert "| | 8x128 | posts | peak memory |" in said
-    assert "| slant bf16 | 512 | 512 | 3.0 GB |" in said
-    assert "| transformers bf16 | 361 (1.42) | | 2.0 GB |" in said
-    assert "| llama | | 1,024 (0.50) | 2.0 GB |" in said
+    assert "| | 8x128 | posts | peak memory | logits off by |" in said
+    assert "| slant bf16 | 512 | 512 | 3.0 GB | 1.000 |" in said
+    assert "| transformers bf16 | 361 (1.42) | | 2.0 GB | 1.000 |" in said
+    assert "| llama | | 1,024 (0.50) | 2.0 GB | 1.000 |" in said
     assert "A Processor (AVX512, AVX512-BF16), 2 threads, 2026-01-02, commit abc1234, torch 2.99.0" in said
+
+
+def test_each_instruction_set_has_a_table_the_best_first(written):
+    old = [peer("slant-bf16", ratio=9.0), peer("gone")]
+    sets = [peer("slant-bf16", ratio=i + 1.0, instructions=name) for i, name in enumerate(("avx2", "avx512bf16"))]
+    said = written(peers=[*old, *sets, peer("llama", ratio=4.0, agreement=None, instructions="avx2")])
+    assert said.index("| slant bf16 | 256 |") < said.index("A Processor (avx512bf16), 2 threads")
+    assert (
+        said.index("(avx512bf16)")
+        < said.index("| slant bf16 | 512 |")
+        < said.index("| llama | 128 (4.00) | 2.0 GB | |")
+    )
+    assert said.count("Tokens/s, all systems in turn") == 1
+    assert "gone" not in said
 
 
 def test_slant_stands_first(written):
