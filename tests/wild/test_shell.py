@@ -1,7 +1,9 @@
 """Commands in a shell: streams that are closed or full, signals at any moment, odd surroundings."""
 
+import json
 import os
 import random
+import re
 import resource
 import shlex
 import signal
@@ -88,6 +90,68 @@ def test_a_disk_that_is_full(folder, rows, left):
         assert subprocess.run(command, cwd=folder, check=False).returncode == 0
         assert len((folder / "out.csv").read_text().splitlines()) == rows + 1
         assert names(folder) == {"in.csv", "out.csv"}
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a small file system at a folder, and takes it away; skips where that is not allowed."""
+    at = tmp_path / "mounted"
+    at.mkdir()
+
+    def mount(options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("no file system can be mounted here")
+        return at
+
+    yield mount
+    subprocess.run(["umount", at], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_small_disk_that_is_full_while_scoring_or_joining(folder, mounted, ending):
+    """What is finished stays, and the job goes on when there is room."""
+    at = mounted("size=300k")
+    lines = "".join(f"Rain on day {i}, {random.Random(i).randbytes(30).hex()}.\n" for i in range(2000))
+    (folder / "in.csv").write_text(f"text\n{lines}")
+    command = [*FAKE, *SCORE, "--output", f"mounted/out.{ending}", "--window", "100"]
+    code, _, errors = shell(folder, command)
+    assert code == 2
+    assert re.fullmatch(r"slant: .*/out\.(csv|parquet)(\.parts/.*)?: No space left on device\.\n", errors), errors
+    assert names(at) == {f"out.{ending}.parts"}
+    assert not list(at.rglob(".*"))
+    subprocess.run(["mount", "-o", "remount,size=20m", at], check=True)
+    assert shell(folder, command)[::2] == (0, "")
+    assert names(at) == {f"out.{ending}"}
+    assert shell(folder, [*FAKE, *SCORE, "--output", f"whole.{ending}", "--window", "100"])[0] == 0
+    assert (at / f"out.{ending}").read_bytes() == (folder / f"whole.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("window", ["10", "100"])
+def test_a_folder_that_is_read_only(folder, mounted, window):
+    at = mounted("size=1m,ro")
+    command = [*FAKE, *SCORE, "--output", "mounted/out.csv", "--window", window]
+    assert shell(folder, command)[::2] == (2, "slant: mounted/out.csv: Read-only file system.\n")
+    assert names(at) == set()
+
+
+def test_a_file_that_breaks_off_among_others_is_exit_code_2(folder):
+    (folder / "b.parquet").write_bytes(b"PAR1 not really PAR1")
+    code, out, errors = shell(folder, [*FAKE, "score", "in.csv", "b.parquet", "--model", "m"])
+    assert (code, len(out.splitlines())) == (2, 20)
+    assert errors.startswith("slant: b.parquet is not a readable Parquet file: ")
+    assert errors.endswith(
+        "The other files are scored.\nslant: 1 of the inputs could not be read whole, as said above.\n"
+    )
+
+
+def test_summary_and_page_are_written(folder):
+    options = ["--json", "s.json", "--html", "s.html", "--group-column", "text", "--output", "out.csv"]
+    assert shell(folder, [*FAKE, *SCORE, *options])[::2] == (0, "")
+    assert json.loads((folder / "s.json").read_text())["duplicates"] == 19
+    assert "Expected score by text" in (folder / "s.html").read_text()
+    code, _, errors = shell(folder, [*FAKE, *SCORE, "--json", "in.csv"])
+    assert (code, errors) == (2, "slant: in.csv is the input; name another file for the report.\n")
 
 
 WAITING = """

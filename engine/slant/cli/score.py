@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from slant.cli.options import checkpoint_path, load_options, reading, takes
+from slant.cli.options import HtmlOutput, JsonOutput, checkpoint_path, load_options, reading, takes
 from slant.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ def score(
     store: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep scores in an SQLite file, and take known ones from it.")
     ] = None,
+    json_output: JsonOutput = None,
+    html_output: HtmlOutput = None,
+    group_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Show the expected score by its values in --json and --html.")
+    ] = None,
+    date_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Show it over these dates, such as 2024-05-31, as well.")
+    ] = None,
     options: LoadOptions,
     window: Annotated[int, typer.Option(min=1, help="Rows scored at a time; more pads less and answers later.")] = 1024,
     rescore_unstable: Annotated[
@@ -61,9 +69,12 @@ def score(
     .bz2 or .lz4 too. OUT appears when it is complete, or not at all. A job that was stopped goes on when the same
     command is given again; what is finished is in the folder OUT.parts until then.
     """
-    from slant.cli.output import say
+    from slant.cli.output import check_writable, say, write_reports
     from slant.cli.progress import Progress
     from slant.tables.bulk import score_table
+
+    check_writable((json_output, html_output), inputs=[*source, output])
+    labels: list[str] = []
 
     with Progress(keep=True, hidden=output == "-" and sys.stdout.isatty()) as progress:
 
@@ -73,6 +84,7 @@ def score(
 
             loading = progress.of("loading")
             engine = Engine.load(checkpoint_path(model), options, progress=loading)
+            labels.extend(engine.labels)
             if rescore_unstable is None:
                 return engine
             second = replace(options, weights="auto", max_flip_rate=None)
@@ -92,9 +104,18 @@ def score(
             retry_errors=retry_errors,
             max_errors=max_errors,
             store=store,
+            group_column=group_column,
+            date_column=date_column,
             progress=progress.scored,
             hashing=progress.of("hashing"),
         )
+
+    def page() -> str:
+        from slant.evaluation.job_page import job_page
+
+        return job_page(summary, output, labels, group_column=group_column, date_column=date_column)
+
+    write_reports(json_output, summary.json(), html_output, page)
     if summary.errors:
         say(f"{summary.errors} of {summary.rows} rows have an error; see the {prefix}error column.")
     if summary.problems:

@@ -122,6 +122,45 @@ def bars(p: Sequence[float], q: Sequence[float]) -> str:
     return _svg(step * len(p), height, parts, title, "bars")
 
 
+def horizontal(entries: Sequence[tuple[str, float, str]], title: str, *, full: float | None = None) -> str:
+    """A bar for each (name, value, what is written behind it); ``full`` is the value of a whole bar."""
+    names = [_short(name, 28) for name, _, _ in entries]
+    left = 14 + LETTER * max(map(len, names), default=0)
+    inner, right, step, top = 260, 14 + LETTER * max((len(note) for _, _, note in entries), default=0), 26, 4
+    most = full or max((value for _, value, _ in entries), default=0) or 1
+    parts = []
+    for i, (name, value, note) in enumerate(entries):
+        y, wide = top + i * step, inner * min(value / most, 1)
+        box = f'x="{left:.1f}" y="{y}" width="{max(wide, 1):.1f}" height="{step - 8}" rx="3"'
+        parts.append(f'<g><title>{escape(f"{name}: {note}")}</title><rect class="mine" {box}/>')
+        parts += [_text(left - 8, y + 14, names[i], "", "end"), _text(left + wide + 8, y + 14, note, "muted"), "</g>"]
+    return _svg(left + inner + right, top + step * len(entries) + 4, parts, title)
+
+
+def curve(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str) -> str:
+    """A line through points (x, y, what stands at x), some of which are named; and the names of the axes."""
+    width, height, left, right, top, bottom = 820, 260, 62, 24, 26, 44
+    y_ticks = ticks(max(*(y for _, y, _ in points), 1e-9))
+    first, last = points[0][0], max(points[-1][0], points[0][0] + 1e-9)
+    inner_w, inner_h = width - left - right, height - top - bottom
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + inner_w * (x - first) / (last - first), top + inner_h * (1 - y / y_ticks[-1])
+
+    parts = [_text(0, 12, f"{y_name} ↑", "muted"), _text(left + inner_w / 2, height - 6, x_name, "muted", "middle")]
+    parts += [_grid_line(left, width - right, place(first, tick)[1], f"{tick:,g}") for tick in y_ticks]
+    line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y, _ in points)
+    parts.append(f'<polyline class="curve second" points="{line}"/>')
+    for x, y, name in points:
+        at = place(x, y)
+        dot = f'<circle class="dot second" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="2.5">'
+        parts.append(f"{dot}<title>{escape(f'{name}: {y:,.4g}')}</title></circle>")
+    for i in sorted({round(i * (len(points) - 1) / 6) for i in range(7)}):
+        x, _, name = points[i]
+        parts.append(_text(place(x, 0)[0], height - bottom + 18, name, "muted", "middle"))
+    return _svg(width, height, parts, f"{y_name} by {x_name}", "chart wide")
+
+
 def thinned(delta: NDArray, flip: NDArray) -> NDArray[np.int64]:
     """Indices of at most ``MOST_POINTS`` rows, flips and the largest first, then evenly spaced ones of the rest."""
     order = np.lexsort((-delta, ~flip))

@@ -131,7 +131,7 @@ class Scoring:
         for row, key in enumerate(asked.keys):
             mine = key is None or asked.fresh.get(key) == row
             if key is None:
-                counted["scored"] += asked.errors[row] is None
+                counted["scored"] += scores[row].error is None
                 counted["tokens"] += scores[row].tokens
             else:
                 scores[row], (job, index) = answers[key]

@@ -56,6 +56,21 @@ class Summary:
             return None
         return self.seconds * (1 - self.done) / (self.done - self.begun)
 
+    def json(self) -> dict[str, object]:
+        """The figures of a finished job as JSON has them; ``expected`` is then a mean."""
+        found = {"rows": self.rows, "errors": self.errors, **self.figures}
+        answered = max(self.rows - self.errors, 1)
+        found["expected"] = found.get("expected", 0.0) / answered
+        for name in ("groups", "dates"):
+            if name in found:
+                found[name] = {
+                    value: {"rows": of["rows"], "expected": of["expected"] / of["rows"]}
+                    for value, of in sorted(found[name].items())
+                }
+        found["lengths"] = dict(sorted(found.get("lengths", {}).items(), key=lambda pair: int(pair[0])))
+        rates = {"seconds": self.seconds, "texts_per_second": self.texts_per_second}
+        return {**found, **rates, "tokens_per_second": self.tokens_per_second, "problems": list(self.problems)}
+
 
 class Tally:
     """Counts texts as their batches are done, and rows with an error as their turn comes; reports both."""
