@@ -57,7 +57,8 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         hidden.replace(final)
     except BaseException as error:
-        hidden.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder cannot be written, the error is that
+            hidden.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(hidden)):  # of a write, or of the hidden name
             error.filename = str(path)
         raise

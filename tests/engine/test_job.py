@@ -26,7 +26,7 @@ from slant.errors import TableError
 from slant.scores import Score
 from slant.tables import lock, parquet_format
 from slant.tables.bulk import Summary, score_table
-from slant.tables.job import LOCK, MANIFEST
+from slant.tables.job import LOCK, MANIFEST, Job
 from slant.tables.store import ScoreStore
 
 SCRIPT = Path(__file__).with_name("kill_job.py")
@@ -259,6 +259,22 @@ def test_a_job_that_was_begun_with_force_goes_on_without(tmp_path: Path) -> None
     assert score_table(Watched(), source, target, window=4).rows == 20
 
 
+def test_killed_twice_after_the_output_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once between the output's new name and the end of its job, and once more where that job is taken up."""
+    source, target = lines(tmp_path / "in.txt"), tmp_path / "out.csv"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("remove", "end", "join", "remove"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Job, name, killed)
+            score_table(Watched(), source, target, window=4)
+    assert target.exists()
+    assert score_table(Watched(), source, target, window=4).rows == 20
+    assert names(tmp_path) == {"in.txt", "out.csv"}
+
+
 def test_folders_that_are_in_the_way(tmp_path: Path) -> None:
     source = lines(tmp_path / "in.txt")
     (tmp_path / "out.csv.parts").mkdir()
@@ -452,6 +468,7 @@ def test_a_dataset_is_left_in_parts(tmp_path: Path) -> None:
     assert [row["text"] for row in pq.read_table(target).to_pylist()] == [f"text {i}" for i in range(8)]
     summary = score_table(Watched(), source, target, window=4, parts=True)
     assert pq.read_table(target).equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert {name for name in names(target) if name[0] in "._"} == {MANIFEST, LOCK}
     parts = sorted(path.name for path in target.glob("*.parquet"))
     assert parts == [f"part-{i:08}.parquet" for i in range(5)]
     assert all((target / name).read_bytes() == (tmp_path / "other" / name).read_bytes() for name in parts)

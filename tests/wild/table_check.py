@@ -26,6 +26,8 @@ OUTPUTS = ("jsonl", "csv", "tsv.gz", "parquet")
 PREFIX = "slant_check_"  # of the added columns, which no input has
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "txt")  # endings
 
+MEMORY = Path("/dev/shm")  # jobs sync what they write, and a disk may take long for it
+
 logging.getLogger("slant.tables").addHandler(logging.NullHandler())
 
 
@@ -35,7 +37,7 @@ def check_bytes(data: bytes, format: str, *, window: int = 3, **options: object)
     options: of ``score_table``. Returns the message of a refused table, None for one that was scored. Raises
     AssertionError, or whatever slant did not catch.
     """
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         folder = Path(name)
         source = folder / f"in.{format}"
         source.write_bytes(data)

@@ -21,7 +21,7 @@ import pytest
 from fake import Engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_check import FORMATS, OUTPUTS, PREFIX, check_bytes, read_back
+from table_check import FORMATS, MEMORY, OUTPUTS, PREFIX, check_bytes, read_back
 
 from slant.tables.bulk import score_table
 from slant.tables.labelled import LabelledTexts
@@ -143,7 +143,7 @@ def comes_back(data: st.DataObject, kind: st.SearchStrategy[Written]) -> None:
     written = data.draw(kind)
     name, content = packed(data.draw, written)
     ending, window = data.draw(st.sampled_from(OUTPUTS)), data.draw(st.integers(1, 4))
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         source, target = Path(folder, name), Path(folder, f"out.{ending}")
         source.write_bytes(content)
         summary = score_table(Engine(), source, target, prefix=PREFIX, window=window, **written.options)

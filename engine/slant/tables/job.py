@@ -96,14 +96,16 @@ class Job:
                 f"give those of {self.folder} again, or begin anew with --restart."
             )
 
-    def begin(self, key: Mapping[str, object], *, force: bool) -> None:
-        """Write the manifest of a new job, or take up an old one whose parts are not all there."""
+    def begin(self, key: Mapping[str, object], *, force: bool, again: bool) -> None:
+        """Write the manifest of a new job, or take up an old one. again: some of its parts are to be made anew."""
         if not self._manifest:
             self._manifest = {"format": FORMAT, "id": secrets.token_hex(4), "force": force, "key": dict(key)}
-        elif self.complete:
+            self._write()
+        elif self.complete and (again or not self.whole):
             for name in ("parts", "figures", "problems"):
                 del self._manifest[name]
-        self._write()
+            self._manifest["force"] = True  # an output that is there is this job's own
+            self._write()
         remove_unfinished(self.folder)
 
     def end(self, figures: Figures, problems: Mapping[int, str], parts: int) -> None:
@@ -120,6 +122,11 @@ class Job:
         final = self.target.resolve()
         joined.replace(final)
         sync_folder(final.parent)
+
+    def forget_scores(self) -> None:
+        """Nothing will be scored again."""
+        for path in self.folder.glob(f"{SCORES}*"):
+            path.unlink()
 
     def clear(self) -> None:
         """Remove all that a job has in its folder but the lock."""

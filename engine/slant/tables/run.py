@@ -163,7 +163,7 @@ def in_parts(
         if not job.parts.dataset:
             job.remove()  # it was killed at that
         return summary
-    job.begin(key, force=force)
+    job.begin(key, force=force, again=wants.retry_errors)
     done = job.parts.finished()
     if wants.retry_errors:
         done = {index: part for index, part in done.items() if not part.figures["errors"]}
@@ -196,6 +196,8 @@ def in_parts(
     if not job.parts.dataset:
         job.join(run.output)
         job.remove()
+    elif not total["errors"]:
+        job.forget_scores()
     return replace(run.summary(), figures=total)
 
 
