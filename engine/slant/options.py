@@ -17,7 +17,7 @@ from typing import Any
 
 from slant.errors import OptionError, SlantError, shortened
 
-WEIGHTS = ("auto", "bf16", "fp32", "int8", "fp8", "hqq8", "hqq4", "hqq3", "hqq2")
+WEIGHTS = ("auto", "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
 SPECIAL_TOKENS = ("text", "parse")
 CHOICES = {"weights": WEIGHTS, "truncation": TRUNCATIONS, "special_tokens": SPECIAL_TOKENS}
@@ -32,8 +32,9 @@ class LoadOptions:
 
     weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere; an artifact is
     computed in it too. "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads. "int8" multiplies 8-bit
-    weights by 8-bit activations, on CPUs, and "fp8" e4m3 by e4m3, on GPUs from sm_89 on: the fastest there, and the
-    ones that drift. On a CPU "fp8" computes the same in fp32, slower than bf16, for checks.
+    weights by 8-bit activations, on CPUs, "w4a8" an artifact's codes, or those of "hqq4", by 8-bit activations there,
+    and "fp8" e4m3 by e4m3, on GPUs from sm_89 on: the fastest, and the ones that drift. On a CPU "fp8" computes the
+    same in fp32, slower than bf16, for checks.
     device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
     template, labels: the prompt around "{article}" and {answer: name}; by default the folder's ``slant.json``, else the
     built-in ones.

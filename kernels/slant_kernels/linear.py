@@ -17,8 +17,9 @@ from slant_kernels.onednn import OneDnnMatrix, multiply
 from slant_kernels.panels import PanelMatrix
 from slant_kernels.quantized import QuantizedMatrix
 from slant_kernels.quantized_linear import quantized_linear
+from slant_kernels.w4a8 import W4A8Matrix
 
-Weight = Tensor | OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix | Fp8Matrix | MergedMatrix
+Weight = Tensor | OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix | W4A8Matrix | Fp8Matrix | MergedMatrix
 
 
 class EightBit(NamedTuple):
@@ -44,7 +45,7 @@ def linear(x: Tensor | Fp8Rows, weight: Weight) -> Tensor:
         return weight.multiply(x)
     if isinstance(x, Fp8Rows):
         raise TypeError(f"rows in fp8 are multiplied by a matrix in fp8, not by a {type(weight).__name__}")
-    if isinstance(weight, OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix):
+    if isinstance(weight, OneDnnMatrix | PanelMatrix | PanelStack | Int8Matrix | W4A8Matrix):
         return weight.multiply(x)
     if isinstance(weight, Tensor):
         return multiply(x, weight.to(x.dtype))

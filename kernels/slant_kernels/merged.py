@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from slant_kernels.onednn import multiply
-from slant_kernels.panels import PanelMatrix, packed
+from slant_kernels.panels import PanelMatrix, can_pack, packed
 from slant_kernels.quantized import QuantizedMatrix, dequantize
+from slant_kernels.w4a8 import W4A8Matrix, w4a8_matrix
 
 Part = QuantizedMatrix | Tensor
 
@@ -72,7 +73,7 @@ class MergedMatrix:
 class PanelStack:
     """W as parts stacked by rows, each multiplied as it is: in panels, or dense."""
 
-    parts: tuple[PanelMatrix | Tensor, ...]
+    parts: tuple[PanelMatrix | W4A8Matrix | Tensor, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,22 +88,31 @@ class PanelStack:
         rows = x.reshape(-1, x.shape[-1])
         out = rows.new_empty(len(rows), self.shape[0])
         for part, place in zip(self.parts, out.split([part.shape[0] for part in self.parts], dim=1), strict=True):
-            if isinstance(part, PanelMatrix):
-                part.multiply(rows, place)
+            if isinstance(part, Tensor):
+                place.copy_(multiply(rows, part.to(rows.dtype)))
             else:
-                place.copy_(multiply(rows, part))
+                part.multiply(rows, place)
         return out.view(*x.shape[:-1], -1)
 
 
-def in_panels(parts: list[Part], dtype: torch.dtype) -> PanelMatrix | PanelStack:
+def in_panels(parts: list[Part], dtype: torch.dtype, *, w4a8: bool = False) -> PanelMatrix | W4A8Matrix | PanelStack:
     """Stack parts by rows, on a CPU, to multiply x of ``dtype``; of the dense ones those in bf16 get into panels too.
 
-    Neighbours of equal bits and group size become one part.
+    Neighbours of equal bits and group size become one part. w4a8: quantized ones multiply x in 8 bits; that is
+    possible without panels, too.
     """
-    merged = _merged(parts, dtype, torch.device("cpu"))
-    stack = tuple(part if isinstance(part, Tensor) and part.dtype == torch.float32 else packed(part) for part in merged)
+    stack = tuple(_multiplied(part, w4a8) for part in _merged(parts, dtype, torch.device("cpu")))
     (first, *others) = stack
-    return first if isinstance(first, PanelMatrix) and not others else PanelStack(stack)
+    return PanelStack(stack) if others or isinstance(first, Tensor) else first
+
+
+def _multiplied(part: Part, w4a8: bool) -> PanelMatrix | W4A8Matrix | Tensor:
+    """A part as a product reads it."""
+    if isinstance(part, QuantizedMatrix) and w4a8:
+        return w4a8_matrix(part)
+    if isinstance(part, Tensor) and (part.dtype == torch.float32 or not can_pack(part.device, part.shape[1])):
+        return part
+    return packed(part)
 
 
 def merge(parts: list[Part], scratch: Scratch, device: torch.device) -> Tensor | MergedMatrix:

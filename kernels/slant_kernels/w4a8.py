@@ -24,7 +24,7 @@ from torch import Tensor
 from slant_kernels import native
 from slant_kernels.onednn import multiply
 from slant_kernels.panels import PanelMatrix, can_pack, packed
-from slant_kernels.quantized import QuantizedMatrix, dequantize
+from slant_kernels.quantized import GROUP_SIZES, QuantizedMatrix, dequantize
 
 LEAST = 1e-30  # the largest |x| of a group counts as this at least: a group of zeros has a scale
 
@@ -54,11 +54,20 @@ class W4A8Matrix:
     def nbytes(self) -> int:
         return self.matrix.nbytes
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype."""
+    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x ``[..., K]``, bf16 or fp32 -> ``x W^T`` ``[..., N]`` of its dtype; into ``out`` if given."""
         codes, scales = quantize_groups(x, self.matrix.group_size)
         rounded = (codes * scales).flatten(-2)[..., : self.shape[1]]
-        return multiply(rounded, dequantize(self.matrix, torch.float32)).to(x.dtype)
+        y = multiply(rounded, dequantize(self.matrix, torch.float32)).to(x.dtype)
+        return y if out is None else out.copy_(y)
+
+
+def workspace(rows: int, shape: tuple[int, int], dtype: torch.dtype, *, panels: bool) -> int:
+    """Bytes that a product of so many rows works in, beside its output: in panels, or with torch."""
+    N, K = shape
+    if panels:
+        return NATIVE.workspace(dtype, (rows, N, K, 4, min(GROUP_SIZES), K, N))
+    return 4 * (2 * N * K + 4 * rows * K)  # the matrix, also in oneDNN's layout; x, and what becomes of it
 
 
 def w4a8_matrix(matrix: QuantizedMatrix) -> W4A8Matrix | W4A8Panels:

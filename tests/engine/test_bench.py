@@ -235,6 +235,10 @@ def test_ways_multiply(dtype):
     x, matrix = torch.randn(5, 64, dtype=dtype), torch.randn(32, 64, dtype=dtype)
     found = roofline.ways(dtype, CPU, eight_bit="int8")
     assert "int8" not in roofline.ways(dtype, CPU, eight_bit=None)
+    assert set(roofline.ways(dtype, CPU, eight_bit=None, w4a8=True)) == {
+        *roofline.ways(dtype, CPU, eight_bit=None),
+        "w4a8",
+    }
     assert ("onednn" in found, "int8" in found) == (can_reorder(dtype, CPU), True)
     for prepare, multiply in found.values():
         torch.testing.assert_close(multiply(x, prepare(matrix)), x @ matrix.T, rtol=0, atol=0.5)

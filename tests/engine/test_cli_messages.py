@@ -14,7 +14,7 @@ import torch
 import typer
 
 import slant
-from slant.artifact.recipe import NAMED
+from slant.artifact.recipe import NAMED, W4A8
 from slant.cli import app as cli
 from slant.cli.finetune import training_recipe
 from slant.cli.options import load_options
@@ -175,7 +175,7 @@ def test_choices_are_all_there_are():
         for make in (load_options, training_recipe)
         for name, option in signature(make, eval_str=True).parameters.items()
     }
-    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, *EIGHT_BIT, *NAMED)
+    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, *EIGHT_BIT, W4A8, *NAMED)
     assert choices["truncation"] == TRUNCATIONS
     assert choices["special_tokens"] == SPECIAL_TOKENS
     assert choices["schedule"] == SCHEDULES

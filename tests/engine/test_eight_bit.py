@@ -1,4 +1,4 @@
-"""The weights int8 and fp8: what is in 8 bits, what memory it takes, how near it stays, where it is refused."""
+"""The weights int8, w4a8 and fp8: what is in 8 bits, what memory it takes, how near it stays, where it is refused."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import torch
 import tiny
 from peak import PeakBytes
 from slant import Engine
+from slant.artifact.recipe import Grid, Recipe
 from slant.demo import FOLDER, passages
 from slant.errors import SlantError
 from slant.model.qwen3_5.blocks import Attention
@@ -21,9 +22,12 @@ from slant.runtime.memory import tiers
 from slant.runtime.resolved import choose_dtype
 from slant_kernels.fp8 import Fp8Matrix
 from slant_kernels.int8 import Int8Matrix
+from slant_kernels.merged import PanelStack
+from slant_kernels.w4a8 import W4A8Matrix, W4A8Panels
 
 CPU = torch.device("cpu")
-ways = pytest.mark.parametrize(("weights", "kind"), [("int8", Int8Matrix), ("fp8", Fp8Matrix)], ids=["int8", "fp8"])
+KINDS = {"int8": Int8Matrix, "w4a8": (W4A8Panels, W4A8Matrix), "fp8": Fp8Matrix}
+ways = pytest.mark.parametrize(("weights", "kind"), KINDS.items(), ids=KINDS)
 TEXTS = [passage["text"] for passage in passages()]
 
 
@@ -64,7 +68,8 @@ def test_what_fp8_takes_on_a_cpu_is_predicted():
 def test_probabilities_stay_near_and_are_not_the_same(weights, kind):
     eight, full = (Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS) for name in (weights, "fp32"))
     change = np.abs(eight.probabilities - full.probabilities).max(axis=1)
-    assert 1e-4 < change.max() < {"int8": 0.05, "fp8": 0.15}[weights]  # a code of fp8 is a third as precise
+    # A code of fp8 is a third as precise, and weights of 4 bits are the larger part of w4a8.
+    assert 1e-4 < change.max() < {"int8": 0.05, "w4a8": 0.15, "fp8": 0.15}[weights]
     assert (eight.label != full.label).sum() <= 2
 
 
@@ -106,9 +111,44 @@ def test_an_mlp_of_many_tokens_is_computed_in_parts(monkeypatch):
     assert np.abs(parts - whole).max() < 0.1
 
 
+def test_w4a8_adds_little_to_the_drift_of_its_codes():
+    w4a8, hqq4, full = (
+        Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS).probabilities for name in ("w4a8", "hqq4", "fp32")
+    )
+    own = np.abs(w4a8 - hqq4)
+    assert 1e-4 < own.max() < 0.3 * np.abs(hqq4 - full).max()
+    assert own.mean() < 0.2 * np.abs(hqq4 - full).mean()
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_w4a8_has_an_artifacts_own_codes(tmp_path, bits):
+    recipe = tiny.recipe(bits, 32)
+    small = quantize_checkpoint(FOLDER, tmp_path / "small", recipe)
+    engine = Engine.load(small, weights="w4a8", device="cpu")
+    assert engine.options.arithmetic().weights == "w4a8"
+    own = engine.runner.model.blocks[0].gate_up
+    assert isinstance(own, KINDS["w4a8"])
+    matrix = own.matrix if isinstance(own, W4A8Matrix) else own
+    assert (matrix.bits, matrix.group_size) == (bits, 32)
+    change = np.abs(engine.score(TEXTS).probabilities - Engine.load(small, device="cpu").score(TEXTS).probabilities)
+    assert 1e-5 < change.max() < 0.05
+
+
+def test_w4a8_of_parts_that_are_quantized_otherwise_or_not(tmp_path):
+    """A merged matrix of which one part has other bits, and one is left as it is."""
+    rules = dict(tiny.recipe("hqq4").rules)
+    rules["linear_attn.in_proj_z.weight"], rules["mlp.up_proj.weight"] = Grid(2, 64), None
+    small = quantize_checkpoint(FOLDER, tmp_path / "small", Recipe(rules))
+    engine = Engine.load(small, weights="w4a8", device="cpu")
+    assert isinstance(engine.runner.model.blocks[0].gate_up, PanelStack)
+    change = np.abs(engine.score(TEXTS).probabilities - Engine.load(small, device="cpu").score(TEXTS).probabilities)
+    assert 1e-5 < change.max() < 0.05
+
+
 def test_who_cannot_multiply_is_refused(monkeypatch):
-    with pytest.raises(SlantError, match="are for CPUs, and this is cuda; use fp8"):
-        choose_dtype("int8", torch.device("cuda"))
+    for name in ("int8", "w4a8"):
+        with pytest.raises(SlantError, match=f"the weights {name} are for CPUs, and this is cuda; use fp8"):
+            choose_dtype(name, torch.device("cuda"))
     for name in ("sm_89", "sm_90", "sm_86", "gfx942"):
         monkeypatch.setattr(resolved, "target", lambda device, name=name: name)
         if name in ("sm_89", "sm_90"):

@@ -14,10 +14,10 @@ from slant.errors import shortened
 class Arithmetic:
     """What decides a model's scores beside its files.
 
-    ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact" for an artifact's own recipe, ``dtype`` what
-    is computed in, ``device`` "cpu" or "cuda". ``instruction_set`` is the processor's, such as "avx512bf16", or the
-    GPU's, such as "sm_90": it is recorded and not compared, for it moves scores by rounding only. ``special_tokens`` is
-    "parse" or "text", which is left out of what is stored.
+    ``weights`` is "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8" ... or "artifact" for an artifact's own recipe,
+    ``dtype`` what is computed in, ``device`` "cpu" or "cuda". ``instruction_set`` is the processor's, such as
+    "avx512bf16", or the GPU's, such as "sm_90": it is recorded and not compared, for it moves scores by rounding only.
+    ``special_tokens`` is "parse" or "text", which is left out of what is stored.
     """
 
     weights: str

@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from slant import __version__
 from slant.artifact.arithmetic import Arithmetic
 from slant.artifact.drift_record import Drift, Slice
+from slant.artifact.recipe import QUANTIZING
 from slant.errors import CheckpointError
 from slant.prompt.prompt import Prompt
 from slant.validation import Sha256, only, record, shown
@@ -105,7 +106,7 @@ def certificate(
         version("torch"),
         version("numpy"),
         transformers=_version("transformers") if method == "transformers" else None,
-        hqq=_version("hqq") if arithmetic.weights.startswith("hqq") else None,
+        hqq=_version("hqq") if arithmetic.weights in QUANTIZING else None,
     )
     asked = PromptRecord(prompt.template_sha256, tuple(prompt.labels), prompt.max_tokens, prompt.truncation)
     made = {

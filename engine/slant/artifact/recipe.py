@@ -14,6 +14,8 @@ from slant.validation import only, record, shown
 from slant_kernels.quantized import BITS, GROUP_SIZES
 
 NAMED = {"hqq8": 8, "hqq4": 4, "hqq3": 3, "hqq2": 2}
+W4A8 = "w4a8"  # the weights that multiply quantized matrices by activations of 8 bits
+QUANTIZING = {**NAMED, W4A8: 4}  # the bits that a checkpoint is quantized to as it loads
 _LAYER = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)")
 
 

@@ -25,7 +25,7 @@ TEXTS = (
     "Rain.",
 )
 # |dp|: far above what rounding, or 8-bit activations, do to a classifier, far below what a broken one does.
-TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1, "fp8": 0.2}
+TOLERANCES = {"fp32": 0.01, "bf16": 0.1, "int8": 0.1, "w4a8": 0.1, "fp8": 0.2}
 
 
 class Stored(BaseModel):

@@ -102,7 +102,8 @@ def measure(
 
     try:
         means = {first.mean_tokens for first in firsts.values()}
-        kernels = roofline.kernels(config, dtype, device, means, weight_bytes, eight_bit=engine.options.eight_bit)
+        eight_bit, w4a8 = engine.options.eight_bit, engine.options.w4a8
+        kernels = roofline.kernels(config, dtype, device, means, weight_bytes, eight_bit=eight_bit, w4a8=w4a8)
         repeats = {key: roofline.repeated(run, watch) for key, (run, _) in kernels.items()}
         runs: dict[Key, Run] = {key: run for key, (run, _, _) in repeats.items()}
         budgets = dict.fromkeys(runs, LIMIT_SHARE * seconds)

@@ -18,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slant.artifact.recipe import W4A8
 from slant.bench.turns import Key, Run, Watch
 from slant.model.config import ModelConfig
 from slant.tensor_files import EMBEDDING
 from slant_kernels.linear import EIGHT_BIT, linear
 from slant_kernels.onednn import can_reorder, reorder
+from slant_kernels.quantized import QuantizedMatrix, layout, pack
+from slant_kernels.w4a8 import w4a8_matrix
 
 COLD = 256 << 20  # bytes: more than any cache holds
 TURN = 5e-3  # seconds that a sample of a limit takes at least: a clock is too coarse for less
@@ -40,17 +43,28 @@ STACKS = {
 Way = tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tensor]]
 
 
-def ways(dtype: torch.dtype, device: torch.device, *, eight_bit: str | None) -> dict[str, Way]:
+def ways(dtype: torch.dtype, device: torch.device, *, eight_bit: str | None, w4a8: bool = False) -> dict[str, Way]:
     """The products whose fastest is the limit: torch's, and ours on weights as the engine prepares them.
 
-    eight_bit: how the engine multiplies in 8 bits, if it does; the limit then does so for all matrices.
+    eight_bit: how the engine multiplies in 8 bits, if it does; the limit then does so for all matrices. w4a8: whether
+    it multiplies quantized matrices so; the limit has random codes of 4 bits.
     """
     found: dict[str, Way] = {"torch": (lambda matrix: matrix, F.linear)}
     if can_reorder(dtype, device):
         found["onednn"] = reorder, linear
     if eight_bit:
         found[eight_bit] = EIGHT_BIT[eight_bit].matrix, linear
+    if w4a8:
+        found[W4A8] = _random_codes, linear
     return found
+
+
+def _random_codes(matrix: Tensor) -> Any:
+    """A quantized matrix of this shape; only the time of its product counts."""
+    N, K = shape = matrix.shape[0], matrix.shape[1]
+    (_, _), groups = layout(shape, 4, 64)
+    scales, codes = torch.ones(groups, dtype=torch.float16), torch.randint(16, (N, K), dtype=torch.uint8)
+    return w4a8_matrix(QuantizedMatrix(pack(codes, 4), scales, torch.zeros_like(scales), 4, 64, shape))
 
 
 @dataclass(frozen=True)
@@ -151,9 +165,10 @@ def kernels(
     size: int,
     *,
     eight_bit: str | None,
+    w4a8: bool = False,
 ) -> dict[Key, tuple[Run, float]]:
     """What measures the limits, by kind and way, with bytes or FLOPs of a run: reads, and products of ``tokens``."""
-    known = ways(dtype, device, eight_bit=eight_bit)
+    known = ways(dtype, device, eight_bit=eight_bit, w4a8=w4a8)
     products = Products(config, dtype, device, known)
     found = {("read", way): run for way, run in reads(size, device).items()}
     for count in tokens:

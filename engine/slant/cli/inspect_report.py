@@ -13,7 +13,7 @@ from rich.text import Text
 
 from slant.artifact import MANIFEST
 from slant.artifact.certificate import Certificate, parse
-from slant.artifact.recipe import NAMED
+from slant.artifact.recipe import QUANTIZING, W4A8
 from slant.cores import cores
 from slant.evaluation.formatting import terminal_table
 from slant.model.source import Source, open_model
@@ -114,11 +114,13 @@ def memory(checkpoint: Source, prompt: Prompt) -> Table:
     heads = "device", "weights", "tier", "weights", "prefix", "batches", "peak"
     table = terminal_table(heads, (), left=3, title="Predicted memory")
     named = {"artifact": "auto"} if checkpoint.recipe else {"bf16": "bf16", "hqq8": "hqq8", "hqq4": "hqq4"}
-    known = {"cpu": {**named, "fp32": "fp32", INT8: INT8}, "cuda": {**named, FP8: FP8}}
+    known = {"cpu": {**named, "fp32": "fp32", INT8: INT8, W4A8: W4A8}, "cuda": {**named, FP8: FP8}}
     for device, weights in known.items():
         shown: set[tuple[str, int]] = set()  # resident weights are dense, whatever they were quantized to
         for name, option in weights.items():
-            recipe = checkpoint.recipe or (checkpoint.config.recipe(NAMED[option]) if option in NAMED else None)
+            recipe = checkpoint.recipe or (
+                checkpoint.config.recipe(QUANTIZING[option]) if option in QUANTIZING else None
+            )
             where = torch.device(device)
             dtype = choose_dtype(option, where) if device == "cpu" else DTYPES.get(option, torch.bfloat16)
             options = ResolvedOptions(

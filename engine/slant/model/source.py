@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slant.artifact import MANIFEST
-from slant.artifact.recipe import NAMED, Recipe
+from slant.artifact.recipe import NAMED, QUANTIZING, Recipe
 from slant.errors import CheckpointError, SlantError
 from slant.model.adapter import Adapter, model_folders, no_base
 from slant.model.checkpoint import Checkpoint
@@ -59,8 +59,8 @@ class Source(Tensors, Protocol):
 def open_model(model: str | Path, weights: str = "auto", device: torch.device | None = None) -> Source:
     """Open a folder or hub id of either kind.
 
-    For ``weights`` "hqq8" to "hqq2" the matrices of a checkpoint are quantized on ``device`` (the CPU if None) as they
-    are read; an artifact has its own recipe and refuses another.
+    For ``weights`` "hqq8" to "hqq2" and "w4a8" the matrices of a checkpoint are quantized on ``device`` (the CPU if
+    None) as they are read; an artifact has its own recipe, and refuses another that is named.
     """
     folders = model_folders(model)
     if (folders[0] / MANIFEST).exists():
@@ -69,10 +69,12 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
             raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; leave weights at auto.")
         return artifact
     checkpoint = open_folders(folders)
-    if weights in NAMED:
+    if weights in QUANTIZING:
         from slant.model.hqq import QuantizedCheckpoint
 
-        return QuantizedCheckpoint(checkpoint, checkpoint.config.recipe(NAMED[weights]), device or torch.device("cpu"))
+        return QuantizedCheckpoint(
+            checkpoint, checkpoint.config.recipe(QUANTIZING[weights]), device or torch.device("cpu")
+        )
     return checkpoint
 
 

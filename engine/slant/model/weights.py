@@ -42,7 +42,8 @@ class Weights:
     With ``scratch``, matrices that the source holds quantized stay so, to be made dense in it when they are used; with
     ``panels`` they stay so to be multiplied as they are, on a CPU, and so are those in bf16 for activations in fp32;
     else everything is dense; ``reordered``: in oneDNN's blocked layout, which gives the same results; and
-    with ``eight_bit``, a key of ``EIGHT_BIT``, in 8 bits, to be multiplied by activations of 8 bits.
+    with ``eight_bit``, a key of ``EIGHT_BIT``, in 8 bits, to be multiplied by activations of 8 bits; and with ``w4a8``
+    quantized matrices stay so, to be multiplied by those.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Weights:
         panels: bool = False,
         reordered: bool = False,
         eight_bit: str | None = None,
+        w4a8: bool = False,
         ahead: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """ahead: matrices that were read before, in the dtype of ``storage`` and on its device."""
         self.source, self.dtype, self.device, self.scratch = source, dtype, device, scratch
         self.storage, self.panels, self.reordered, self.eight_bit = storage or dtype, panels, reordered, eight_bit
+        self.w4a8 = w4a8
         self._ahead = ahead
         self._passing = Scratch(self.storage, device)  # memory that is touched already is read into faster
 
@@ -70,9 +73,9 @@ class Weights:
             return merge([self._part(name) for name in names], self.scratch, self.device)
         if self.eight_bit and self.source.config.is_8_bit(names[0]):
             return EIGHT_BIT[self.eight_bit].matrix(self._stacked(names, passing=True))
-        if self.panels and any(parts := [self.source.quantized(name) for name in names]):
-            pairs = zip(parts, names, strict=True)
-            return in_panels([self._dense(name) if part is None else part for part, name in pairs], self.storage)
+        if (self.panels or self.w4a8) and any(parts := [self.source.quantized(name) for name in names]):
+            stacked = [self._dense(name) if part is None else part for part, name in zip(parts, names, strict=True)]
+            return in_panels(stacked, self.storage, w4a8=self.w4a8)
         if self.panels and self.storage != self.dtype:
             return packed(self._stacked(names, passing=True))
         if self.reordered and self.storage == self.dtype:

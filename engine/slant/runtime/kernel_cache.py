@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slant.artifact.recipe import W4A8
 from slant.errors import SlantError, reason
 from slant.files import write_whole
 from slant.runtime.memory import MemoryRequest
@@ -63,7 +64,7 @@ def check(target: str, weights: str = "auto") -> None:
         raise SlantError("TRITON_INTERPRET is set, with which kernels are not compiled; unset it.")
     if target not in TARGETS:
         raise SlantError(f"{target!r} is no known target; give one of {', '.join(TARGETS)}.")
-    if weights == INT8 or (weights == FP8 and not multiplies_fp8(target)):
+    if weights in (INT8, W4A8) or (weights == FP8 and not multiplies_fp8(target)):
         raise SlantError(f"the weights {weights} are not for {target}; leave weights at auto.")
     try:
         triton.compiler.make_backend(TargetDriver(target).target).hash()

@@ -36,7 +36,7 @@ def load_runner(
     if device.type == "cpu":
         keep_freed_memory()
     stays = tier.quantized and source.recipe and not options.eight_bit
-    scratch = Scratch(dtype, device) if stays and not tier.panels else None
+    scratch = Scratch(dtype, device) if stays and not (tier.panels or options.w4a8) else None
     planner = planner_of(classifier, tier.token_budget)
     if tier.offload:
         from slant.runtime.offload import OffloadRunner
@@ -53,6 +53,7 @@ def load_runner(
         panels=tier.panels,
         reordered=can_reorder(dtype, device),
         eight_bit=options.eight_bit,
+        w4a8=options.w4a8,
         ahead=ahead,
     )
     model = Model(weights, positions, progress, host_embedding=tier.host_embedding)
@@ -69,7 +70,12 @@ def offloaded_to_disk(classifier: Classifier, progress: Progress = lambda done, 
 
     options, prefix_ids = classifier.options, classifier.prompt.prefix_ids
     weights = Weights(
-        classifier.source, options.dtype, options.device, storage=options.storage, eight_bit=options.eight_bit
+        classifier.source,
+        options.dtype,
+        options.device,
+        storage=options.storage,
+        eight_bit=options.eight_bit,
+        w4a8=options.w4a8,
     )
     planner = planner_of(classifier, options.token_budget)
     return OffloadRunner.from_disk(weights, classifier.head, prefix_ids, planner, options.max_tokens, progress)

@@ -22,6 +22,7 @@ from slant.model.registry import activation_bytes
 from slant.prompt.prompt import Prompt
 from slant.runtime.resolved import FP8, ResolvedOptions
 from slant.tensor_files import EMBEDDING
+from slant_kernels import w4a8
 from slant_kernels.linear import EIGHT_BIT
 from slant_kernels.onednn import can_reorder
 from slant_kernels.panels import can_pack, workspace
@@ -46,6 +47,7 @@ class MemoryRequest:
     token_budget: int
     eight_bit: str | None = None
     storage: torch.dtype | None = None
+    w4a8: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, recipe: Recipe | None, prompt: Prompt, options: ResolvedOptions) -> MemoryRequest:
@@ -61,6 +63,7 @@ class MemoryRequest:
             token_budget=options.token_budget,
             eight_bit=options.eight_bit,
             storage=options.storage,
+            w4a8=options.w4a8,
         )
 
     @property
@@ -115,12 +118,13 @@ def tiers(request: MemoryRequest) -> Iterator[Tier]:
     def tier(name: str, weights: int, held: int = prefix, **places: bool) -> Tier:
         return Tier(name, weights + small, held, activations, request.token_budget, panels=request.panels, **places)
 
-    if request.recipe is None or not request.panels:
+    if request.recipe is None or not (request.panels or request.w4a8):
         yield tier("resident", sum(layers) + _plain(request) + embedding)
     scratch = 0
     if request.recipe is not None:
         layers = [layer_bytes(request, index, quantized=True) for index in range(config.num_hidden_layers)]
-        scratch = 0 if request.panels else max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
+        in_place = request.panels or request.w4a8
+        scratch = 0 if in_place else max(math.prod(shape) for shape in config.merged_shapes()) * itemsize
         if request.dtype == torch.float32 and can_reorder(request.dtype, torch.device(request.device_type)):
             scratch *= 2  # while oneDNN multiplies, the dense matrix is there in its layout too
         yield tier("quantized", sum(layers) + scratch + embedding, quantized=True)
@@ -199,7 +203,10 @@ def _activations(request: MemoryRequest, budget: int) -> int:
 
 
 def _workspace(request: MemoryRequest, tokens: int) -> int:
-    """What a product in panels works in."""
+    """What a product in panels works in, or one of the weights w4a8."""
+    if request.w4a8 and request.recipe is not None:
+        shapes = request.config.merged_shapes()
+        return max(w4a8.workspace(tokens, shape, request.dtype, panels=request.panels) for shape in shapes)
     if not request.panels or (request.recipe is None and not request.narrow):
         return 0
     return max(workspace(tokens, shape, request.dtype) for shape in request.config.merged_shapes())

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from slant.artifact.arithmetic import Arithmetic
-from slant.artifact.recipe import NAMED
+from slant.artifact.recipe import NAMED, W4A8
 from slant.cores import cores
 from slant.errors import SlantError
 from slant.options import LoadOptions, memory_bytes, token_limit
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 class ResolvedOptions:
     """What really runs.
 
-    ``weights`` is "bf16", "fp32", "int8", "fp8", "hqq8" ... or "artifact", whose recipe says the rest; ``dtype`` is
-    what is computed in, ``memory`` the limit in bytes on the device that was given, None for what is free there.
-    ``narrow``: dense matrices stay in bf16 though activations are fp32, because the processor does not multiply bf16;
-    only the weights "bf16" round them to it, others are narrow where the file is.
+    ``weights`` is "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8" ... or "artifact", whose recipe says the rest;
+    ``dtype`` is what is computed in, ``memory`` the limit in bytes on the device that was given, None for what is free
+    there. ``narrow``: dense matrices stay in bf16 though activations are fp32, because the processor does not multiply
+    bf16; only the weights "bf16" round them to it, others are narrow where the file is.
     """
 
     weights: str
@@ -59,6 +59,11 @@ class ResolvedOptions:
     def eight_bit(self) -> str | None:
         """How matrices are multiplied in 8 bits, a key of ``EIGHT_BIT``; None if they are not."""
         return self.weights if self.weights in EIGHT_BIT else None
+
+    @property
+    def w4a8(self) -> bool:
+        """Whether quantized matrices are multiplied by activations of 8 bits."""
+        return self.weights == W4A8
 
     @property
     def dtype_name(self) -> str:
@@ -93,9 +98,9 @@ def resolve_options(
     rounded = options.weights == "bf16" and not is_artifact
     narrow = dtype == torch.float32 and options.weights != "fp32" and (is_bf16 or rounded)
     name = "bf16" if narrow or dtype == torch.bfloat16 else "fp32"
-    weights = options.weights if options.weights in (*EIGHT_BIT, *NAMED) else name
+    weights = options.weights if options.weights in (*EIGHT_BIT, W4A8, *NAMED) else name
     return ResolvedOptions(
-        weights="artifact" if is_artifact and weights not in EIGHT_BIT else weights,
+        weights="artifact" if is_artifact and weights not in (*EIGHT_BIT, W4A8) else weights,
         dtype=dtype,
         device=device,
         max_tokens=token_limit(options.max_tokens, max_positions),
@@ -156,8 +161,8 @@ def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
 
     It is fp32 for all weights on a processor that does not multiply bf16, which is several times slower there.
     """
-    if weights == INT8 and device.type != "cpu":
-        raise SlantError(f"the weights int8 are for CPUs, and this is {device.type}; use fp8, hqq8 or auto.")
+    if weights in (INT8, W4A8) and device.type != "cpu":
+        raise SlantError(f"the weights {weights} are for CPUs, and this is {device.type}; use fp8, hqq4 or auto.")
     if weights == FP8 and not multiplies_fp8(target(device)):
         found = target(device)
         raise SlantError(f"the weights fp8 need a GPU of sm_89 or newer, and this is {found}; use hqq8 or auto.")
