@@ -67,7 +67,7 @@ def workspace(rows: int, shape: tuple[int, int], dtype: torch.dtype, *, panels: 
     N, K = shape
     if panels:
         return NATIVE.workspace(dtype, (rows, N, K, 4, min(GROUP_SIZES), K, N))
-    return 4 * (2 * N * K + 4 * rows * K)  # the matrix, also in oneDNN's layout; x, and what becomes of it
+    return 4 * (2 * N * K + 2 * rows * K)  # the matrix, also in oneDNN's layout; codes, and x of them
 
 
 def w4a8_matrix(matrix: QuantizedMatrix) -> W4A8Matrix | W4A8Panels:

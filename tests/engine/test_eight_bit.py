@@ -64,6 +64,18 @@ def test_what_fp8_takes_on_a_cpu_is_predicted():
     assert peak.bytes <= tier.peak <= 1.4 * peak.bytes
 
 
+def test_what_w4a8_takes_is_predicted():
+    made = Classifier.open(FOLDER, LoadOptions(weights="w4a8", max_tokens=512, token_budget=1024, device="cpu"))
+    (tier,) = tiers(made.memory_request())
+    texts = [np.full(128, 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
+    for text in texts:
+        text[: len(made.prompt.prefix_ids)] = made.prompt.prefix_ids
+    with PeakBytes() as peak:
+        runner = load_runner(made, tier, positions=512)
+        assert list(runner.run(texts))
+    assert peak.bytes <= tier.peak <= 1.4 * peak.bytes
+
+
 @ways
 def test_probabilities_stay_near_and_are_not_the_same(weights, kind):
     eight, full = (Engine.load(FOLDER, weights=name, device="cpu").score(TEXTS) for name in (weights, "fp32"))
