@@ -19,7 +19,8 @@ from torch import Tensor
 
 from slant.errors import CheckpointError, reason
 from slant.stand_ins import stand_in
-from slant_kernels.read import Stored, can_read
+from slant_kernels.panels import PanelMatrix
+from slant_kernels.read import Stored, StoredRows, can_read, empty_panels, reads
 from slant_kernels.read import read as read_stored
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -84,6 +85,20 @@ def read_into(infos: Sequence[TensorInfo], targets: Sequence[Tensor]) -> list[bo
         done = dict(zip(wanted, read_stored(list(wanted.values())), strict=True))
         return [done.get(index, False) for index in range(len(places))]
     return [False] * len(places)
+
+
+def read_panels(infos: Sequence[TensorInfo]) -> PanelMatrix | None:
+    """Matrices stacked by rows in panels, bf16; None where ``read_stored`` cannot do it, and for what is not finite."""
+    rows, columns = [info.shape[0] for info in infos], infos[0].shape[1]
+    matrix, first, wanted = empty_panels(sum(rows), columns), 0, []
+    for info, count in zip(infos, rows, strict=True):
+        if info.start is None or info.dtype not in DTYPES or not reads(DTYPES[info.dtype]):
+            return None
+        wanted.append(StoredRows(info.file, info.start, DTYPES[info.dtype], matrix, first, count))
+        first += count
+    with suppress(OSError):
+        return matrix if all(read_stored(wanted)) else None
+    return None
 
 
 def rows(info: TensorInfo, ids: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from slant_kernels import native
-from slant_kernels.panels import NUMBERS, PanelMatrix, pack_numbers
+from slant_kernels.panels import NUMBERS, STEP, PanelMatrix, pack_numbers
 
 CHUNK = 1 << 16  # numbers: 256 KB of fp32, half of the smallest second-level cache in use
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -66,7 +66,7 @@ def empty_panels(rows: int, columns: int) -> PanelMatrix:
     words = torch.empty(-(-rows // panel), columns // 2, panel, dtype=torch.int32, device="cpu")
     if rows % panel:
         words[-1] = 0
-    return PanelMatrix(words, None, None, NUMBERS, 0, (rows, columns))
+    return PanelMatrix(words, None, None, NUMBERS, STEP, (rows, columns))
 
 
 def read_reference(one: Stored | StoredRows) -> bool:
@@ -83,9 +83,14 @@ def read_reference(one: Stored | StoredRows) -> bool:
     return bool(one.out.isfinite().all())
 
 
+def reads(dtype: torch.dtype) -> bool:
+    """Whether there is a library, and it reads tensors of ``dtype``."""
+    return dtype in DTYPES and native.level() is not None
+
+
 def can_read(dtype: torch.dtype, out: Tensor) -> bool:
-    """Whether there is a library, and it reads a tensor of ``dtype`` into ``out``."""
-    return dtype in DTYPES and out.dtype in DTYPES and out.is_contiguous() and native.supports(out)
+    """Whether a tensor of ``dtype`` can be read into ``out``."""
+    return reads(dtype) and out.dtype in DTYPES and out.is_contiguous() and native.supports(out)
 
 
 def read(wanted: Sequence[Stored | StoredRows]) -> list[bool]:

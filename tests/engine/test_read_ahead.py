@@ -7,13 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from slant import tensor_files
 from slant.demo import FOLDER
 from slant.engine import Engine
 from slant.errors import CheckpointError, PromptError
+from slant.model import weights
+from slant.model.source import open_model
+from slant.model.weights import Weights
 from slant.options import LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime import classifier
 from slant.runtime.classifier import Classifier
+from slant_kernels import native
+from slant_kernels.panels import packed
 
 CPU = LoadOptions(device="cpu", weights="fp32", max_tokens=512)
 
@@ -58,6 +64,30 @@ def test_nothing_is_read_ahead_that_may_not_be_held():
         Engine.load(FOLDER, CPU, memory="1MB")
     small = LoadOptions(device="cpu", weights="fp32", max_tokens=512, memory="1MB")
     assert Classifier.open(FOLDER, small, whole=True).embedding is None
+
+
+def narrow():
+    return Weights(open_model(FOLDER), torch.float32, torch.device("cpu"), storage=torch.bfloat16, panels=True)
+
+
+@pytest.mark.skipif(native.level() is None, reason="nothing is compiled, or SLANT_NATIVE is 0")
+def test_panels_are_read_as_they_are_packed(monkeypatch):
+    names = [f"layers.0.mlp.{part}_proj.weight" for part in ("gate", "up")]
+    dense = torch.cat([open_model(FOLDER).read(name) for name in names]).bfloat16()
+    expected = packed(dense)
+    monkeypatch.setattr(weights, "packed", lambda matrix: pytest.fail("was packed after it was read"))
+    found = narrow().matrix(*names)
+    assert torch.equal(found.words, expected.words)
+    x = torch.randn(3, dense.shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.multiply(x), expected.multiply(x))
+
+
+@pytest.mark.skipif(native.level() is None, reason="nothing is compiled, or SLANT_NATIVE is 0")
+def test_what_cannot_be_read_into_panels_is_packed(monkeypatch):
+    name = "layers.0.mlp.down_proj.weight"
+    expected = narrow().matrix(name)
+    monkeypatch.setattr(tensor_files, "reads", lambda dtype: False)
+    assert torch.equal(narrow().matrix(name).words, expected.words)
 
 
 def test_an_embedding_that_is_not_finite_is_refused(damaged):

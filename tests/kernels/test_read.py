@@ -105,6 +105,8 @@ def test_rows_of_a_matrix_in_panels(rows, columns, dtype, stored):
     assert read(wanted) == [True] * len(rows)
     expected = packed(torch.cat(parts).bfloat16())
     assert torch.equal(matrix.words, expected.words)
+    x = randn(3, columns)
+    assert torch.equal(matrix.multiply(x), expected.multiply(x))
     if len(rows) == 1:
         matrix.words.fill_(7)
         assert read_reference(wanted[0])

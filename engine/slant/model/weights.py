@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slant.model.config import ModelConfig
-from slant.tensor_files import TensorInfo, finite, read_into
+from slant.tensor_files import TensorInfo, finite, read_into, read_panels
 from slant_kernels.linear import EIGHT_BIT, Weight
 from slant_kernels.merged import Part, Scratch, in_panels, merge
 from slant_kernels.onednn import reorder
@@ -77,7 +77,9 @@ class Weights:
             stacked = [self._dense(name) if part is None else part for part, name in zip(parts, names, strict=True)]
             return in_panels(stacked, self.storage, w4a8=self.w4a8)
         if self.panels and self.storage != self.dtype:
-            return packed(self._stacked(names, passing=True))
+            stored = [info for name in names if (info := self.source.as_stored(name)) is not None]
+            matrix = read_panels(stored) if len(stored) == len(names) else None
+            return matrix or packed(self._stacked(names, passing=True))
         if self.reordered and self.storage == self.dtype:
             return reorder(self._stacked(names, passing=True))
         return self._stacked(names)
