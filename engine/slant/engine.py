@@ -26,7 +26,7 @@ from slant.runtime.execution import Executor
 from slant.runtime.free_memory import memory_limit
 from slant.runtime.identity import identity, model_files
 from slant.runtime.load import load_runner, offloaded_to_disk
-from slant.runtime.memory import MemoryRequest, Tier, choose
+from slant.runtime.memory import MemoryRequest, Tier, choose, described
 from slant.runtime.own_thread import OwnThread, Progress
 from slant.runtime.resolved import ResolvedOptions, use_threads
 from slant.runtime.runner import Runner
@@ -37,7 +37,7 @@ class Engine:
     """A loaded classifier. ``Engine.load`` makes one; ``score`` and ``stream`` use it.
 
     ``labels`` are the label names in class order, ``options`` what really runs, ``tier`` where the weights are
-    and ``request`` what the tier was chosen for.
+    and ``request`` what the tier was chosen for; ``description`` says it in a line.
     ``coverage`` says whether a certificate covers this engine's scores; beyond its ``stable_margin`` they are stable.
     It computes in a thread of its own. Any number of threads may use it at once; their batches take turns.
     """
@@ -52,6 +52,7 @@ class Engine:
         request: MemoryRequest | None = None,
         thread: OwnThread | None = None,
         files: Sequence[Path] = (),
+        reason: str = "",
     ) -> None:
         self.prompt, self.runner, self.options = prompt, runner, options
         self.coverage = coverage or Coverage("the model was loaded without a certificate")
@@ -59,6 +60,7 @@ class Engine:
         self.tier, self.request = tier, request
         self.labels = prompt.label_names
         self._files = tuple(files)
+        self.description = described(options, tier, reason)
         self._thread = thread or OwnThread()
         self._thread.forkable = runner.device.type == "cpu"
 
@@ -112,7 +114,8 @@ class Engine:
         if test is not None:
             test.check(runner, positions)
         request = replace(request, token_budget=tier.token_budget)
-        return cls(prompt, runner, resolved, certified, tier, request, thread, model_files(source))
+        files = model_files(source)
+        return cls(prompt, runner, resolved, certified, tier, request, thread, files, classifier.reason)
 
     @classmethod
     def offloaded(
@@ -135,8 +138,8 @@ class Engine:
         def load(thread: OwnThread) -> Engine:
             classifier = Classifier.open(model, options)
             runner = offloaded_to_disk(classifier, progress)
-            files = model_files(classifier.source)
-            return cls(classifier.prompt, runner, classifier.options, thread=thread, files=files)
+            files, reason = model_files(classifier.source), classifier.reason
+            return cls(classifier.prompt, runner, classifier.options, thread=thread, files=files, reason=reason)
 
         with OwnThread(use_threads(options.threads)).ended_by_failure() as thread:
             return thread.call(lambda: load(thread))

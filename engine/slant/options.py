@@ -17,7 +17,13 @@ from typing import Any
 
 from slant.errors import OptionError, SlantError, shortened
 
-WEIGHTS = ("auto", "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8", "hqq4", "hqq3", "hqq2")
+# What leaves the choice to slant, and what each may take beside what "auto" does.
+AUTO = {
+    "auto": (),
+    "auto-8bit": ("int8", "fp8", "hqq8"),
+    "auto-4bit": ("w4a8", "int8", "fp8", "hqq8", "hqq4"),
+}
+WEIGHTS = (*AUTO, "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8", "hqq4", "hqq3", "hqq2")
 TRUNCATIONS = ("head", "middle", "error")
 SPECIAL_TOKENS = ("text", "parse")
 CHOICES = {"weights": WEIGHTS, "truncation": TRUNCATIONS, "special_tokens": SPECIAL_TOKENS}
@@ -31,10 +37,12 @@ class LoadOptions:
     """What a user asks for; everything has a default.
 
     weights: "bf16", "fp32", or "auto": bf16 where the device multiplies it natively, fp32 elsewhere; an artifact is
-    computed in it too. "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads. "int8" multiplies 8-bit
-    weights by 8-bit activations, on CPUs, "w4a8" an artifact's codes, or those of "hqq4", by 8-bit activations there,
-    and "fp8" e4m3 by e4m3, on GPUs from sm_89 on: the fastest, and the ones that drift. On a CPU "fp8" computes the
-    same in fp32, slower than bf16, for checks.
+    computed in it too. "auto-8bit" and "auto-4bit" allow weights of as many bits or more: the fastest that fit the
+    memory are taken, and the scores drift as with these.
+    "hqq8", "hqq4", "hqq3" or "hqq2" quantizes a checkpoint while it loads. "int8" multiplies 8-bit weights by 8-bit
+    activations, on CPUs, "w4a8" an artifact's codes, or those of "hqq4", by 8-bit activations there, and "fp8" e4m3 by
+    e4m3, on GPUs from sm_89 on: the fastest, and the ones that drift. On a CPU "fp8" computes the same in fp32, slower
+    than bf16, for checks.
     device: "cpu", "cuda", "cuda:1" ..., or "auto": cuda if there is one.
     template, labels: the prompt around "{article}" and {answer: name}; by default the folder's ``slant.json``, else the
     built-in ones.

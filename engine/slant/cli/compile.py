@@ -10,7 +10,7 @@ import typer
 
 from slant.cli.options import Model, checkpoint_path, load_options, takes
 from slant.errors import SlantError
-from slant.options import LoadOptions
+from slant.options import AUTO, LoadOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,6 +68,8 @@ def _request(model: str, options: LoadOptions) -> MemoryRequest:
     from slant.runtime.memory import MemoryRequest
     from slant.runtime.resolved import TOKEN_BUDGETS, ResolvedOptions
 
+    if AUTO.get(options.weights):
+        raise SlantError(f"{options.weights} depends on the machine that scores; name the weights that it takes there.")
     folders = model_folders(model)
     folder, config = folders[0], read_config(folders[-1])
     recipe = config.recipe(NAMED[options.weights]) if options.weights in NAMED else None

@@ -49,7 +49,9 @@ RUNNING = ("weights", "device", "template", "labels", "max_tokens", "token_budge
 
 def load_options(
     weights: Annotated[
-        Literal["auto", "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8", "hqq4", "hqq3", "hqq2"],
+        Literal[
+            "auto", "auto-8bit", "auto-4bit", "bf16", "fp32", "int8", "fp8", "w4a8", "hqq8", "hqq4", "hqq3", "hqq2"
+        ],
         typer.Option(help="auto is bf16 where the device multiplies it natively, else fp32."),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; auto is cuda if there is one.")] = "auto",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from slant.cli.options import HtmlOutput, JsonOutput, checkpoint_path, load_options, reading, takes
-from slant.options import LoadOptions
+from slant.options import AUTO, LoadOptions
 
 if TYPE_CHECKING:
     from slant.cascade import Cascade
@@ -85,6 +85,8 @@ def score(
             loading = progress.of("loading")
             engine = Engine.load(checkpoint_path(model), options, progress=loading)
             labels.extend(engine.labels)
+            if AUTO.get(options.weights):
+                say(engine.description)
             if rescore_unstable is None:
                 return engine
             second = replace(options, weights="auto", max_flip_rate=None)

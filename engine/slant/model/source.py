@@ -68,14 +68,16 @@ def open_model(model: str | Path, weights: str = "auto", device: torch.device | 
         if weights in NAMED and artifact.recipe != artifact.config.recipe(NAMED[weights]):
             raise SlantError(f"{model} is quantized already, by a recipe other than {weights}; leave weights at auto.")
         return artifact
-    checkpoint = open_folders(folders)
-    if weights in QUANTIZING:
-        from slant.model.hqq import QuantizedCheckpoint
+    return quantized_while_read(open_folders(folders), weights, device)
 
-        return QuantizedCheckpoint(
-            checkpoint, checkpoint.config.recipe(QUANTIZING[weights]), device or torch.device("cpu")
-        )
-    return checkpoint
+
+def quantized_while_read(source: Source, weights: str, device: torch.device | None = None) -> Source:
+    """A checkpoint, quantized as ``open_model`` says if the weights are so; anything else as it is."""
+    if weights not in QUANTIZING or not isinstance(source, Dense):
+        return source
+    from slant.model.hqq import QuantizedCheckpoint
+
+    return QuantizedCheckpoint(source, source.config.recipe(QUANTIZING[weights]), device or torch.device("cpu"))
 
 
 def open_checkpoint(model: str | Path, base: str | Path | None = None) -> Dense:

@@ -17,7 +17,7 @@ from slant.artifact import MANIFEST
 from slant.errors import CheckpointError, SlantError
 from slant.model.source import Source, open_model
 from slant.model.weights import Weights
-from slant.options import LoadOptions
+from slant.options import AUTO, LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
 from slant.runtime.memory import MemoryRequest
@@ -27,13 +27,17 @@ from slant.tensor_files import EMBEDDING
 
 @dataclass(frozen=True)
 class Classifier:
-    """``source`` gives the weights of the blocks; ``embedding`` is there if it was read already."""
+    """``source`` gives the weights of the blocks; ``embedding`` is there if it was read already.
+
+    ``reason`` says why slant took these weights, if that was left to it.
+    """
 
     source: Source
     prompt: Prompt
     head: Head
     options: ResolvedOptions
     embedding: Tensor | None = None
+    reason: str = ""
 
     @classmethod
     def open(cls, model: str | Path, options: LoadOptions, *, whole: bool = False) -> Classifier:
@@ -64,7 +68,13 @@ class Classifier:
         if failure is not None:
             raise failure
         check_vocabulary(source, prompt)
-        return cls(source, prompt, answer_head(source, prompt, resolved.device), resolved, embedding)
+        reason = ""
+        if AUTO.get(options.weights):
+            from slant.runtime.choice import decide
+
+            choice = decide(source, prompt, options, resolve)
+            source, resolved, reason = choice.source, choice.options, choice.reason
+        return cls(source, prompt, answer_head(source, prompt, resolved.device), resolved, embedding, reason)
 
     def memory_request(self) -> MemoryRequest:
         """What decides the bytes of the memory tiers."""

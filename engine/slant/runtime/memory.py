@@ -222,6 +222,12 @@ def _rows(request: MemoryRequest, rows: int, length: int) -> int:
     return rows * length * max(columns for _, columns in request.config.merged_shapes()) * (1 + FP32)
 
 
+def described(options: ResolvedOptions, tier: Tier | None, reason: str = "") -> str:
+    """In a line what runs, where its weights are, and why it was taken."""
+    where = "offloaded to disk" if tier is None else f"{tier.name}, {human(tier.peak)} predicted"
+    return f"weights {options.weights}, computed in {options.dtype_name}, {where}{reason and f': {reason}'}"
+
+
 def human(size: float) -> str:
     """Bytes in decimal units: 1.23 GB."""
     for unit in ("B", "kB", "MB"):
