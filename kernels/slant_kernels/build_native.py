@@ -17,7 +17,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HEADERS = ("integers.h", "vectors.h")
-SOURCES = ("attention.cpp", "delta_net.cpp", "int8.cpp", "norm.cpp", "panels.cpp", "read.cpp", "swiglu.cpp", "w4a8.cpp")
+SOURCES = (
+    "attention.cpp",
+    "delta_net.cpp",
+    "int8.cpp",
+    "norm.cpp",
+    "packing.cpp",
+    "panels.cpp",
+    "read.cpp",
+    "swiglu.cpp",
+    "w4a8.cpp",
+)
 FLAGS = (
     "-O3",
     "-std=c++17",

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slant_kernels import native
-from slant_kernels.quantized import QuantizedMatrix, unpack
+from slant_kernels.quantized import QuantizedMatrix
 
 STEP = 32  # K is a multiple of it
 NUMBERS = 16  # bits of what is not codes
@@ -97,11 +97,23 @@ def packed(matrix: QuantizedMatrix | Tensor) -> PanelMatrix:
     panel = native.panel()
     assert panel is not None
     if isinstance(matrix, Tensor):
+        numbers = matrix.contiguous().view(torch.uint8)
         shape = matrix.shape[0], matrix.shape[1]
-        return PanelMatrix(pack_numbers(matrix, panel), None, None, NUMBERS, STEP, shape)
-    words = pack_codes(unpack(matrix.codes, matrix.bits, matrix.shape[1]), matrix.bits, panel)
+        return PanelMatrix(_packed(numbers, shape, NUMBERS, panel), None, None, NUMBERS, STEP, shape)
+    words = _packed(matrix.codes, matrix.shape, matrix.bits, panel)
     scales, zeros = (pack_groups(values, panel) for values in (matrix.scales, matrix.zeros))
     return PanelMatrix(words, scales, zeros, matrix.bits, matrix.group_size, matrix.shape)
+
+
+PACK = native.Op("pack", "codes:uint8 words:int32", "N K bits row")
+
+
+def _packed(codes: Tensor, shape: tuple[int, int], bits: int, panel: int) -> Tensor:
+    """Bytes ``[N, ...]``, as ``quantized`` has them or of bf16 -> words: ``pack_codes`` and ``pack_numbers`` in C++."""
+    N, K = shape
+    words = torch.empty(-(-N // panel), K * bits // 32, panel, dtype=torch.int32, device="cpu")
+    PACK((codes, words), (N, K, bits, codes.stride(0)))
+    return words
 
 
 def pack_codes(codes: Tensor, bits: int, panel: int) -> Tensor:

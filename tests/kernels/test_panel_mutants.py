@@ -29,6 +29,7 @@ FAULTS = {
     "x of the first strip": ("kernel(place(tile, k0)", "kernel(place(tile, 0)"),
     "the second half of a panel from the first": ("right = operands(strip + LANES)", "right = operands(strip)"),
 }
+SOURCES = ("panels.cpp", "packing.cpp", "delta_net.cpp")  # the last says how wide a panel is
 LEVEL = "avx2"  # compiled and run wherever tests of x86 are
 
 pytestmark = [
@@ -62,7 +63,7 @@ def check():
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_seen(fault, tmp_path, monkeypatch):
-    for name in (*build_native.HEADERS, "panels.cpp", "delta_net.cpp"):
+    for name in (*build_native.HEADERS, *SOURCES):
         shutil.copy(build_native.HERE / name, tmp_path)
     old, new = FAULTS[fault]
     source = (tmp_path / "panels.cpp").read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ def test_faults_are_seen(fault, tmp_path, monkeypatch):
     (tmp_path / "panels.cpp").write_text(source.replace(old, new, 1), encoding="utf-8")
     flags = build_native.LEVELS[platform.machine()][LEVEL]
     monkeypatch.setattr(build_native, "HERE", tmp_path)
-    monkeypatch.setattr(build_native, "SOURCES", ("panels.cpp", "delta_net.cpp"))
+    monkeypatch.setattr(build_native, "SOURCES", SOURCES)
     monkeypatch.setattr(build_native, "LEVELS", {platform.machine(): {LEVEL: flags}})
     assert build_native.build() == {}
     native.library.cache_clear()

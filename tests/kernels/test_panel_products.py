@@ -1,12 +1,15 @@
 """Products in panels at every set of instructions this processor has, against the description of their matrices."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ops import randn
 from test_quantized import random_matrix
 
-from slant_kernels.panels import can_pack, packed
-from slant_kernels.quantized import BITS, GROUP_SIZES, dequantize_reference
+from slant_kernels import native
+from slant_kernels.panels import can_pack, pack_codes, pack_numbers, packed
+from slant_kernels.quantized import BITS, GROUP_SIZES, dequantize_reference, unpack
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -132,6 +135,23 @@ def test_slices_leading_dimensions_and_outputs():
     assert_product(matrix.multiply(turned), turned, weight)
     assert matrix.multiply(x[:, :0]).shape == (2, 0, 35)
     assert matrix.shape == (35, 96)
+
+
+@pytest.mark.parametrize(("N", "K"), [(1, 32), (35, 96), (64, 160), (33, 256)])
+@pytest.mark.parametrize("bits", [*BITS, 16])
+def test_packing(bits, N, K):
+    """The library's packing is torch's, of rows that lie apart too."""
+    panel = native.panel()
+    if bits == 16:
+        dense = randn(2 * N, K).bfloat16()[::2]
+        assert torch.equal(packed(dense).words, pack_numbers(dense, panel))
+        return
+    q = random_matrix(N, K, bits, 32)
+    words = pack_codes(unpack(q.codes, bits, K), bits, panel)
+    assert torch.equal(packed(q).words, words)
+    wide = torch.zeros(N, q.codes.shape[1] + 7, dtype=torch.uint8, device=CPU)
+    wide[:, 3:-4] = q.codes
+    assert torch.equal(packed(replace(q, codes=wide[:, 3:-4])).words, words)
 
 
 def test_where_matrices_are_packed(level):
