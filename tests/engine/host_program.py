@@ -91,6 +91,7 @@ WAYS = {
     "fp32": {"weights": "fp32"},
     "bf16": {"weights": "bf16"},
     "int8": {"weights": "int8"},
+    "w4a8": {"weights": "w4a8", "max_tokens": 512},
     "hqq4, merged": {"weights": "hqq4", "memory": "12MB", "max_tokens": 512},
     "offloaded": {"weights": "bf16"},
 }

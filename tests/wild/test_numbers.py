@@ -65,7 +65,7 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, name: str, value: f
     assert f"the first at {TENSORS[name]}; download the checkpoint again" in str(refused.value)
 
 
-@pytest.mark.parametrize("weights", ["bf16", "hqq4", "int8"])
+@pytest.mark.parametrize("weights", ["bf16", "hqq4", "int8", "w4a8"])
 def test_for_every_kind_of_weights(tmp_path: Path, weights: str) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
     folder = overflow.changed(tmp_path / "model", put(name, [100, 1], torch.nan))
