@@ -27,7 +27,7 @@ TEXTS = ["The council voted.", "Rain."]
 @pytest.fixture
 def speeds(monkeypatch):
     """Sets the speeds of weights on this processor."""
-    return lambda **found: monkeypatch.setitem(choice.SPEEDS, choice.row(CPU), found)
+    return lambda **found: monkeypatch.setitem(choice.PRODUCTS, choice.row(CPU), found)
 
 
 @pytest.fixture(scope="module")
@@ -112,5 +112,5 @@ def test_of_a_gpu_what_it_multiplies(target, fp8, monkeypatch):
 
 
 def test_speeds_are_of_known_processors_and_weights():
-    assert {weights for row in choice.SPEEDS.values() for weights in row} <= set(chain(*AUTO.values()))
-    assert choice.row(CPU) in choice.SPEEDS or instruction_set() in ("x86-64", "neon")
+    assert {weights for row in choice.PRODUCTS.values() for weights in row} <= set(chain(*AUTO.values()))
+    assert choice.row(CPU) in choice.PRODUCTS or instruction_set() in ("x86-64", "neon")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,13 @@ from rich.text import Text
 from slant.artifact import MANIFEST
 from slant.artifact.certificate import Certificate, parse
 from slant.artifact.recipe import QUANTIZING, W4A8
+from slant.bench.predict import tokens_per_second
 from slant.cores import cores
 from slant.evaluation.formatting import terminal_table
 from slant.model.source import Source, open_model
-from slant.options import LoadOptions
+from slant.options import AUTO, LoadOptions
 from slant.prompt.prompt import Prompt
+from slant.runtime.choice import alternatives
 from slant.runtime.classifier import check_vocabulary, is_bf16, resolve
 from slant.runtime.free_memory import host_memory
 from slant.runtime.memory import MemoryRequest, human, tiers
@@ -38,7 +41,7 @@ def report(model: str | Path, options: LoadOptions) -> RenderableType:
     stored, source = checkpoint.certificate, f"the certificate in {checkpoint.folder / MANIFEST}"
     certificates = [] if stored is None else [certificate(parse(stored, source))]
     tables = [architecture(checkpoint), tensors(checkpoint), answers(prompt), *certificates, host()]
-    parts = [*tables, memory(checkpoint, prompt)]
+    parts = [*tables, memory(checkpoint, prompt), alternatives_here(checkpoint, prompt, options)]
     return Group(*notes, *(part for table in parts for part in (Text(), table)))
 
 
@@ -107,6 +110,24 @@ def host() -> Table:
     free = "unknown" if room is None else f"{human(room.free)} free of {human(room.limit)}: {room.source}"
     table.add_row(Text("CPU memory", style="bold"), free)
     return table
+
+
+def alternatives_here(checkpoint: Source, prompt: Prompt, options: LoadOptions) -> Table:
+    """What each of the weights would take on this machine, and how fast it would be."""
+    auto = "auto-4bit" if checkpoint.recipe is None else "auto"
+    found = list(alternatives(checkpoint, prompt, replace(options, weights=auto), resolve))
+    device = found[0].options.device
+    rate = tokens_per_second(checkpoint.config, found[0].options) if device.type == "cpu" else None
+    rows = []
+    for one in sorted(found, key=lambda one: -one.speed):
+        drift = next(name for name, taken in AUTO.items() if one.weights == "auto" or one.weights in taken)
+        name = f"auto: {one.options.weights}" if one.weights == "auto" else one.weights
+        tier, peak = ("does not fit", one.least) if one.tier is None else (one.tier.name, one.tier.peak)
+        tokens = "" if rate is None else f"{rate * one.speed:,.0f}"
+        rows.append((name, drift, tier, human(peak), tokens))
+    heads = "weights", "allowed by", "tier", "peak", "tokens/s"
+    caption = "tokens/s of auto: a few blocks like the model's, timed now; of others by a table of the instruction set"
+    return terminal_table(heads, rows, left=3, title=f"Alternatives on this {device.type}", caption=caption)
 
 
 def memory(checkpoint: Source, prompt: Prompt) -> Table:

@@ -24,16 +24,17 @@ from slant_kernels import native
 from slant_kernels.cpu import instruction_set
 from slant_kernels.launch import target
 
-# Tokens a second beside "auto" where all is resident, 8 texts of 128 tokens of the 0.8B shape.
-# CPU: measured in turns on 2 threads of an AMD EPYC with AVX512-BF16, restricted as cpu.py says (2026-11-28).
-# CUDA: on an H200 (docs/gpu.md).
-SPEEDS: dict[str, dict[str, float]] = {
-    "avx512bf16": {"int8": 1.6},
-    "avx512vnni": {"int8": 2.0},
-    "avx512": {"int8": 1.2},
-    "avx2": {"int8": 1.2},
-    "cuda": {"fp8": 1.4},
+# The rate of matrix products beside that of "auto".
+# CPU: medians of two runs in turns of 15, 512 rows by 7168 x 1024, on 2 threads of an AMD EPYC with AVX512-BF16,
+# restricted as cpu.py says (2026-11-28, while others computed on it). CUDA: on an H200 (docs/gpu.md).
+PRODUCTS: dict[str, dict[str, float]] = {
+    "avx512bf16": {"int8": 1.8, "w4a8": 1.5, "hqq8": 0.98, "hqq4": 0.99},
+    "avx512vnni": {"int8": 3.5, "w4a8": 2.5, "hqq8": 0.99, "hqq4": 0.99},
+    "avx512": {"int8": 1.55, "w4a8": 2.1, "hqq8": 0.99, "hqq4": 0.99},
+    "avx2": {"int8": 1.5, "w4a8": 1.95, "hqq8": 0.99, "hqq4": 0.99},
+    "cuda": {"fp8": 1.5},
 }
+SHARE = 0.85  # of a forward's time that is products with "auto"
 UNKNOWN = 0.5  # of weights that were not measured: they are taken for their memory only
 PACKED, OFFLOADED = 0.95, 0.5  # of the resident speed, where a tier dequantizes as it multiplies, or copies blocks
 
@@ -130,11 +131,12 @@ def allowed(source: Source, name: str, device: torch.device) -> list[str]:
 
 def speed(weights: str, device: torch.device) -> float:
     """Tokens a second beside "auto" with everything resident."""
-    return SPEEDS.get(row(device), {}).get(weights, 1.0 if weights == "auto" else UNKNOWN)
+    rate = PRODUCTS.get(row(device), {}).get(weights, 1.0 if weights == "auto" else UNKNOWN)
+    return 1 / (1 - SHARE + SHARE / rate)
 
 
 def row(device: torch.device) -> str:
-    """The row of ``SPEEDS`` for a device; none where the CPU ops are not compiled."""
+    """The row of ``PRODUCTS`` for a device; none where the CPU ops are not compiled."""
     if device.type != "cpu":
         return device.type
     name = instruction_set() if native.level() else ""
