@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake import Engine
-from test_job import Watched, names, stopped
+from watched import Watched, names, stopped
 
 from slant import Engine as RealEngine
 from slant.demo import FOLDER

@@ -18,7 +18,7 @@ from slant.tables.columns import missing, near_name, tell_apart
 from slant.tables.notes import note
 from slant.tables.rows import Record, Row, as_text, unreadable
 
-RECORD_LIMIT = 16 << 20  # characters a quoted field may span before its quote counts as never closed
+RECORD_LIMIT = 64 << 20  # characters a quoted field may span before its quote counts as never closed
 QUOTED = re.compile(r'[",\t\r\n]|^\s|\s$')  # csv.writer leaves a lone \r bare, which readers take for a row's end
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 EXCEL = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*')  # a first line that Excel understands
