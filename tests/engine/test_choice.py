@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tiny
+from slant.cli.app import run
 from slant.demo import FOLDER
 from slant.engine import Engine
 from slant.errors import SlantError
@@ -114,3 +115,14 @@ def test_of_a_gpu_what_it_multiplies(target, fp8, monkeypatch):
 def test_speeds_are_of_known_processors_and_weights():
     assert {weights for row in choice.PRODUCTS.values() for weights in row} <= set(chain(*AUTO.values()))
     assert choice.row(CPU) in choice.PRODUCTS or instruction_set() in ("x86-64", "neon")
+
+
+def test_the_command_line_says_what_was_taken(tmp_path, capsys, speeds):
+    speeds(int8=2.0)
+    (tmp_path / "in.txt").write_text("Rain.\n", encoding="utf-8")
+    command = ["score", str(tmp_path / "in.txt"), "--model", "demo", "--max-tokens", "256", "--device", "cpu"]
+    assert run([*command, "--output", str(tmp_path / "a.jsonl")]) == 0
+    assert "weights" not in capsys.readouterr().err
+    assert run([*command, "--output", str(tmp_path / "b.jsonl"), "--weights", "auto-8bit"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "weights" in line]
+    assert re.match(r"slant: weights int8, computed in .*: the fastest of int8, auto, hqq8 within ", line)

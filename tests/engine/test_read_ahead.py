@@ -58,6 +58,11 @@ def test_what_was_read_ahead_is_what_the_model_holds():
     assert Engine.load(FOLDER, CPU).runner.model.embedding.shape == opened.embedding.shape
 
 
+def test_nothing_is_read_ahead_that_the_machine_has_no_room_for(monkeypatch):
+    monkeypatch.setattr(classifier, "memory_limit", lambda options: (10**6, "a container"))
+    assert Classifier.open(FOLDER, CPU, whole=True).embedding is None
+
+
 def test_nothing_is_read_ahead_that_may_not_be_held():
     assert Classifier.open(FOLDER, CPU).embedding is None
     with pytest.raises(Exception, match="not enough memory"):

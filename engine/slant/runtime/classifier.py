@@ -20,6 +20,7 @@ from slant.model.weights import Weights
 from slant.options import AUTO, LoadOptions
 from slant.prompt.prompt import Prompt
 from slant.runtime.execution import Head
+from slant.runtime.free_memory import memory_limit
 from slant.runtime.memory import MemoryRequest
 from slant.runtime.resolved import ResolvedOptions, choose_device, resolve_options, use_threads
 from slant.tensor_files import EMBEDDING
@@ -88,7 +89,10 @@ def _embedding(source: Source, options: ResolvedOptions) -> Tensor | None:
     and does without the lock.
     """
     size = math.prod(source.tensors[EMBEDDING].shape) * options.storage.itemsize
-    if options.device.type != "cpu" or (options.memory is not None and options.memory < 2 * size):
+    if options.device.type != "cpu":
+        return None
+    limit, _ = memory_limit(options)
+    if limit is not None and limit < 2 * size:
         return None
     return Weights(source, options.storage, options.device).dense(EMBEDDING)
 
