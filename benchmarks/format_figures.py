@@ -24,8 +24,7 @@ def formats(rows: Sequence[Row]) -> Iterator[str]:
     yield paragraph(
         "Every weight format in a process of its own: seconds to load it and, from the start of the process, to the "
         "first answer; its peak memory, Python and torch included; seconds for one text of so many tokens after the "
-        "prompt's prefix, and for 64 posts. hqq formats stay quantized (`--memory`); with memory enough they are as "
-        "fast as bf16."
+        "prompt's prefix, and for 64 posts."
     )
     for name in dict.fromkeys(row["set"] for row in rows if row["kind"] == "load"):
         loads = {row["format"]: row for row in rows if (row["set"], row["kind"]) == (name, "load")}

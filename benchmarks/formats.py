@@ -5,8 +5,8 @@
 
 Each format runs in a process of its own (``one_format.py``), one after the other, in the order of ``--formats``; within
 a process the workloads take turns. A quantized format is written by ``slant quantize`` first, if its artifact is not
-there yet, and measured in the tier that keeps it quantized: dequantized it is as fast as bf16. ``--sets`` repeats all
-with a restricted instruction set. A workload that does not fit the remaining time is skipped, and the row says so.
+there yet. ``--sets`` repeats all with a restricted instruction set. A workload that does not fit the remaining time is
+skipped, and the row says so.
 
 Rows go to results/formats.jsonl: kind "quantize", "load" (with the peak of the whole process) or "score".
 """
@@ -66,18 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rows_of(name: str, instructions: str, seconds: float, options: argparse.Namespace) -> Iterator[Row]:
     """The rows of one format under one instruction set, in about so many seconds."""
-    variables, model, weights, tier = os.environ | SETS[instructions], options.model, name, None
+    variables, model, weights = os.environ | SETS[instructions], options.model, name
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     start = time.monotonic()
     if name in NAMED:
-        model, weights, tier = options.artifacts / f"{options.model.name}-{name}", "auto", "quantized"
+        model, weights = options.artifacts / f"{options.model.name}-{name}", "auto"
         if not (model / MANIFEST).exists():
             options.artifacts.mkdir(parents=True, exist_ok=True)
             written = quantized(name, options.model, model, variables, options.threads)
             yield written
             if written["status"] != "ok":
                 return
-    request = {"model": str(model), "weights": weights, "tier": tier, "threads": options.threads}
+    request = {"model": str(model), "weights": weights, "threads": options.threads}
     request |= {"workloads": options.workloads.split(","), "rounds": options.rounds}
     seconds = max(options.least, seconds - (time.monotonic() - start))
     yield from child(request | {"seconds": seconds, "started": time.time()}, variables, 2 * seconds + 120)

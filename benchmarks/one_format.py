@@ -1,6 +1,6 @@
 """One weight format in a process of its own: ``formats.py`` runs it, and reads its rows from stdout.
 
-    python benchmarks/one_format.py '{"model": ..., "weights": ..., "tier": ..., "started": ...}'
+    python benchmarks/one_format.py '{"model": ..., "weights": ..., "started": ...}'
 
 The peak is that of the process at its end, interpreter and libraries included. ``started`` is when it was started.
 """
@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from harness.process import Reply
@@ -22,8 +22,6 @@ from slant.batching.batches import Ids
 from slant.bench.machine import peak, resident
 from slant.engine import Engine
 from slant.options import LoadOptions
-from slant.runtime.classifier import Classifier
-from slant.runtime.memory import tiers
 from slant.runtime.resolved import use_threads
 from slant.runtime.runner import Runner
 
@@ -33,10 +31,6 @@ FIRST = "A text of a few words."
 
 def main(request: dict[str, Any]) -> None:
     options = LoadOptions(device="cpu", weights=request["weights"], threads=request["threads"])
-    if request["tier"]:
-        found = Classifier.open(request["model"], options).memory_request()
-        memory = next((tier.peak for tier in tiers(found) if tier.name == request["tier"]), None)
-        options = replace(options, memory=memory or "auto")
     use_threads(options.threads, everywhere=True)
     start = time.perf_counter()
     engine = Engine.load(request["model"], options)

@@ -8,6 +8,7 @@ All options hold threads, answers (token ids) and model: a folder or file of the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ Answers = list[list[float]]
 Score = Callable[[list[Any], int], Answers]
 CELLS = 256  # llama.cpp rounds a sequence's cells up to a multiple of this
 LOG_ERROR = 4  # llama.cpp's
+WITHOUT_BF16 = ("AVX2", "AVX512_CORE", "AVX512_CORE_VNNI")  # values of ONEDNN_MAX_CPU_ISA
 
 
 def slant(options: dict[str, Any]) -> Score:
@@ -115,6 +117,9 @@ def onnx(options: dict[str, Any]) -> Score:
 def openvino(options: dict[str, Any]) -> Score:
     """OpenVINO's CPU plugin, without optimum; precision ("bf16" or "f32") is what is computed in.
 
+    Where oneDNN is restricted to instructions without bf16 that is f32, as OpenVINO chooses on such a processor: told
+    to compute in bf16 it then fails.
+
     The exported model has lost the branch that hides left padding from the recurrent layers, so padded rows would get
     other answers: only texts of one length share a call. Its language-model head is cut down to the last position, as
     OpenVINO's own text-generation library does.
@@ -123,7 +128,7 @@ def openvino(options: dict[str, Any]) -> Score:
     import openvino as ov
     from openvino import opset13 as ops
 
-    core = ov.Core()
+    core, limit = ov.Core(), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     model = core.read_model(Path(options["model"]) / "openvino_model.xml")
     node = model.output("logits").get_node().input_value(0).get_node()
     while node.get_type_name() != "MatMul":
@@ -133,7 +138,7 @@ def openvino(options: dict[str, Any]) -> Score:
     model.validate_nodes_and_infer_types()
     settings = {
         "INFERENCE_NUM_THREADS": options["threads"],
-        "INFERENCE_PRECISION_HINT": options["precision"],
+        "INFERENCE_PRECISION_HINT": "f32" if limit in WITHOUT_BF16 else options["precision"],
         "PERFORMANCE_HINT": "LATENCY",
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()
