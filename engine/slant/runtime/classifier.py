@@ -83,16 +83,15 @@ class Classifier:
 
 
 def _embedding(source: Source, options: ResolvedOptions) -> Tensor | None:
-    """The embedding, which every tier of a CPU holds as it is; None elsewhere, and where it leaves no memory.
+    """The embedding, which every tier of a CPU holds as it is; None elsewhere, and where memory may be too little: what
+    is free must be counted, and a model refused, before any of it is read.
 
     A tokenizer of 250,000 tokens takes a second to load, in one core and with Python's lock; reading takes another core
     and does without the lock.
     """
-    size = math.prod(source.tensors[EMBEDDING].shape) * options.storage.itemsize
-    if options.device.type != "cpu":
-        return None
     limit, _ = memory_limit(options)
-    if limit is not None and limit < 2 * size:
+    dense = sum(map(math.prod, source.config.shapes().values())) * options.storage.itemsize
+    if options.device.type != "cpu" or (limit is not None and limit < 2 * dense):
         return None
     return Weights(source, options.storage, options.device).dense(EMBEDDING)
 
