@@ -59,16 +59,16 @@ def test_a_corrupt_file_among_good_ones(tmp_path: Path, caplog: pytest.LogCaptur
     good = gzip.compress(b"".join(b"%r\n" % random.Random(i).randbytes(40) for i in range(2000)))
     (folder / "b.txt.gz").write_bytes(good[: len(good) // 2])
     (folder / "c.parquet").write_bytes(b"PAR1 not really PAR1")
-    lines(folder / "d.txt", 10, 10)
+    lines(folder / "d.txt", 200, 10)
     whole = score_table(Watched(), folder, tmp_path / "whole.jsonl", window=64)
     assert len(whole.problems) == 2
     assert "b.txt.gz is damaged after line" in whole.problems[0]
     assert "c.parquet is not a readable Parquet file" in whole.problems[1]
     texts = [json.loads(line)["text"] for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
-    assert texts[:10] + texts[-10:] == [f"text {i}" for i in range(20)]
+    assert texts[:10] + texts[-200:] == [f"text {i}" for i in range(210)]
     assert 400 < len(texts) < 2000
     assert caplog.text.count("c.parquet is not") == 1
-    stopped(folder, tmp_path / "out.jsonl", "text 15", window=64)
+    stopped(folder, tmp_path / "out.jsonl", "text 200", window=64)
     assert score_table(Watched(), folder, tmp_path / "out.jsonl", window=64).problems == whole.problems
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

@@ -17,6 +17,7 @@ from watched import Failing, Watched, lines, names
 from slant.errors import TableError
 from slant.scores import Score
 from slant.tables.bulk import score_table
+from slant.tables.parts import Parts
 from slant.tables.store import ScoreStore
 
 # Errors of rows
@@ -78,6 +79,25 @@ def test_identical_texts_are_scored_once(tmp_path: Path) -> None:
     score_table(engine, tmp_path / "in.jsonl", tmp_path / "all.jsonl", window=4, dedupe=False)
     assert len(engine.seen) == 22
     assert {*outputs, (tmp_path / "all.jsonl").read_bytes()} == {outputs[0]}
+
+
+def test_a_window_that_was_scored_and_not_written_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between its scores and its part: they are used, and are no duplicates."""
+    source, write = lines(tmp_path / "in.txt"), Parts.write
+
+    def stopping(parts: Parts, index: int, *rest: Any) -> None:
+        if index == 2:
+            raise KeyboardInterrupt
+        write(parts, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            score_table(Watched(), source, tmp_path / "out.csv", window=4)
+    engine = Watched()
+    figures = score_table(engine, source, tmp_path / "out.csv", window=4).figures
+    assert engine.seen == [f"text {i}" for i in range(12, 20)]
+    assert (figures["scored"], figures["duplicates"], figures["tokens"]) == (20, 0, 40)
 
 
 def test_an_engine_that_reads_ahead_scores_identical_texts_once(tmp_path: Path) -> None:
