@@ -109,10 +109,11 @@ def test_a_command_on_one_cpu_starts_no_pools(tmp_path):
     pq.write_table(pa.table({"text": ["Rain."] * 64, "other": list(range(64))}), table)
     alone, threads = counted("taskset", "-c", "0", table=table, out=tmp_path / "a.parquet")
     assert threads == 1
-    assert alone <= 4, "the main thread, the engine's, one that loads, and rayon's one"
+    most = 4  # the main thread, the engine's, one that loads, and rayon's; those that have ended may not be shown
+    assert alone <= most
     both, threads = counted(table=table, out=tmp_path / "b.parquet", more=["--threads=1"])
     assert threads == 1
-    assert both <= alone
+    assert both <= most
 
 
 def counted(*prefix, table, out, more=()):
