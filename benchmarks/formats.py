@@ -2,13 +2,15 @@
 
     python benchmarks/random_model.py 4b FOLDER
     python benchmarks/formats.py FOLDER --artifacts FOLDER --formats "bf16,int8,hqq4" --minutes 15
+    python benchmarks/formats.py engine/slant/demo --drift --formats "*,fp8" --sets full,avx512,avx2
 
 Each format runs in a process of its own (``one_format.py``), one after the other, in the order of ``--formats``; within
 a process the workloads take turns. A quantized format is written by ``slant quantize`` first, if its artifact is not
 there yet. ``--sets`` repeats all with a restricted instruction set. A workload that does not fit the remaining time is
-skipped, and the row says so.
+skipped, and the row says so. Random weights have no drift worth a figure, so ``--drift`` is a run of its own: what
+each format is off fp32 on the bundled passages, as ``slant drift`` measures it (``one_drift.py``).
 
-Rows go to results/formats.jsonl: kind "quantize", "load" (with the peak of the whole process) or "score".
+Rows go to results/formats.jsonl: kind "quantize", "load" (with the peak of the whole process), "score" or "drift".
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from slant.artifact import MANIFEST
 from slant.artifact.recipe import NAMED
 from slant.options import WEIGHTS
 
-RESULT = "formats"
+RESULT, REFERENCE = "formats", "fp32"
 # The fastest and what they are compared with first. fp8 on a CPU is for checks only, and measured if it is named.
 FIRST, LAST = ("bf16", "int8", "hqq4", "fp32"), ("auto", "fp8")
 FORMATS = sorted(WEIGHTS, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (name in LAST))
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name for part in options.formats.split(",") for name in FORMATS if name not in LAST and named(name, part)
     ]
     formats += [name for name in LAST if name in options.formats.split(",")]
+    formats = [name for name in formats if not (options.drift and name in (REFERENCE, "auto"))]
     pairs = [(each, name) for each in options.sets.split(",") for name in dict.fromkeys(formats)]
     run = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
@@ -69,6 +72,10 @@ def rows_of(name: str, instructions: str, seconds: float, options: argparse.Name
     variables, model, weights = os.environ | SETS[instructions], options.model, name
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     start = time.monotonic()
+    request = {"model": str(model), "weights": weights, "threads": options.threads}
+    if options.drift:
+        yield from child("one_drift.py", request | {"reference": REFERENCE}, variables, seconds + 120)
+        return
     if name in NAMED:
         model, weights = options.artifacts / f"{options.model.name}-{name}", "auto"
         if not (model / MANIFEST).exists():
@@ -77,10 +84,11 @@ def rows_of(name: str, instructions: str, seconds: float, options: argparse.Name
             yield written
             if written["status"] != "ok":
                 return
-    request = {"model": str(model), "weights": weights, "threads": options.threads}
+    request |= {"model": str(model), "weights": weights}
     request |= {"workloads": options.workloads.split(","), "rounds": options.rounds}
     seconds = max(options.least, seconds - (time.monotonic() - start))
-    yield from child(request | {"seconds": seconds, "started": time.time()}, variables, 2 * seconds + 120)
+    request |= {"seconds": seconds, "started": time.time()}
+    yield from child("one_format.py", request, variables, 2 * seconds + 120)
 
 
 def quantized(name: str, model: Path, target: Path, variables: dict[str, str], threads: int | None) -> Row:
@@ -97,9 +105,9 @@ def quantized(name: str, model: Path, target: Path, variables: dict[str, str], t
     return environment() | {"kind": "quantize", "seconds": {"p50": round(took, 3)}, "bytes": size, "status": status}
 
 
-def child(request: dict[str, Any], variables: dict[str, str], timeout: float) -> Iterator[Row]:
-    """The rows that the process prints, and one that says why it ended if it did not end well."""
-    command = [sys.executable, str(BENCHMARKS / "one_format.py"), json.dumps(request)]
+def child(program: str, request: dict[str, Any], variables: dict[str, str], timeout: float) -> Iterator[Row]:
+    """The rows that a program of this folder prints, and one that says why it ended if it did not end well."""
+    command = [sys.executable, str(BENCHMARKS / program), json.dumps(request)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=variables, **pipes) as process:
         late = Timer(timeout, process.kill)
@@ -121,6 +129,8 @@ def said(row: Row) -> str:
         return f"{row['kind']} {row.get('workload', '')} {row['status']}"
     if row["kind"] == "load":
         return f"loaded in {row['load_s']:.1f} s, first answer after {row['cold_s']:.1f} s, {row['tier']}"
+    if row["kind"] == "drift":
+        return f"KL {row['kl']:.2g}, |Δp| p99 {row['delta_p99']:.3f}, {row['flips']} of {row['texts']} labels flip"
     what = row["kind"] if row["kind"] == "quantize" else row["workload"]
     return f"{what} {row['seconds']['p50']:.3g} s"
 
@@ -136,6 +146,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--least", type=float, default=20, help="seconds that a format gets in any case, to answer in")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--drift", action="store_true", help="measure the drift on the bundled passages, nothing else")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     options = parser.parse_args(argv)
     options.artifacts = options.artifacts or options.model.parent

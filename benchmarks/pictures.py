@@ -25,6 +25,8 @@ BITS = {
     "own group size": "bits chosen by sensitivity, same size",
     "all group sizes": "bits and groups chosen",
 }
+LEAST_KL = 1e-7  # what is below is drawn as this: a difference in the order of sums
+AREA = 9  # of a marker, in square points a GB
 
 
 def peers(rows: Sequence[Row], path: Path) -> None:
@@ -49,6 +51,32 @@ def peers(rows: Sequence[Row], path: Path) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     logarithmic(axes, {row["tokens"] for row in single})
     label_ends(axes, ends)
+    save(figure, path)
+
+
+def formats(points: Sequence[Row], path: Path) -> None:
+    """Drift against speed of each weight format, markers as large as its memory: ``format_figures.drift_by_speed``."""
+    sets, names, first = distinct(points, "set"), distinct(points, "format"), points[0]
+    figure, (grid,) = panels(1, len(sets), (4.4, 3.8), sharey=True)
+    ends: list[list[End]] = [[] for _ in sets]
+    for axes, name, labels in zip(grid, sets, ends, strict=True):
+        some = [point for point in points if point["set"] == name]
+        for point in some:
+            number, size, kl = names.index(point["format"]), point["peak_rss"] / 1e9, max(point["kl"], LEAST_KL)
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            axes.scatter(point["speed"], kl, AREA * size, color=colour, marker=marker)
+            label = f"{point['format']}, {size:.1f} GB" + ", no drift" * (point["kl"] < LEAST_KL)
+            if point["workload"] != first["workload"]:
+                label += f", {point['workload'].partition('x')[2]} tokens"
+            labels.append(End(label, point["speed"], kl, colour))
+        axes.axvline(1, color=INK, ls="--", lw=1)
+        tokens = first["workload"].partition("x")[2]
+        axes.set(yscale="log", xlabel=f"tokens/s relative to {some[0]['base']}, {first['model']}, a text of {tokens}")
+        axes.set_title(some[0]["instructions"])
+        axes.margins(0.12)
+    grid[0].set_ylabel(f"mean KL to fp32 in nats, {first['drifting']}")
+    for axes, labels in zip(grid, ends, strict=True):  # the last panel may have moved the axis of all
+        label_ends(axes, labels)
     save(figure, path)
 
 

@@ -5,8 +5,8 @@
 
 The figures of docs/benchmarks.md are of results/peers.jsonl (the newest row of each system and workload on the newest
 row's machine), of results/formats.jsonl likewise, and of results/cpu.jsonl and results/growth.jsonl (the newest whole
-run). Those of docs/gpu.md and the
-README's paragraph on the GPU are of results/gpu_*.jsonl. A file that is not there is left out.
+run). Those of docs/gpu.md and the README's paragraph on the GPU are of results/gpu_*.jsonl. A file that is not there is
+left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from format_figures import formats, newest_formats
+from format_figures import drift, drift_by_speed, formats, newest_formats
 from gpu import figures
 from harness.prose import listed, made, number, paragraph, plural
 from harness.rows import BENCHMARKS, RESULTS, Row, newest_run, read
@@ -41,7 +41,10 @@ def section(results: Path) -> str:
     parts = [part for i, rows in enumerate(by_instructions(compared)) for part in peers(rows, explained=not i)]
     if any(row["workload"] in WORKLOADS for row in compared):
         parts.append(f"![Tokens/s against the length of a text, by system]({PICTURES}/peers.svg)")
-    parts += [*formats(by_format), *suite(measured), *growth(grown)]
+    parts += [*formats(by_format), *drift(by_format)]
+    if drift_by_speed(by_format):
+        parts.append(f"![Drift against speed, by weight format and instruction set]({PICTURES}/formats.svg)")
+    parts += [*suite(measured), *growth(grown)]
     return "\n\n".join(parts or [NOTHING])
 
 
@@ -194,6 +197,7 @@ def draw(results: Path) -> None:
     found = {path.stem: read(path) for path in results.glob("*.jsonl")}
     chosen = {
         "peers": next(iter(by_instructions(newest_peers(found.get("peers", [])))), []),
+        "formats": drift_by_speed(newest_formats(found.get("formats", []))),
         "cpu": newest_run(found.get("cpu", []), "group", "model"),
         "growth": newest_run(found.get("growth", []), "kind", "point"),
         "mixed_bits": newest_run(found.get("mixed_bits", []), "kind", "uniform"),

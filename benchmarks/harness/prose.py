@@ -33,7 +33,8 @@ def made(rows: Sequence[Row]) -> str:
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     native = [name for name, there in (("AVX512-BF16", last["bf16"]), ("AMX", last["amx"])) if there]
-    used = last.get("instructions") or ", ".join([last["capability"], *native])  # older rows do not have it
+    used = ", ".join(dict.fromkeys(row["instructions"] for row in rows if row.get("instructions")))
+    used = used or ", ".join([last["capability"], *native])  # older rows do not have it
     return paragraph(
         f"Model `{last['model']}`, {last['processor']} ({used}), "
         f"{plural(last['threads'], 'thread')}, {when}, commit {commits}, torch {last['torch']}, transformers "
