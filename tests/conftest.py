@@ -12,7 +12,19 @@ if not torch.cuda.is_available():
 
 import interpreter
 import tiny
-from slant_kernels import launch
+from slant_kernels import cpu, launch, native
+
+
+def pytest_report_header() -> str:
+    """What computes: a test that passes on one instruction set may not on another."""
+    compiled = ", ".join(native.levels()) if native.level() else "none, or SLANT_NATIVE is 0"
+    return f"instruction set: {cpu.instruction_set()}; libraries that ops are tested on, beside torch: {compiled}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The same where -q, which is in addopts, leaves out the header."""
+    if terminalreporter.verbosity < 0:
+        terminalreporter.write_line(pytest_report_header())
 
 
 @pytest.fixture(autouse=True, scope="module")

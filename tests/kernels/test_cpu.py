@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from slant_kernels import cpu
+from slant_kernels import cpu, native
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="the restrictions are those of x86"
@@ -87,3 +87,12 @@ def test_a_newer_machine_stands_in_for_one_with_avx2():
     answers, levels = found.stdout.splitlines()
     assert answers == "avx2 False False"
     assert levels in ("avx2", "")
+
+
+def test_the_suite_says_what_computes(request, monkeypatch):
+    monkeypatch.setattr(native, "levels", lambda: ("one", "two"))
+    monkeypatch.setattr(native, "level", lambda: "one")
+    config = request.config
+    said = config.hook.pytest_report_header(config=config, start_path=config.rootpath)
+    (line,) = (line for line in said if isinstance(line, str) and line.startswith("instruction set"))
+    assert line == f"instruction set: {cpu.instruction_set()}; libraries that ops are tested on, beside torch: one, two"
