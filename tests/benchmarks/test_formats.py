@@ -123,7 +123,13 @@ def drift(name, kl, **more):
 
 
 def test_drift_is_the_newest_of_its_own_model():
-    written = [drift("bf16", 9e-1), drift("int8", 7e-1, threads=64), drift("bf16", 8.6e-6), load("bf16", threads=8)]
+    written = [
+        drift("bf16", 9e-1),
+        drift("int8", 7e-1, threads=64),
+        drift("bf16", 8.6e-6),
+        drift("hqq8", 0.0),
+        load("bf16", threads=8),
+    ]
     written += [drift("hqq4", 3e-3, set="avx2", instructions="avx2"), drift("fp8", None, status="failed")]
     newest = format_figures.newest_formats(written)
     text = "\n".join(format_figures.drift(newest))
@@ -131,6 +137,7 @@ def test_drift_is_the_newest_of_its_own_model():
     assert "from fp32 on 56 texts" in text
     assert "|  | on avx512 | on avx2 |" in text
     assert "| bf16 | 8.6e-06 (0.032; 1) |  |" in text
+    assert "| hqq8 | 0 (0.032; 1) |  |" in text
     assert "| hqq4 |  | 3.0e-03 (0.032; 1) |" in text
     assert "Model `demo`, A Processor (avx512, avx2), 2 threads" in text
     assert "int8" not in text
