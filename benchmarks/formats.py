@@ -31,12 +31,12 @@ from rich.console import Console
 
 from harness.rows import BENCHMARKS, RESULTS, Row, append, environment, named
 from slant.artifact import MANIFEST
-from slant.artifact.recipe import NAMED
+from slant.artifact.recipe import NAMED, QUANTIZING
 from slant.options import WEIGHTS
 
 RESULT, REFERENCE = "formats", "fp32"
 # The fastest and what they are compared with first. fp8 on a CPU is for checks only, and measured if it is named.
-FIRST, LAST = ("bf16", "int8", "hqq4", "fp32"), ("auto", "fp8")
+FIRST, LAST = ("bf16", "int8", "w4a8", "hqq4", "fp32"), ("auto", "auto-8bit", "auto-4bit", "fp8")
 FORMATS = sorted(WEIGHTS, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (name in LAST))
 SETS = {
     "full": {},
@@ -76,11 +76,12 @@ def rows_of(name: str, instructions: str, seconds: float, options: argparse.Name
     if options.drift:
         yield from child("one_drift.py", request | {"reference": REFERENCE}, variables, seconds + 120)
         return
-    if name in NAMED:
-        model, weights = options.artifacts / f"{options.model.name}-{name}", "auto"
+    if name in QUANTIZING:
+        bits = QUANTIZING[name]
+        model, weights = options.artifacts / f"{options.model.name}-hqq{bits}", "auto" if name in NAMED else name
         if not (model / MANIFEST).exists():
             options.artifacts.mkdir(parents=True, exist_ok=True)
-            written = quantized(name, options.model, model, variables, options.threads)
+            written = quantized(bits, options.model, model, variables, options.threads)
             yield written
             if written["status"] != "ok":
                 return
@@ -91,10 +92,10 @@ def rows_of(name: str, instructions: str, seconds: float, options: argparse.Name
     yield from child("one_format.py", request, variables, 2 * seconds + 120)
 
 
-def quantized(name: str, model: Path, target: Path, variables: dict[str, str], threads: int | None) -> Row:
+def quantized(bits: int, model: Path, target: Path, variables: dict[str, str], threads: int | None) -> Row:
     """Write the artifact by the command, and say how long that took."""
     command = [sys.executable, "-c", "from slant.cli.start import main; main()", "quantize", str(model), str(target)]
-    command += ["--bits", name.removeprefix("hqq"), "--device", "cpu", "--force"]
+    command += ["--bits", str(bits), "--device", "cpu", "--force"]
     if threads:
         variables = variables | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
@@ -102,7 +103,7 @@ def quantized(name: str, model: Path, target: Path, variables: dict[str, str], t
     took = time.perf_counter() - start
     status = "ok" if done.returncode == 0 else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:300]}"
     size = sum(path.stat().st_size for path in target.glob("*.safetensors")) if target.exists() else None
-    return environment() | {"kind": "quantize", "seconds": {"p50": round(took, 3)}, "bytes": size, "status": status}
+    return environment() | {"kind": "quantize", "format": f"hqq{bits}", "seconds": {"p50": round(took, 3)}, "bytes": size, "status": status}
 
 
 def child(program: str, request: dict[str, Any], variables: dict[str, str], timeout: float) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from slant.cli import app as cli
 from slant.cli.finetune import training_recipe
 from slant.cli.options import load_options
 from slant.demo import FOLDER
-from slant.options import SPECIAL_TOKENS, TRUNCATIONS, WEIGHTS, LoadOptions
+from slant.options import AUTO, SPECIAL_TOKENS, TRUNCATIONS, WEIGHTS, LoadOptions
 from slant.runtime.execution import Eager
 from slant.runtime.resolved import DTYPES
 from slant.training.recipe import PRECISIONS, SCHEDULES, TrainingRecipe
@@ -175,7 +175,7 @@ def test_choices_are_all_there_are():
         for make in (load_options, training_recipe)
         for name, option in signature(make, eval_str=True).parameters.items()
     }
-    assert choices["weights"] == WEIGHTS == ("auto", *DTYPES, *EIGHT_BIT, W4A8, *NAMED)
+    assert choices["weights"] == WEIGHTS == (*AUTO, *DTYPES, *EIGHT_BIT, W4A8, *NAMED)
     assert choices["truncation"] == TRUNCATIONS
     assert choices["special_tokens"] == SPECIAL_TOKENS
     assert choices["schedule"] == SCHEDULES

@@ -63,7 +63,8 @@ def _random_codes(matrix: Tensor) -> Any:
     """A quantized matrix of this shape; only the time of its product counts."""
     N, K = shape = matrix.shape[0], matrix.shape[1]
     (_, _), groups = layout(shape, 4, 64)
-    scales, codes = torch.ones(groups, dtype=torch.float16), torch.randint(16, (N, K), dtype=torch.uint8)
+    scales = torch.ones(groups, dtype=torch.float16, device=matrix.device)
+    codes = torch.randint(16, (N, K), dtype=torch.uint8, device=matrix.device)
     return w4a8_matrix(QuantizedMatrix(pack(codes, 4), scales, torch.zeros_like(scales), 4, 64, shape))
 
 
