@@ -103,7 +103,8 @@ def quantized(bits: int, model: Path, target: Path, variables: dict[str, str], t
     took = time.perf_counter() - start
     status = "ok" if done.returncode == 0 else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:300]}"
     size = sum(path.stat().st_size for path in target.glob("*.safetensors")) if target.exists() else None
-    return environment() | {"kind": "quantize", "format": f"hqq{bits}", "seconds": {"p50": round(took, 3)}, "bytes": size, "status": status}
+    about = environment() | {"kind": "quantize", "format": f"hqq{bits}"}
+    return about | {"seconds": {"p50": round(took, 3)}, "bytes": size, "status": status}
 
 
 def child(program: str, request: dict[str, Any], variables: dict[str, str], timeout: float) -> Iterator[Row]:
