@@ -1,13 +1,9 @@
 """Products in panels compiled with one fault each: the checks of ``test_panel_products`` see every one."""
 
-import platform
-import shutil
-
+import faults
 import pytest
 import torch
 from test_panel_products import assert_product, made, randn
-
-from slant_kernels import build_native, native
 
 FAULTS = {
     "none": ("", ""),
@@ -29,16 +25,9 @@ FAULTS = {
     "x of the first strip": ("kernel(place(tile, k0)", "kernel(place(tile, 0)"),
     "the second half of a panel from the first": ("right = operands(strip + LANES)", "right = operands(strip)"),
 }
-SOURCES = ("panels.cpp", "packing.cpp", "delta_net.cpp")  # the last says how wide a panel is
-LEVEL = "avx2"  # compiled and run wherever tests of x86 are
+SOURCES = ("panels.cpp", "packing.cpp")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler"),
-    pytest.mark.skipif(
-        LEVEL not in build_native.LEVELS.get(platform.machine(), {}) or not native.levels(), reason="needs AVX2"
-    ),
-]
+pytestmark = faults.marks
 
 
 @pytest.fixture(params=["torch"], autouse=True)
@@ -62,25 +51,5 @@ def check():
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_seen(fault, tmp_path, monkeypatch):
-    for name in (*build_native.HEADERS, *SOURCES):
-        shutil.copy(build_native.HERE / name, tmp_path)
-    old, new = FAULTS[fault]
-    source = (tmp_path / "panels.cpp").read_text(encoding="utf-8")
-    assert old in source
-    (tmp_path / "panels.cpp").write_text(source.replace(old, new, 1), encoding="utf-8")
-    flags = build_native.LEVELS[platform.machine()][LEVEL]
-    monkeypatch.setattr(build_native, "HERE", tmp_path)
-    monkeypatch.setattr(build_native, "SOURCES", SOURCES)
-    monkeypatch.setattr(build_native, "LEVELS", {platform.machine(): {LEVEL: flags}})
-    assert build_native.build() == {}
-    native.library.cache_clear()
-    monkeypatch.setattr(native, "levels", lambda: (LEVEL,))
-    try:
-        if fault == "none":
-            check()
-        else:
-            with pytest.raises(AssertionError):
-                check()
-    finally:
-        native.library.cache_clear()
+def test_faults_are_seen(fault, tmp_path):
+    faults.check_sees(FAULTS[fault], check, SOURCES, tmp_path)
