@@ -70,11 +70,12 @@ def formats(points: Sequence[Row], path: Path) -> None:
                 label += f", {point['workload'].partition('x')[2]} tokens"
             labels.append(End(label, point["speed"], kl, colour))
         axes.axvline(1, color=INK, ls="--", lw=1)
-        tokens = first["workload"].partition("x")[2]
-        axes.set(yscale="log", xlabel=f"tokens/s relative to {some[0]['base']}, {first['model']}, a text of {tokens}")
+        axes.set(yscale="log", xlabel=f"tokens/s relative to {some[0]['base']}")
         axes.set_title(some[0]["instructions"])
         axes.margins(0.12)
     grid[0].set_ylabel(f"mean KL to fp32 in nats, {first['drifting']}")
+    tokens = first["workload"].partition("x")[2]
+    figure.supxlabel(f"speed and memory: {first['model']}, a text of {tokens} tokens", color=INK, fontsize=9)
     for axes, labels in zip(grid, ends, strict=True):  # the last panel may have moved the axis of all
         label_ends(axes, labels)
     save(figure, path)
