@@ -30,6 +30,7 @@ ZERO = 128  # the code of 0.0
 LEAST = 1e-30  # the largest |x| of a row counts as this at least: a row of zeros has a scale
 BLOCK = 4096  # the largest b
 TILE = 128  # of int8.cpp: a multiple of its vectors' width on every processor
+PANELS = 16  # that are packed at a time
 EXACT = 1024  # sums of so many products of codes are below 2**24: exact in fp32
 
 
@@ -90,16 +91,31 @@ def nbytes(shape: tuple[int, int]) -> int:
 
 def int8_matrix(weight: Tensor) -> Int8Matrix:
     """Quantize a dense matrix, for the fastest product there is."""
-    N, K = weight.shape
-    codes, scales = quantize_rows(weight)
-    signed, scales = codes.bitwise_xor_(ZERO).view(torch.int8), scales[:, 0] / block(K)  # less 128
-    if cpu.has("avx512vnni") and torch.backends.mkldnn.is_available():
-        return OneDnnInt8Matrix(torch.ops.onednn.qlinear_prepack(signed, None), scales, (N, K))
-    panel = native.panel()
+    (N, K), panel = weight.shape, native.panel()
+    if panel is not None and not (cpu.has("avx512vnni") and torch.backends.mkldnn.is_available()):
+        return _in_panels(weight, panel)
+    signed, scales = _signed(weight)
     if panel is None:
         return Int8Matrix(signed, scales, (N, K))
-    words = pack_codes(F.pad(signed, (0, -K % 4)).view(torch.uint8), 8, panel)
-    return PanelInt8Matrix(words, F.pad(scales, (0, -N % panel)), (N, K))
+    return OneDnnInt8Matrix(torch.ops.onednn.qlinear_prepack(signed, None), scales, (N, K))
+
+
+def _signed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes ``[N, K]``, 0 for 0, and fp32 scales ``[N]``."""
+    codes, scales = quantize_rows(weight)
+    return codes.bitwise_xor_(ZERO).view(torch.int8), scales[:, 0] / block(weight.shape[1])  # less 128
+
+
+def _in_panels(weight: Tensor, panel: int) -> PanelInt8Matrix:
+    """Some panels at a time: whole matrices of codes, freed again, left gaps that took 1.5 GB in a model of 4B."""
+    N, K = weight.shape
+    words = torch.empty(-(-N // panel), -(-K // 4), panel, dtype=torch.int32, device="cpu")
+    scales = torch.zeros(len(words) * panel, dtype=torch.float32, device="cpu")
+    for first in range(0, len(words), PANELS):
+        rows = slice(first * panel, min(N, (first + PANELS) * panel))
+        codes, scales[rows] = _signed(weight[rows])
+        pack_codes(F.pad(codes, (0, -K % 4)).view(torch.uint8), 8, panel, words[first : first + PANELS])
+    return PanelInt8Matrix(words, scales, (N, K))
 
 
 def block(columns: int) -> int:

@@ -116,14 +116,18 @@ def _packed(codes: Tensor, shape: tuple[int, int], bits: int, panel: int) -> Ten
     return words
 
 
-def pack_codes(codes: Tensor, bits: int, panel: int) -> Tensor:
-    """Codes uint8 ``[N, K]`` -> words int32 ``[ceil(N / panel), K bits / 32, panel]``; the codes of padding are 0."""
+def pack_codes(codes: Tensor, bits: int, panel: int, out: Tensor | None = None) -> Tensor:
+    """Codes uint8 ``[N, K]`` -> words int32 ``[ceil(N / panel), K bits / 32, panel]``; the codes of padding are 0.
+
+    out: where to; allocated if not given.
+    """
     if bits == 3:
         lower, upper = _words(codes & 3, 2).unflatten(1, (-1, 2)), _words(codes >> 2, 1)
         words = torch.cat([lower, upper[:, :, None]], dim=2).flatten(1)
     else:
         words = _words(codes, bits)
-    return _panels(words, panel).transpose(1, 2).contiguous()
+    words = _panels(words, panel).transpose(1, 2)
+    return words.contiguous() if out is None else out.copy_(words)
 
 
 def pack_groups(values: Tensor, panel: int) -> Tensor:
