@@ -151,7 +151,7 @@ def embed_from(weights: Weights) -> Embed:
     def embed(batches: Sequence[StaticBatch], prefix_ids: Ids) -> tuple[list[Tensor], Tensor]:
         prefix = torch.from_numpy(prefix_ids).long()
         known = torch.cat([prefix, *(batch.ids.flatten() for batch in batches)]).unique()
-        table = weights.source.rows(EMBEDDING, known.tolist()).to(weights.dtype)
+        table = weights.source.rows(EMBEDDING, known.tolist()).to(weights.storage).to(weights.dtype)
         streams = [embedding(torch.searchsorted(known, batch.ids), batch.lengths, table) for batch in batches]
         return streams, table[torch.searchsorted(known, prefix)][None]
 
