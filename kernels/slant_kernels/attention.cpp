@@ -37,7 +37,8 @@ INLINE void gather(Pair *out, const bf16 *x, int64_t step, int64_t left) {
     *out = {left > 0 ? x[0] : bf16{}, left > 1 ? x[step] : bf16{}};
 }
 
-// PANEL keys and values of a group. k [S, D] -> [columns / PANEL, D / WIDTH, PANEL]; v [S, D] -> [D / PANEL, columns / WIDTH, PANEL]
+// PANEL keys and values of a group. k [S, D] -> [columns / PANEL, D / WIDTH, PANEL];
+// v [S, D] -> [D / PANEL, columns / WIDTH, PANEL]
 template <typename T, typename E>
 INLINE void pack(const Args &args, int64_t text, int64_t group, int64_t begin, E *keys, E *values) {
     const T *k = (const T *)args.k + text * args.k_row + group * args.k_head;

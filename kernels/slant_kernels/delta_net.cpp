@@ -1,8 +1,8 @@
 // The recurrent half of a Gated DeltaNet mixer on a CPU in one pass: convolution, SiLU, norms, gates, delta rule.
 //
-// The formulas are those of delta_inputs.py and delta_rule.py; arithmetic is fp32 throughout. A task is a key head
-// of a text with its value heads, or some of their columns, chunk by chunk, so that what stands between the ops of the torch path, many times the
-// input, never leaves the processor's cache. With c, A and D as in delta_rule.py and S the state before the chunk:
+// The formulas are those of delta_inputs.py and delta_rule.py; arithmetic is fp32 throughout. A task is a key head of a
+// text with its value heads, or some of their columns, chunk by chunk, so that what stands between the ops of the torch
+// path, many times the input, never leaves the processor's cache. With c, A and D as in delta_rule.py and S the state before the chunk:
 //
 //     (I + A) N = beta (v - exp(c) k S);  o = exp(c) q S + (q k^T * D) N;  S <- exp(c_last) S + k^T (exp(c_last - c) N)
 //

@@ -51,21 +51,10 @@ def test_the_weights_are_as_large_as_predicted(weights, kind):
     assert runner.model.dtype == made.options.dtype
 
 
-def test_what_fp8_takes_on_a_cpu_is_predicted():
-    """Too much rather than too little: it is there for checks."""
-    made = Classifier.open(FOLDER, LoadOptions(weights="fp8", max_tokens=512, token_budget=1024, device="cpu"))
-    (tier,) = tiers(made.memory_request())
-    texts = [np.full(128, 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
-    for text in texts:
-        text[: len(made.prompt.prefix_ids)] = made.prompt.prefix_ids
-    with PeakBytes() as peak:
-        runner = load_runner(made, tier, positions=512)
-        assert list(runner.run(texts))
-    assert peak.bytes <= tier.peak <= 1.4 * peak.bytes
-
-
-def test_what_w4a8_takes_is_predicted():
-    made = Classifier.open(FOLDER, LoadOptions(weights="w4a8", max_tokens=512, token_budget=1024, device="cpu"))
+@pytest.mark.parametrize("weights", ["fp8", "w4a8"])
+def test_what_fp8_and_w4a8_take_on_a_cpu_is_predicted(weights):
+    """Too much rather than too little."""
+    made = Classifier.open(FOLDER, LoadOptions(weights=weights, max_tokens=512, token_budget=1024, device="cpu"))
     (tier,) = tiers(made.memory_request())
     texts = [np.full(128, 7, dtype=np.int32)] * 8 + [np.full(512, 7, dtype=np.int32)]
     for text in texts:
